@@ -1,0 +1,1 @@
+"""The cache inside a Ray cluster: shard actors, the coordinator, views, and the command line."""

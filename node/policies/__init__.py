@@ -1,0 +1,1 @@
+"""Eviction policies, one leaf module each."""

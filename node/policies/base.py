@@ -1,0 +1,67 @@
+"""What a level and its eviction policy know of each other; nothing else.
+
+Invariants: a policy is a leaf (it imports nothing of the engine), is told of every entry that enters or leaves its
+level exactly once, never calls back, reads no clock, and draws randomness only from the seed that it was given.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Final, Protocol
+
+NEVER_MS: Final = 1 << 62
+"""`expires_ms` of an entry without a TTL: one shared int, so that a hit needs a single comparison."""
+
+
+class Evictable:
+    """The part of an entry that a policy may read, and two slots in which it may keep its own state.
+
+    `size`: bytes charged against the budget. `cost_s`: seconds it took to compute (1.0 when unknown).
+    `expires_ms`: when it expires on its node's clock, or NEVER_MS. `order` and `link` belong to the policy of the
+    level that holds the entry, from `on_insert` to `on_remove` or `pop_victim`.
+    """
+
+    __slots__ = ("cost_s", "expires_ms", "key", "link", "order", "size")
+
+    def __init__(self, key: bytes, size: int, cost_s: float = 1.0, expires_ms: int = NEVER_MS) -> None:
+        self.key = key
+        self.size = size
+        self.cost_s = cost_s
+        self.expires_ms = expires_ms
+        self.order: Any = None
+        self.link: Any = None
+
+
+class Policy(Protocol):
+    """Chooses which entry a full level gives up. Every method is O(1) or O(log n), amortised.
+
+    Contract: `on_insert` once per entry that enters; `on_hits` with the entries read since the last call, in order of
+    access (an entry read twice stands there twice; entries that have left meanwhile must be harmless); `on_update`
+    after size, cost or expiry of a held entry changed in place; then exactly one of `on_remove` (it left for another
+    reason) and `pop_victim` (the policy gave it up). `pop_victim` is only called while the policy holds an entry.
+    """
+
+    name: str
+
+    def on_insert(self, entry: Evictable) -> None:
+        """Begin to hold an entry."""
+
+    def on_hits(self, entries: Sequence[Evictable]) -> None:
+        """Take note of reads, in order."""
+
+    def on_update(self, entry: Evictable) -> None:
+        """Take note that size, cost or expiry changed in place."""
+
+    def on_remove(self, entry: Evictable) -> None:
+        """Forget an entry that left for another reason than eviction."""
+
+    def pop_victim(self) -> Evictable:
+        """Give up one entry and forget it."""
+        ...
+
+    def __len__(self) -> int:
+        """How many entries are held."""
+        ...
+
+    def validate(self) -> None:
+        """Check the internals; raises AssertionError with what is wrong. For tests."""

@@ -1,0 +1,1 @@
+"""The RESP server: parser shell, command table, connections."""

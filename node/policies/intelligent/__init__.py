@@ -1,0 +1,8 @@
+"""INTELLIGENT: sampled eviction whose score function is chosen on line by small shadow caches.
+
+See docs/EVICTION.md for the algorithm, its sources and its figures.
+"""
+
+from stratacache.node.policies.intelligent.policy import IntelligentPolicy
+
+__all__ = ["IntelligentPolicy"]

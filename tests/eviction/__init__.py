@@ -1,0 +1,1 @@
+"""Tests of INTELLIGENT and of the simulator that judges it."""

@@ -65,10 +65,14 @@ class Residents:
 
     def validate(self) -> None:
         """Check the invariants; raises AssertionError with what is wrong."""
-        assert self._tail is self._rows[-1], "the tail is not the last row"
-        assert sum(map(len, self._rows)) == self._count, "the count is not the sum of the rows"
-        assert all(len(row) == ROW_LENGTH for row in self._rows[:-1]), "a row before the last has a hole"
-        assert self._tail or len(self._rows) == 1, "an empty last row was kept"
+        _check(self._tail is self._rows[-1], "the tail is not the last row")
+        _check(sum(map(len, self._rows)) == self._count, "the count is not the sum of the rows")
+        _check(all(len(row) == ROW_LENGTH for row in self._rows[:-1]), "a row before the last has a hole")
+        _check(bool(self._tail) or len(self._rows) == 1, "an empty last row was kept")
         for row in self._rows:
-            for entry in row:
-                assert entry.link is row, f"{entry.key!r} does not link to its row"
+            _check(all(entry.link is row for entry in row), "an entry does not link to its row")
+
+
+def _check(holds: bool, message: str) -> None:
+    if not holds:
+        raise AssertionError(message)

@@ -1,0 +1,1 @@
+"""Tests of the client: core, transports, near cache, keys, codecs, decorator."""

@@ -1,6 +1,6 @@
 """The policy itself: notes accesses in the entries, and gives up the worst of the row that is due.
 
-Invariants: `order` of a held entry is `last_access << 8 | count`; the clock counts insertions and hits and nothing else.
+Invariants: `order` of a held entry is `last_access << 8 | count`; the clock counts insertions and hits, nothing else.
 """
 
 from __future__ import annotations

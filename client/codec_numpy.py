@@ -56,7 +56,7 @@ def view(payload: Buffer, dtype: np.dtype[Any], shape: tuple[int, ...], offset: 
     """A read-only array over a part of `payload`, which must reach far enough."""
     count = prod(shape)
     if count == 0 or dtype.itemsize == 0:
-        array = np.zeros(shape, dtype)
+        array = np.ndarray(shape, dtype, b"")
     else:
         array = np.frombuffer(payload, dtype, count, offset).reshape(shape)
     if array.flags.writeable:

@@ -1,0 +1,79 @@
+"""The only place of the node that looks at a clock.
+
+Invariants: `now_ms` never goes back, not even when the wall clock does, and not across a restart when the high-water
+mark that was stored is handed in: an entry that was once expired stays expired.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Protocol
+
+
+class Clock(Protocol):
+    """What the core asks for: milliseconds since the epoch, and a fine counter for measuring."""
+
+    def now_ms(self) -> int:
+        """Milliseconds since the epoch; never goes back."""
+        ...
+
+    def raise_to(self, floor_ms: int) -> None:
+        """Never tell a time before `floor_ms` again."""
+
+    def perf_ns(self) -> int:
+        """Nanoseconds of a monotonic counter, for durations only."""
+        ...
+
+
+class NodeClock:
+    """Epoch milliseconds that only the monotonic clock moves.
+
+    The wall clock is read once, at the start; a step of it later on is not seen. `raise_to` lifts the clock to the
+    high-water mark of an earlier run, so that a wall clock that was set back revives nothing.
+    """
+
+    def __init__(
+        self,
+        wall_s: Callable[[], float] = time.time,
+        monotonic_ns: Callable[[], int] = time.monotonic_ns,
+    ) -> None:
+        self._monotonic_ns = monotonic_ns
+        self._offset_ns = int(wall_s() * 1e9) - monotonic_ns()
+
+    def now_ms(self) -> int:
+        """Milliseconds since the epoch; never goes back."""
+        return (self._monotonic_ns() + self._offset_ns) // 1_000_000
+
+    def raise_to(self, floor_ms: int) -> None:
+        """Never tell a time before `floor_ms` again."""
+        behind_ms = floor_ms - self.now_ms()
+        if behind_ms > 0:
+            self._offset_ns += behind_ms * 1_000_000
+
+    def perf_ns(self) -> int:
+        """Nanoseconds of a monotonic counter, for durations only."""
+        return time.perf_counter_ns()
+
+
+class ManualClock:
+    """A clock that stands still until it is moved: for tests and simulation."""
+
+    def __init__(self, now_ms: int = 1_700_000_000_000) -> None:
+        self._now_ms = now_ms
+
+    def now_ms(self) -> int:
+        """Milliseconds since the epoch; never goes back."""
+        return self._now_ms
+
+    def raise_to(self, floor_ms: int) -> None:
+        """Never tell a time before `floor_ms` again."""
+        self._now_ms = max(self._now_ms, floor_ms)
+
+    def perf_ns(self) -> int:
+        """Nanoseconds that follow the manual time."""
+        return self._now_ms * 1_000_000
+
+    def advance(self, ms: int) -> None:
+        """Move on by `ms` milliseconds."""
+        self._now_ms += ms

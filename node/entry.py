@@ -1,0 +1,101 @@
+"""An entry of the memory levels, built so that a million of them are cheap.
+
+Invariants: what many entries share (namespace, tags, codec) stands once, in their Group; `DEAD_MS` in `expires_ms` is
+how an entry is killed: every reader compares `expires_ms` with now anyhow, so a killed entry is a miss at once, however
+much later it is unlinked. Payload and reply frame are never both kept.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from .policies.base import NEVER_MS, Evictable
+
+if TYPE_CHECKING:
+    from .groups import Group, Namespace, Page
+    from .levels.memory import MemoryLevel
+
+__all__ = ["DEAD_MS", "ENTRY_BYTES", "FRAME_PAYLOAD_BYTES_MAX", "NEVER_MS", "Entry"]
+
+DEAD_MS: Final = 0
+"""`expires_ms` of a killed entry."""
+
+ENTRY_BYTES: Final = 352
+"""Charged for each entry beside key, payload and metadata: the object, its boxed numbers, the headers of its bytes
+objects, its places in the table, the page and the policy. Measured: benchmarks/engine.py, `l1_overhead_bytes`."""
+
+FRAME_PAYLOAD_BYTES_MAX: Final = 64 * 1024
+"""Up to here the reply frame is kept instead of the payload; larger payloads are sent in pieces, without a copy."""
+
+
+class Entry(Evictable):
+    """One cached value with what travels with it through the levels.
+
+    `key`: canonical full key. `version`: the node-wide sequence number of its put. `metadata`: opaque to the node.
+    `packed`: True while `raw` holds the zlib form (L2). `level`: the memory level that holds it, None when it has
+    left. `page` and `slot`: its place in its group (groups.py). Made by the engine only.
+    """
+
+    __slots__ = ("frame", "level", "metadata", "packed", "page", "raw", "slot", "version")
+
+    raw: bytes | None
+    frame: bytes | None
+    version: int
+    metadata: bytes
+    packed: bool
+    level: MemoryLevel | None
+    page: Page
+    slot: int
+
+    @property
+    def payload(self) -> bytes:
+        """The encoded value, as it was put. Costs a copy when only the frame is kept."""
+        raw = self.raw
+        if raw is not None:
+            return raw
+        frame = self.frame
+        assert frame is not None
+        return frame[frame.index(b"\n") + 1 : -2]
+
+    @property
+    def payload_bytes(self) -> int:
+        """Length of the payload (of its packed form in L2)."""
+        raw = self.raw
+        if raw is not None:
+            return len(raw)
+        frame = self.frame
+        assert frame is not None
+        return len(frame) - frame.index(b"\n") - 3
+
+    @property
+    def group(self) -> Group:
+        """What the entry shares with others."""
+        return self.page.group
+
+    @property
+    def namespace(self) -> Namespace:
+        """Record of the namespace."""
+        return self.page.group.namespace
+
+    @property
+    def tags(self) -> tuple[bytes, ...]:
+        """Tags, without duplicates."""
+        return self.page.group.tags
+
+    @property
+    def codec(self) -> int:
+        """How the client encoded the payload (docs/PROTOCOL.md)."""
+        return self.page.group.codec
+
+    def build_frame(self) -> bytes:
+        """Give the RESP bulk reply `$n CRLF payload CRLF`; kept for the next read when the payload is small."""
+        frame = self.frame
+        if frame is not None:
+            return frame
+        raw = self.raw
+        assert raw is not None
+        frame = b"$%d\r\n%b\r\n" % (len(raw), raw)
+        if len(raw) <= FRAME_PAYLOAD_BYTES_MAX and self.level is not None:
+            self.frame = frame
+            self.raw = None
+        return frame

@@ -1,0 +1,113 @@
+"""How a cluster is asked for: one frozen value that the command line, the Python API and the Helm bootstrap fill in.
+
+Invariants: sizes are bytes, durations carry their unit, `validate()` is called before anything is created, and a
+config travels unchanged to the coordinator and from there to every shard.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, Final
+
+from stratacache.node.errors import UsageError
+from stratacache.node.types import EvictionPolicy
+
+MIB: Final = 1 << 20
+SHARDS_MAX: Final = 1000
+RAY_NAMESPACE: Final = "stratacache"
+_NAME: Final = re.compile(r"[a-z0-9]([a-z0-9-]{0,45}[a-z0-9])?")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClusterConfig:
+    """What `start()` and `stratacache up` create.
+
+    `uid` names one life of the cluster (from start to stop) and is made by `start()`; `host` is the address shards
+    listen on ("": loopback on one machine, each Ray node's own address when the cluster spans several and a token is
+    set); with `port` P, shard-i listens on P+i, with 0 on any free port. `data_dir` None means no L3.
+    """
+
+    name: str = "default"
+    uid: str = ""
+    shards: int = 3
+    replicas: int = 1
+    host: str = ""
+    port: int = 0
+    token: str | None = None
+    insecure: bool = False
+    data_dir: str | None = None
+    l1_bytes_max: int = 256 * MIB
+    l2_bytes_max: int = 128 * MIB
+    l3_bytes_max: int = 1024 * MIB
+    policy: str = EvictionPolicy.LRU.value
+    cpus_per_shard: float = 0.0
+    lease_ms: int = 10_000
+    start_timeout_ms: int = 60_000
+
+    def validate(self) -> None:
+        """Check every field and how they go together; raises UsageError with the way out."""
+        if not _NAME.fullmatch(self.name):
+            raise UsageError(
+                f"cluster name {self.name!r} is not valid: use 1 to 47 lower-case letters, digits and inner dashes"
+            )
+        if not 1 <= self.shards <= SHARDS_MAX:
+            raise UsageError(f"shards is {self.shards}; it must be from 1 to {SHARDS_MAX}")
+        if self.replicas != 1:
+            raise UsageError(f"replicas is {self.replicas}; this version keeps one copy of each key: use --replicas 1")
+        self._validate_network()
+        self._validate_sizes()
+        if self.policy not in {policy.value for policy in EvictionPolicy}:
+            names = ", ".join(sorted(policy.value for policy in EvictionPolicy))
+            raise UsageError(f"policy {self.policy!r} is not known: use one of {names}")
+        if self.cpus_per_shard < 0:
+            raise UsageError(f"cpus per shard is {self.cpus_per_shard}; it can't be negative")
+        if self.lease_ms < 1_000:
+            raise UsageError(f"lease_ms is {self.lease_ms}; it must be at least 1000, or a busy machine ends it")
+        if self.start_timeout_ms < 1_000:
+            raise UsageError(f"start_timeout_ms is {self.start_timeout_ms}; it must be at least 1000")
+
+    def _validate_network(self) -> None:
+        if self.port and not (self.port >= 1 and self.port + self.shards - 1 <= 65_535):
+            raise UsageError(f"port {self.port} leaves no room for {self.shards} shards: ports go up to 65535")
+        if self.host and self.host not in LOOPBACK and not (self.token or self.insecure):
+            raise UsageError(
+                f"host {self.host} can be reached from outside this machine: set a token, or say --insecure"
+            )
+        if self.token is not None and not self.token:
+            raise UsageError("the token is empty: leave it out or give one")
+
+    def _validate_sizes(self) -> None:
+        for name in ("l1_bytes_max", "l2_bytes_max", "l3_bytes_max"):
+            if getattr(self, name) < 0:
+                raise UsageError(f"{name} is {getattr(self, name)}; a budget can't be negative")
+        if self.l1_bytes_max < MIB:
+            raise UsageError(f"l1_bytes_max is {self.l1_bytes_max}; a shard needs at least 1 MiB of L1")
+        if self.data_dir is not None and not Path(self.data_dir).is_absolute():
+            raise UsageError(f"data_dir {self.data_dir} is relative; shards run elsewhere: give an absolute path")
+
+    def shard_ids(self) -> tuple[str, ...]:
+        """The ids of the shards, fixed for the life of the cluster."""
+        return tuple(f"shard-{index}" for index in range(self.shards))
+
+    def memory_bytes(self) -> int:
+        """What one shard declares to Ray: its levels in memory and the process itself."""
+        return self.l1_bytes_max + self.l2_bytes_max + 128 * MIB
+
+    def to_map(self) -> dict[str, Any]:
+        """Plain values, for JSON and for Ray."""
+        return {field.name: getattr(self, field.name) for field in fields(self)}
+
+
+LOOPBACK: Final = frozenset({"127.0.0.1", "::1", "localhost"})
+
+
+def coordinator_name(cluster: str) -> str:
+    """The coordinator's actor name; in the Ray namespace of `RAY_NAMESPACE`."""
+    return f"{cluster}/coordinator"
+
+
+def shard_actor_name(cluster: str, shard: str, incarnation: int) -> str:
+    """A shard process's actor name. The incarnation in it keeps two coordinators from starting the same one twice."""
+    return f"{cluster}/{shard}/{incarnation}"

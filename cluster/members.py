@@ -1,0 +1,99 @@
+"""What the coordinator knows of each shard, and the view that follows from it.
+
+Invariants: a shard's range never has two processes that may serve it: a new process enters the view only after its
+predecessor has certainly stopped (its serving lease has run out, or its lock has been taken over). A shard that is
+down is not taken out of the view: it is suspended and keeps its range.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from enum import Enum
+
+from stratacache.client.view import ACTIVE, SUSPENDED, ShardInfo, View
+from stratacache.cluster.messages import ShardStarted
+
+
+class Process(Enum):
+    """What is known of the newest process of a shard."""
+
+    NONE = "none"
+    STARTING = "starting"
+    UP = "up"
+
+
+@dataclass(slots=True)
+class Member:
+    """One shard, across all its incarnations.
+
+    `served_by` is the incarnation that last had the right to serve and `serving_until_ms` the latest moment at which
+    that right can still hold; `fence` is that incarnation's lock. `away_since` is the epoch that suspended the shard.
+    """
+
+    id: str
+    incarnation: int = 0
+    process: Process = Process.NONE
+    started: ShardStarted | None = None
+    started_ms: int = 0
+    served_by: int = 0
+    serving_until_ms: int = 0
+    fence: str = ""
+    home: str = ""
+    port: int = 0
+    away_since: int | None = None
+    retry_ms: int = 0
+    failures: int = 0
+    reason: str = ""
+    epoch: int = 0
+
+    def may_join(self, now_ms: int) -> bool:
+        """Whether its newest process may enter a view: it runs, and no earlier one can serve any more."""
+        if self.process is not Process.UP or self.started is None:
+            return False
+        return self.served_by == self.incarnation or self.is_fenced(now_ms)
+
+    def is_new(self) -> bool:
+        """Whether its newest process runs and has not yet had the right to serve."""
+        return self.process is Process.UP and self.served_by != self.incarnation
+
+    def is_fenced(self, now_ms: int) -> bool:
+        """Whether the process that served last has certainly stopped serving."""
+        taken_over = self.started is not None and self.started.fence == self.fence and self.fence != ""
+        return now_ms >= self.serving_until_ms or (taken_over and self.served_by != self.incarnation)
+
+    def entry(self) -> ShardInfo:
+        """Its entry in a view in which its newest process serves."""
+        if self.started is None:
+            raise RuntimeError(f"{self.id} has no process to serve")
+        started = self.started
+        return ShardInfo(
+            id=self.id,
+            host=started.host,
+            port=started.port,
+            unix=started.unix,
+            incarnation=str(started.incarnation),
+            node=started.node,
+            state=ACTIVE,
+        )
+
+
+def suspended(entry: ShardInfo) -> ShardInfo:
+    """The entry of a shard that keeps its range but must not be contacted; it keeps its last incarnation."""
+    return replace(entry, host="", port=0, unix="", state=SUSPENDED)
+
+
+def wanted_shards(members: Iterable[Member], view: View | None, now_ms: int) -> tuple[ShardInfo, ...]:
+    """The entries that the next view should have, given what is certain now."""
+    entries = []
+    for member in members:
+        current = view.by_id.get(member.id) if view is not None else None
+        if member.may_join(now_ms):
+            entries.append(member.entry())
+        elif current is None:
+            entries.append(ShardInfo(id=member.id, incarnation="", state=SUSPENDED))
+        elif member.process is not Process.UP and member.is_fenced(now_ms):
+            entries.append(suspended(current))
+        else:
+            entries.append(current)
+    return tuple(entries)

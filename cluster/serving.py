@@ -1,0 +1,109 @@
+"""A shard's side of views, serving leases and debts: whether it may serve, under which view, and what others owe.
+
+Pure and synchronous: `handle(event, now_ms)` returns effects in the order in which they are to be carried out; `now_ms`
+is the shard's monotonic clock.
+
+Invariants:
+- it serves only under an activated view and until its lease runs out, counted from when it *sent* the request;
+- between prepare and activate it takes no invalidation, so that each is acknowledged under one view;
+- it vouches (`Answer`) for a prepare only after its content has been dropped, or its debts have been paid, and the
+  state is stored;
+- it obeys only the highest term that it has seen, and epochs never fall.
+"""
+
+from __future__ import annotations
+
+from stratacache.client.view import View
+from stratacache.cluster import messages as m
+from stratacache.cluster.debts import OpenLog
+from stratacache.cluster.warmth import view_ring
+
+
+class Serving:
+    """The serving state of one shard process; see the module's text."""
+
+    def __init__(self, *, shard: str, incarnation: int, lease_ms: int) -> None:
+        self.shard = shard
+        self.incarnation = incarnation
+        self.lease_ms = lease_ms
+        self.term = 0
+        self.epoch = 0
+        self.view: View | None = None
+        self.prepared: m.Prepare | None = None
+        self.away: dict[str, int] = {}
+        self.fences: dict[str, str] = {}
+        self.lease_until_ms = 0
+        self._logs: dict[str, OpenLog] = {}
+
+    def newest_view(self) -> View | None:
+        """The view of the highest epoch that this shard vouches for, prepared or active."""
+        return self.prepared.view if self.prepared is not None else self.view
+
+    def may_serve(self, now_ms: int) -> bool:
+        """Whether data commands may be answered at this moment."""
+        return self.epoch > 0 and now_ms < self.lease_until_ms
+
+    def handle(self, event: m.ServingEvent, now_ms: int) -> list[m.ServingEffect]:
+        """Take note of an event and say what is to be done."""
+        match event:
+            case m.Prepare():
+                return self._on_prepare(event)
+            case m.Activate():
+                return self._on_activate(event)
+            case m.LeaseGranted():
+                return self._on_lease(event, now_ms)
+            case m.LeaseRefused(term=term, gone=gone):
+                if gone and term >= self.term:
+                    self.lease_until_ms = 0
+                    return [m.ServeUntil(ms=0), m.End()]
+                return []
+            case m.Invalidated(debt=debt):
+                for log in self._logs.values():
+                    log.add(debt)
+                return []
+
+    def _on_prepare(self, event: m.Prepare) -> list[m.ServingEffect]:
+        if event.incarnation != self.incarnation or event.term < self.term:
+            return []
+        epoch = event.view.epoch
+        if self.prepared is not None and epoch == self.prepared.view.epoch and event.term == self.term:
+            return [self._prepared_answer(epoch)]
+        newest = self.newest_view()
+        if newest is not None and epoch <= newest.epoch:
+            return []
+        self.term, self.prepared = event.term, event
+        self.away, self.fences = dict(event.away), dict(event.fences)
+        for shard in event.away:
+            self._logs.setdefault(shard, OpenLog(since=epoch))
+        effects: list[m.ServingEffect] = [m.HoldInvalidations(on=True)]
+        if event.keep is False:
+            effects.append(m.DropContent())
+        elif event.keep and event.debts:
+            effects.append(m.PayDebts(debts=event.debts))
+        effects.append(m.StoreState(epoch=epoch, ring=view_ring(event.view)))
+        effects.append(self._prepared_answer(epoch))
+        return effects
+
+    def _prepared_answer(self, epoch: int) -> m.Answer:
+        owed = {shard: log.freeze() for shard, log in self._logs.items() if shard not in self.away}
+        return m.Answer(event=m.Prepared(shard=self.shard, incarnation=self.incarnation, epoch=epoch, owed=owed))
+
+    def _on_activate(self, event: m.Activate) -> list[m.ServingEffect]:
+        if event.incarnation != self.incarnation or event.term < self.term:
+            return []
+        epoch = event.view.epoch
+        answer = m.Answer(event=m.Activated(shard=self.shard, incarnation=self.incarnation, epoch=epoch))
+        if epoch == self.epoch:
+            return [answer]
+        if self.prepared is None or epoch != self.prepared.view.epoch:
+            return []
+        self.epoch, self.view, self.prepared = epoch, event.view, None
+        for shard in [shard for shard in self._logs if shard not in self.away]:
+            del self._logs[shard]
+        return [m.ShowView(view=event.view), m.HoldInvalidations(on=False), answer, m.AskLease()]
+
+    def _on_lease(self, event: m.LeaseGranted, now_ms: int) -> list[m.ServingEffect]:
+        if event.term != self.term or event.epoch != self.epoch or self.epoch == 0 or event.sent_ms > now_ms:
+            return []
+        self.lease_until_ms = max(self.lease_until_ms, event.sent_ms + self.lease_ms)
+        return [m.ServeUntil(ms=self.lease_until_ms)]

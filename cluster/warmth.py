@@ -1,0 +1,65 @@
+"""Whether the content that a shard finds on its disk may be kept.
+
+A disk may be older than it looks: its shard may have lived elsewhere since, or may have missed invalidations. Keeping
+it then would serve what somebody was told is gone. Dropping it costs misses only. So every rule here asks for proof.
+
+Invariant: `True` is returned only where no invalidation and no put can have been acknowledged that the disk, after
+paying the debts handed to it, does not know of.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping
+
+from stratacache.client.view import SUSPENDED, ShardInfo, View
+from stratacache.cluster.messages import Debt, DebtLog, Stored
+
+
+def ring_digest(shards: Iterable[tuple[str, float]]) -> str:
+    """Names the assignment of keys to shards: a pure function of ids and weights."""
+    text = ";".join(f"{shard}={weight!r}" for shard, weight in sorted(shards))
+    return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
+
+
+def view_ring(view: View) -> str:
+    """The digest of a view's ring."""
+    return ring_digest((shard.id, shard.weight) for shard in view.shards)
+
+
+def keep_at_first_start(found: Mapping[str, Stored | None], ring: str) -> bool:
+    """Whether a whole cluster that starts again may keep what its shards have on disk.
+
+    All or none: every shard of the same ring must be there with the same last epoch. A shard that is missing, or older
+    than the others, means that some of them served without the rest. And each disk must have been closed cleanly, or
+    the cluster must have been on one machine all the time: a shard that died uncleanly on one of several machines may
+    have lived on, and taken invalidations, on another whose disk is not here to tell.
+    """
+    stored = [one for one in found.values() if one is not None]
+    if len(stored) != len(found):
+        return False
+    if len({(one.uid, one.epoch, one.ring) for one in stored}) != 1 or stored[0].ring != ring:
+        return False
+    return all(one.clean for one in stored) or all(one.pinned for one in stored)
+
+
+def keep_at_return(
+    stored: Stored | None, before: ShardInfo, view: View, uid: str, *, away_since: int | None, logs: Iterable[DebtLog]
+) -> tuple[bool, tuple[Debt, ...]]:
+    """Whether a shard that comes back into a living cluster may keep its disk, and the debts to pay first.
+
+    `before` is its entry in `view`, the view in force while it was away; `away_since` the epoch that suspended it
+    (None: it was never suspended, so nothing could be acknowledged without it); `logs` what its peers recorded.
+    """
+    if stored is None or stored.uid != uid or str(stored.incarnation) != before.incarnation:
+        return False, ()
+    if stored.ring != view_ring(view):
+        return False, ()
+    if away_since is None:
+        return True, ()
+    if away_since == view.epoch and all(shard.state == SUSPENDED for shard in view.shards):
+        return True, ()  # nobody was left to acknowledge anything
+    for log in logs:
+        if log.whole and log.since <= away_since:
+            return True, log.debts
+    return False, ()

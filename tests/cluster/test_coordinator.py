@@ -1,0 +1,293 @@
+"""The coordinator's and the shards' decisions together, without Ray: forming, replacing, fencing, debts, recovery."""
+
+from __future__ import annotations
+
+import pytest
+
+from stratacache.client.view import ACTIVE, SUSPENDED
+from stratacache.cluster import messages as m
+from stratacache.cluster.coordinator import Phase
+from tests.cluster.harness import LEASE_MS, Disk, FakeCluster
+
+
+@pytest.fixture
+def cluster() -> FakeCluster:
+    """Three shards that serve."""
+    fake = FakeCluster()
+    fake.start()
+    return fake
+
+
+def test_a_new_cluster_serves_under_its_first_view(cluster: FakeCluster) -> None:
+    """All shards start, enter one view, and get a lease; nobody serves before."""
+    assert cluster.coordinator.is_ready()
+    assert cluster.view().epoch == 1
+    assert all(cluster.serves(shard) for shard in cluster.ids)
+
+
+def test_one_shard_that_cannot_start_undoes_the_rest() -> None:
+    """Nothing half-created: the shards that did start are removed, and the reason is reported once."""
+    fake = FakeCluster()
+    fake.failing["shard-2"] = "port 7 is in use"
+    fake.start()
+    assert fake.coordinator.phase is Phase.FAILED
+    assert fake.reported == ["port 7 is in use"]
+    assert fake.processes == {}
+
+
+def test_a_lost_shard_is_replaced_under_a_higher_epoch(cluster: FakeCluster) -> None:
+    """The same id comes back with a new incarnation and endpoint; the ring stays as it was."""
+    before = cluster.view()
+    cluster.lose("shard-1")
+    cluster.run(1_000)
+    after = cluster.view()
+    assert cluster.coordinator.is_ready()
+    assert after.epoch > before.epoch
+    assert after.by_id["shard-1"].incarnation == "2"
+    assert [shard.id for shard in after.shards] == [shard.id for shard in before.shards]
+
+
+def test_a_successor_on_another_machine_waits_for_the_lease_of_a_shard_that_may_live(cluster: FakeCluster) -> None:
+    """Ray's word that an actor is dead is no proof: without the lock, only time is."""
+    cluster.same_machine = False
+    cluster.lose("shard-1")
+    cluster.run(LEASE_MS - 1_000)
+    assert not cluster.serves("shard-1")
+    assert cluster.view().by_id["shard-1"].incarnation == "1"
+    cluster.run(5_000)
+    assert cluster.serves("shard-1")
+    assert cluster.view().by_id["shard-1"].incarnation == "2"
+
+
+def test_a_partitioned_shard_stops_serving_before_its_successor_begins(cluster: FakeCluster) -> None:
+    """Never two processes that serve one range, at any moment."""
+    cluster.same_machine = False
+    old = cluster.processes["shard-1"]
+    old.cut_off = True
+    for _ in range(200):
+        cluster.run(250)
+        new = cluster.processes["shard-1"]
+        if new is not old and cluster.serves("shard-1"):
+            break
+        assert not (new is not old and cluster.serves("shard-1") and cluster.now_ms < old.serve_until_ms)
+    assert cluster.serves("shard-1")
+    assert cluster.now_ms >= old.serve_until_ms
+
+
+def test_a_replaced_process_that_wakes_up_is_told_to_end(cluster: FakeCluster) -> None:
+    """A stopped process that comes back asks for a lease, is refused for good, and serves nothing."""
+    old = cluster.processes["shard-1"]
+    old.cut_off = True
+    cluster.run(3 * LEASE_MS)
+    assert cluster.processes["shard-1"] is not old
+    event = m.LeaseRequested(shard="shard-1", incarnation=1, epoch=old.serving.epoch)
+    effects = cluster.coordinator.handle(event, cluster.now_ms)
+    assert m.RefuseLease(shard="shard-1", incarnation=1, term=1, gone=True) in effects
+    assert m.End() in old.serving.handle(m.LeaseRefused(term=1, gone=True), cluster.now_ms)
+    assert not old.serving.may_serve(cluster.now_ms)
+
+
+def test_a_tag_invalidated_while_a_shard_is_down_is_not_served_when_it_returns_warm(cluster: FakeCluster) -> None:
+    """The debt is kept by the live shards and paid before the shard serves; what was not touched stays warm."""
+    assert cluster.put("shard-1", b"stale", 1)
+    assert cluster.put("shard-1", b"good", 1)
+    cluster.failing["shard-1"] = "no memory"
+    cluster.lose("shard-1")
+    assert not cluster.invalidate_tag(b"stale"), "not yet suspended: nothing may be acknowledged without it"
+    cluster.run(2 * LEASE_MS)
+    assert cluster.view().by_id["shard-1"].state == SUSPENDED
+    assert cluster.invalidate_tag(b"stale")
+    del cluster.failing["shard-1"]
+    cluster.run(60_000)
+    assert cluster.serves("shard-1")
+    assert cluster.processes["shard-1"].content == {(b"good", 1)}
+
+
+def test_the_debt_survives_a_coordinator_that_dies_in_between(cluster: FakeCluster) -> None:
+    """The live shards keep the debts, not the coordinator."""
+    cluster.put("shard-1", b"stale", 1)
+    cluster.put("shard-1", b"good", 1)
+    cluster.failing["shard-1"] = "no memory"
+    cluster.lose("shard-1")
+    cluster.run(2 * LEASE_MS)
+    assert cluster.invalidate_tag(b"stale")
+    cluster.restart_coordinator()
+    cluster.run(1_000)
+    del cluster.failing["shard-1"]
+    cluster.run(60_000)
+    assert cluster.serves("shard-1")
+    assert cluster.processes["shard-1"].content == {(b"good", 1)}
+
+
+def test_a_shard_drops_its_disk_when_the_debts_are_lost(cluster: FakeCluster) -> None:
+    """Both peers die while it is away, so nobody can say what it missed."""
+    cluster.put("shard-1", b"stale", 1)
+    cluster.failing["shard-1"] = "no memory"
+    cluster.lose("shard-1")
+    cluster.run(2 * LEASE_MS)
+    assert cluster.invalidate_tag(b"stale")
+    for peer in ("shard-0", "shard-2"):
+        cluster.lose(peer)
+        cluster.run(2 * LEASE_MS)
+    del cluster.failing["shard-1"]
+    cluster.run(60_000)
+    assert cluster.serves("shard-1")
+    assert cluster.processes["shard-1"].content == set()
+
+
+def test_a_shard_drops_its_disk_when_the_debts_overflowed(
+    cluster: FakeCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A truncated record proves nothing."""
+    monkeypatch.setattr("stratacache.cluster.debts.DEBTS_MAX", 10)
+    cluster.put("shard-1", b"stale", 1)
+    cluster.failing["shard-1"] = "no memory"
+    cluster.lose("shard-1")
+    cluster.run(2 * LEASE_MS)
+    assert cluster.invalidate_tag(b"stale")
+    for number in range(11):
+        assert cluster.invalidate_tag(b"tag-%d" % number)
+    del cluster.failing["shard-1"]
+    cluster.run(60_000)
+    assert cluster.processes["shard-1"].content == set()
+
+
+def test_a_shard_that_is_replaced_before_anything_was_acknowledged_keeps_its_disk(cluster: FakeCluster) -> None:
+    """While it was down and not suspended, no invalidation could be acknowledged without it."""
+    cluster.put("shard-1", b"good", 1)
+    cluster.lose("shard-1")
+    cluster.run(1_000)
+    assert cluster.processes["shard-1"].content == {(b"good", 1)}
+
+
+def test_the_only_shard_of_a_cluster_keeps_its_disk() -> None:
+    """Nobody was left who could have acknowledged anything."""
+    fake = FakeCluster(shards=1)
+    fake.start()
+    fake.put("shard-0", b"good", 1)
+    fake.failing["shard-0"] = "no memory"
+    fake.lose("shard-0")
+    fake.run(2 * LEASE_MS)
+    del fake.failing["shard-0"]
+    fake.run(60_000)
+    assert fake.processes["shard-0"].content == {(b"good", 1)}
+
+
+def test_an_old_disk_from_an_earlier_stay_is_dropped(cluster: FakeCluster) -> None:
+    """A disk that an older incarnation wrote is not the newest truth, however complete it looks."""
+    cluster.put("shard-1", b"stale", 1)
+    old = Disk(stored=cluster.disks["shard-1"].stored, content=set(cluster.disks["shard-1"].content))
+    cluster.lose("shard-1")
+    cluster.run(1_000)
+    assert cluster.invalidate_tag(b"stale")
+    cluster.disks["shard-1"] = old
+    cluster.lose("shard-1")
+    cluster.run(1_000)
+    assert cluster.serves("shard-1")
+    assert cluster.processes["shard-1"].content == set()
+
+
+def test_an_invalidation_planned_under_an_older_view_is_not_acknowledged(cluster: FakeCluster) -> None:
+    """A client that slept through a view change repeats it under the new view."""
+    old_view = cluster.view()
+    cluster.lose("shard-1")
+    cluster.run(1_000)
+    assert not cluster.invalidate_tag(b"any", view=old_view)
+    assert cluster.invalidate_tag(b"any")
+
+
+def test_a_new_coordinator_continues_above_the_highest_epoch(cluster: FakeCluster) -> None:
+    """Gets and puts go on meanwhile; the new one takes over with a higher term and epoch and replaces nothing."""
+    epoch = cluster.view().epoch
+    cluster.coordinator_is_down = True
+    cluster.run(2_000)
+    assert all(cluster.serves(shard) for shard in cluster.ids)
+    cluster.restart_coordinator()
+    cluster.run(1_000)
+    assert cluster.coordinator.is_ready()
+    assert cluster.view().epoch > epoch
+    assert {one.started.incarnation for one in cluster.processes.values()} == {1}
+    assert all(one.serving.term == 2 for one in cluster.processes.values())
+
+
+def test_a_coordinator_that_finds_a_prepared_view_supersedes_it(cluster: FakeCluster) -> None:
+    """SIGKILL between prepare and activate: invalidations are held until the next coordinator finishes."""
+    cluster.failing["shard-1"] = "no memory"
+    cluster.lose("shard-1")
+    process = cluster.processes["shard-2"]
+    process.cut_off = True  # its answer to the prepare that suspends shard-1 never comes
+    cluster.run(LEASE_MS)
+    assert cluster.processes["shard-0"].serving.epoch <= cluster.coordinator.epoch
+    process.cut_off = False
+    cluster.restart_coordinator()
+    del cluster.failing["shard-1"]
+    cluster.run(60_000)
+    assert cluster.coordinator.is_ready()
+    assert not any(one.holding for one in cluster.processes.values())
+    assert cluster.invalidate_tag(b"any")
+
+
+def test_shards_stop_when_the_coordinator_stays_away(cluster: FakeCluster) -> None:
+    """A shard that can't renew its lease stops by its own clock."""
+    cluster.coordinator_is_down = True
+    cluster.run(LEASE_MS + 1_000)
+    assert not any(cluster.serves(shard) for shard in cluster.ids)
+
+
+def test_a_coordinator_that_cannot_confirm_its_name_grants_no_leases(cluster: FakeCluster) -> None:
+    """A zombie on a cut-off Ray node must not keep shards serving."""
+    cluster.now_ms += 5_000
+    shard = cluster.processes["shard-0"]
+    event = m.LeaseRequested(shard="shard-0", incarnation=1, epoch=shard.serving.epoch)
+    effects = cluster.coordinator.handle(event, cluster.now_ms)
+    assert effects == [m.RefuseLease(shard="shard-0", incarnation=1, term=1, gone=False)]
+
+
+def test_a_coordinator_that_stood_still_kills_nobody(cluster: FakeCluster) -> None:
+    """After its own pause it can't tell who was silent."""
+    cluster.now_ms += 100_000
+    cluster.tell(m.NameConfirmed(sent_ms=cluster.now_ms))
+    cluster.tell(m.Ticked())
+    assert cluster.killed == []
+    cluster.run(5_000)
+    assert cluster.coordinator.is_ready()
+
+
+def test_a_whole_cluster_that_was_closed_keeps_its_disks(cluster: FakeCluster) -> None:
+    """After `down` and `up` on the same directories the shards are warm, under a new life of the cluster."""
+    cluster.put("shard-0", b"good", 1)
+    cluster.tell(m.StopRequested())
+    assert cluster.processes == {}
+    again = FakeCluster(uid="life-2", disks=cluster.disks)
+    again.start()
+    assert again.coordinator.is_ready()
+    assert again.processes["shard-0"].content == {(b"good", 1)}
+
+
+def test_a_shard_that_missed_the_last_view_makes_all_drop_at_the_next_start(cluster: FakeCluster) -> None:
+    """All or none: disks of different epochs can't vouch for each other."""
+    cluster.put("shard-0", b"good", 1)
+    cluster.failing["shard-1"] = "no memory"
+    cluster.lose("shard-1")
+    cluster.run(2 * LEASE_MS)
+    cluster.tell(m.StopRequested())
+    again = FakeCluster(uid="life-2", disks=cluster.disks)
+    again.start()
+    assert again.coordinator.is_ready()
+    assert all(one.content == set() for one in again.processes.values())
+
+
+def test_a_different_number_of_shards_drops_what_lies_on_disk(cluster: FakeCluster) -> None:
+    """Another ring owns other keys."""
+    cluster.put("shard-0", b"good", 1)
+    cluster.tell(m.StopRequested())
+    again = FakeCluster(shards=2, uid="life-2", disks=cluster.disks)
+    again.start()
+    assert again.processes["shard-0"].content == set()
+
+
+def test_view_entries_name_the_process_that_serves(cluster: FakeCluster) -> None:
+    """Endpoint, node and incarnation are those of the running process."""
+    entry = cluster.view().by_id["shard-2"]
+    assert (entry.host, entry.port, entry.incarnation, entry.state) == ("127.0.0.1", 7001, "1", ACTIVE)
+    assert entry.node == "node-a"

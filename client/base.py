@@ -109,6 +109,7 @@ class Cache(Protocol):
         cost_s: float | None = None,
         codec: str = "auto",
         wait_s: float | None = None,
+        refresh: bool = False,
     ) -> T:
         """The cached value, or that of `compute`, which runs once for all callers in the cluster (single flight).
 
@@ -116,6 +117,9 @@ class Cache(Protocol):
         client's `lease_wait_s`) and then compute for themselves. What `compute` raises reaches every caller that waits
         in this process, and nothing is stored. `cost_s` is measured when it is not given. An invalidation of the key,
         of one of its tags or of its namespace while `compute` runs keeps its result out of the cache.
+
+        With `refresh=True` the cached value is not looked at: `compute` runs under a fill lease while readers go on
+        being served the old value, which the new one then replaces.
         """
         ...
 
@@ -247,6 +251,7 @@ class AsyncCache(Protocol):
         cost_s: float | None = None,
         codec: str = "auto",
         wait_s: float | None = None,
+        refresh: bool = False,
     ) -> T:
         """As `Cache.get_or_compute`. Cancelling one waiter leaves the computation and the other waiters alone."""
         ...

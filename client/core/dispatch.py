@@ -123,9 +123,7 @@ def _take(
             seen.pause = True
 
 
-def _again(
-    indices: list[int], error: CacheError, shard: ShardInfo, avoid: dict[int, set[str]], seen: _Round
-) -> None:
+def _again(indices: list[int], error: CacheError, shard: ShardInfo, avoid: dict[int, set[str]], seen: _Round) -> None:
     for index in indices:
         avoid.setdefault(index, set()).add(shard.id)
         seen.errors[index] = error

@@ -14,6 +14,7 @@ from stratacache.client.codec import decode
 from stratacache.client.core.circuit import Circuit, RetryBudget
 from stratacache.client.core.counters import Counters, QuietLog
 from stratacache.client.core.flight import Flights
+from stratacache.client.core.near import NearCache
 from stratacache.client.options import ClientOptions
 from stratacache.client.ring import Ring
 from stratacache.client.view import ACTIVE, ShardInfo, View
@@ -39,6 +40,7 @@ class Core:
         self.seeds: tuple[ShardInfo, ...] = ()
         self.refresh_after = 0.0  # no view refresh that a failure asks for before this time
         self.view_listeners: list[Callable[[View], None]] = []
+        self.near: NearCache | None = None
 
     @property
     def view(self) -> View:

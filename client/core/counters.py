@@ -53,7 +53,7 @@ class QuietLog:
         self._said_at: dict[str, float] = {}
         self._held: dict[str, int] = {}
 
-    def warn(self, topic: str, message: str) -> None:
+    def note(self, topic: str, message: str) -> None:
         """Log a message unless this topic had one within the minute; topics are a handful of fixed words."""
         now = self._monotonic()
         said_at = self._said_at.get(topic)

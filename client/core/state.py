@@ -130,7 +130,7 @@ class Core:
         except (CacheError, ImportError) as error:
             self.counters.undecodable += 1
             kind = "pickle" if isinstance(error, AccessError) else "codec"
-            self.log.warn(f"decode-{kind}", f"an entry can't be decoded and counts as a miss: {error}")
+            self.log.note(f"decode-{kind}", f"an entry can't be decoded and counts as a miss: {error}")
             return MISS
 
     def fail_open(self, operation: str, error: CacheError, *, strict: bool) -> None:
@@ -138,4 +138,4 @@ class Core:
         if strict or not isinstance(error, UnavailableError):
             raise error
         self.counters.failed(operation)
-        self.log.warn(operation, f"{operation} went on without the cache: {error}")
+        self.log.note(operation, f"{operation} went on without the cache: {error}")

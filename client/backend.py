@@ -13,15 +13,18 @@ import time
 import weakref
 from collections.abc import Callable
 from random import Random
-from typing import Any
+from typing import Protocol, TypeVar
 
 from stratacache.client.address import Address, parse_address
+from stratacache.client.core.effects import Operation
 from stratacache.client.core.refresh import bootstrap, seed_shard
 from stratacache.client.core.state import Core
 from stratacache.client.options import ClientOptions
 from stratacache.client.transport.blocking import BlockingShell
 from stratacache.client.view import View
 from stratacache.node.errors import UnavailableError, UsageError
+
+T = TypeVar("T")
 
 
 def new_core(options: ClientOptions, address: Address) -> Core:
@@ -47,6 +50,20 @@ def discover(options: ClientOptions) -> tuple[View, str | None]:
     return found
 
 
+class Shell(Protocol):
+    """What carries operations out: sockets, or the engine of this process."""
+
+    def run(self, operation: Operation[T]) -> T:
+        """Carry an operation out to its result."""
+        ...
+
+    def close(self) -> None:
+        """Close connections and files."""
+
+    def reset_after_fork(self) -> None:
+        """Begin anew in a forked child."""
+
+
 class Backend:
     """A blocking client's shared half."""
 
@@ -56,14 +73,14 @@ class Backend:
         self.address = parse_address(options.address)
         self.core = new_core(options, self.address)
         self.handles = 0
-        self.shell: Any = self._new_shell()
+        self.shell: Shell = self._new_shell()
         try:
             self.shell.run(bootstrap(self.core))
         except BaseException:
             self.shell.close()
             raise
 
-    def _new_shell(self) -> BlockingShell:
+    def _new_shell(self) -> Shell:
         if self.address.scheme == "local":
             raise UsageError("local: is not available yet")
         return BlockingShell(self.options, tls=self.address.tls, discover=self._discover)

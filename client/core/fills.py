@@ -175,7 +175,7 @@ def _release_quietly(core: Core, leases: list[tuple[bytes, Any]]) -> Operation[N
     try:
         yield from release(core, leases)
     except CacheError as error:
-        core.log.warn("release", f"a fill lease was not given back and ends by itself: {error}")
+        core.log.note("release", f"a fill lease was not given back and ends by itself: {error}")
 
 
 def _unwrap(result: Any) -> tuple[Any, Fill[Any] | None]:

@@ -19,7 +19,7 @@ from stratacache.client.core.dispatch import first_error
 from stratacache.client.core.effects import Call, Exchange, Operation, ShardFailure
 from stratacache.client.core.flight import Flight
 from stratacache.client.core.reads import EachPlan, ask_one, fetch
-from stratacache.client.core.request import full_keys, payload_argument, put_options, tag_list, ttl_ms
+from stratacache.client.core.request import distinct_keys, full_keys, payload_argument, put_options, tag_list, ttl_ms
 from stratacache.client.core.state import Core
 from stratacache.client.core.writes import put_all, put_one
 from stratacache.node.errors import UnavailableError, UsageError
@@ -55,7 +55,7 @@ class Operations:
 
     def get_many(self, keys: Iterable[Any], namespace: str | None) -> Operation[dict[Any, Any]]:
         """The hits by the keys as they were given."""
-        distinct = list(dict.fromkeys(keys)) if not isinstance(keys, str | bytes) else keys
+        distinct = distinct_keys(keys)
         fulls = self._all_full(distinct, namespace)
         if not fulls:
             return {}
@@ -185,7 +185,7 @@ class Operations:
         namespace: str | None,
     ) -> Operation[dict[Any, Any]]:
         """All values by the keys as they were given."""
-        distinct = list(dict.fromkeys(keys)) if not isinstance(keys, str | bytes) else keys
+        distinct = distinct_keys(keys)
         fulls = self._all_full(distinct, namespace)
         values = yield from fills.get_or_compute_many(self.core, fulls, distinct, compute, options, strict=self.strict)
         return {key: values[index] for index, key in enumerate(distinct)}

@@ -64,8 +64,10 @@ def lone_view(seeds: Sequence[ShardInfo], views: dict[str, View]) -> View:
     """The view of nodes that belong to no cluster: one shard for each address, under the address as it was written."""
     if len(seeds) == 1:
         known = views[seeds[0].id].shards[0]
-        # What a node believes its address to be may mean nothing here: the address that worked does.
-        return View(epoch=0, shards=(replace(seeds[0], id=known.id, incarnation=known.incarnation),))
+        # What a node believes its address to be may mean nothing here: the address that worked does. Its Unix socket
+        # is worth a try from anywhere: a connection checks that the very same process answers there.
+        unix = seeds[0].unix or known.unix
+        return View(epoch=0, shards=(replace(seeds[0], id=known.id, unix=unix, incarnation=known.incarnation),))
     return View(epoch=0, shards=tuple(replace(seed, weight=1.0) for seed in seeds))
 
 

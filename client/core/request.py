@@ -23,6 +23,13 @@ SCATTER_BYTES_MIN = 32 * 1024
 """From here on a payload is handed to the kernel as it lies, instead of being copied into the command's bytes."""
 
 
+def distinct_keys(keys: Iterable[Any]) -> list[Any]:
+    """The keys without repeats, in order; a single string is refused."""
+    if isinstance(keys, str | bytes):
+        raise UsageError(f"keys is the single key {keys!r}; give a list of keys")
+    return list(dict.fromkeys(keys))
+
+
 def full_keys(namespace: str, keys: Iterable[str | bytes]) -> list[bytes]:
     """The canonical full keys of several keys."""
     if isinstance(keys, str | bytes):

@@ -105,7 +105,7 @@ def put_one(
 def put_all(
     core: Core, keys: Sequence[bytes], entries: Sequence[tuple[Any, int, int, Any]], options: Command
 ) -> Operation[tuple[set[int], dict[int, CacheError]]]:
-    """Store many entries; the indices of those that were acknowledged, and the errors of those that no shard answered for."""
+    """Store many entries: indices of those that were acknowledged, errors of those that no shard answered for."""
     plan = PutManyPlan(keys, entries, options)
     near = core.near
     if near is not None:

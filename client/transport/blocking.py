@@ -57,7 +57,7 @@ class BlockingShell:
             while True:
                 try:
                     outcome = self._perform(effect)
-                except BaseException as error:
+                except BaseException as error:  # noqa: BLE001 - the operation decides
                     effect = operation.throw(error)
                 else:
                     effect = operation.send(outcome)
@@ -89,7 +89,7 @@ class BlockingShell:
     def _background(self, operation: Operation[Any]) -> None:
         try:
             self.run(operation)
-        except Exception:
+        except Exception:  # noqa: BLE001 - nobody else would hear of it
             LOGGER.exception("a background operation failed")
 
     def exchange(self, exchange: Exchange) -> list[list[Any] | ShardFailure]:

@@ -9,6 +9,7 @@ thread uses it at a time (the pool's part).
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import ssl
 import struct
@@ -88,7 +89,7 @@ class Connection:
             size = sock.recv_into(buffer)
             if not size:
                 raise EOFError("the connection was closed")
-            reader.feed(buffer, 0, size)
+            reader.feed(buffer, 0, size)  # type: ignore[arg-type]  # any buffer will do
             while (reply := reader.gets()) is not _INCOMPLETE:
                 replies.append(reply)
             if len(replies) >= count:
@@ -109,10 +110,8 @@ class Connection:
 
     def close(self) -> None:
         """Give the socket back; never raises."""
-        try:
+        with contextlib.suppress(OSError):
             self.sock.close()
-        except OSError:  # pragma: no cover - nothing is left to do
-            pass
 
 
 class _Incomplete:

@@ -1,0 +1,570 @@
+"""`@cached` on functions and methods: keys, tags, times to live, errors, and what happens without a cache."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import logging
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+import numpy as np
+import pytest
+
+from stratacache.client.decorator import cached
+from stratacache.client.default import finder
+from stratacache.client.notice import notices
+from stratacache.client.recipe import source_fingerprint
+from stratacache.node.errors import DeadlineError, EncodingError, UnavailableError, UsageError
+from stratacache.node.types import AIOperation
+from tests.client_api.engine_cache import AsyncEngineCache, EngineCache
+
+
+@pytest.fixture
+def cache() -> Any:
+    """A cache of its own for each test; its internals are checked afterwards."""
+    client = EngineCache()
+    yield client
+    client.engine.validate()
+
+
+def tags_of(cache: EngineCache, key: str) -> set[str]:
+    entry: Any = cache.engine.peek(cache._full(key, None))
+    return {tag.decode() for tag in entry.tags}
+
+
+def test_spellings_of_one_call_share_an_entry(cache: EngineCache) -> None:
+    """Positional, keyword and defaulted arguments of the same call give the same key; other arguments another."""
+    calls = []
+
+    @cached(operation=AIOperation.EMBED, client=cache)
+    def embed(text: str, model: str = "minilm", *, normalise: bool = True) -> list[float]:
+        """Doc."""
+        calls.append((text, model, normalise))
+        return [float(len(text))]
+
+    assert embed("abc") == embed(text="abc") == embed("abc", "minilm") == embed("abc", normalise=True) == [3.0]
+    assert len(calls) == 1
+    embed("abc", "other")
+    embed("abc", normalise=False)
+    assert len(calls) == 3
+    assert embed.key_for("abc") == embed.key_for(model="minilm", text="abc")
+    assert embed.key_for("abc").startswith("embed:")
+    assert (embed.__name__, embed.__doc__) == ("embed", "Doc.")
+    assert inspect.isfunction(embed)
+    assert list(inspect.signature(embed).parameters) == ["text", "model", "normalise"]
+
+
+def test_variadic_and_positional_only_arguments(cache: EngineCache) -> None:
+    """*args and **kwargs are part of the key; a wrong call raises the function's own TypeError."""
+
+    @cached(client=cache)
+    def join(a: str, /, *rest: str, **options: str) -> str:
+        return a + "".join(rest) + "".join(options.values())
+
+    assert join("a", "b", x="c") == "abc"
+    assert join.key_for("a", x="1", y="2") == join.key_for("a", y="2", x="1")
+    assert join.key_for("a", "b") != join.key_for("b", "a")
+
+    @cached(client=cache)
+    def two(a: int, b: int = 0) -> int:
+        return a + b
+
+    for args, kwargs in [((), {}), ((1, 2, 3), {}), ((1,), {"a": 1}), ((1,), {"c": 1})]:
+        with pytest.raises(TypeError):
+            two(*args, **kwargs)
+
+
+def test_none_and_false_results_are_hits(cache: EngineCache) -> None:
+    """A cached None is a result like any other."""
+    calls = []
+
+    @cached(client=cache)
+    def classify(text: str) -> None:
+        calls.append(text)
+
+    assert classify("a") is None
+    assert classify("a") is None
+    assert calls == ["a"]
+
+
+def test_two_functions_never_share_a_key(cache: EngineCache) -> None:
+    """Same operation and arguments, another function, version or namespace: another entry."""
+
+    @cached(operation=AIOperation.EMBED, client=cache)
+    def one(text: str) -> int:
+        return 1
+
+    @cached(operation=AIOperation.EMBED, client=cache)
+    def two(text: str) -> int:
+        return 2
+
+    def three(text: str) -> int:
+        return 3
+
+    assert (one("x"), two("x")) == (1, 2)
+    versions = [
+        cached(operation="embed", version=version, client=cache)(three).key_for("x") for version in ("", 1, "1")
+    ]
+    assert len({one.key_for("x"), two.key_for("x"), *versions}) == 5
+
+
+def test_functions_made_by_a_function_do_not_share_results(cache: EngineCache) -> None:
+    """What a function captured from its maker is part of the key, as long as it is a plain value."""
+
+    def embedder(model: str) -> Any:
+        @cached(operation=AIOperation.EMBED, client=cache)
+        def embed(text: str) -> str:
+            return f"{model}:{text}"
+
+        return embed
+
+    small, large = embedder("small"), embedder("large")
+    assert (small("a"), large("a")) == ("small:a", "large:a")
+    assert small.key_for("a") == embedder("small").key_for("a")
+
+
+def test_a_counter_that_the_function_keeps_is_not_an_input(cache: EngineCache) -> None:
+    """A variable that the function itself assigns is its state, not its input."""
+    count = 0
+
+    @cached(client=cache)
+    def work(text: str) -> str:
+        nonlocal count
+        count += 1
+        return text
+
+    assert work("a") == work("a") == "a"
+    assert count == 1
+
+
+def test_ignored_arguments_and_own_keys(cache: EngineCache) -> None:
+    """`ignore` leaves a parameter out; `key` replaces the arguments; unknown names are refused when decorating."""
+    calls = []
+
+    @cached(ignore=["timeout_s"], client=cache)
+    def one(text: str, timeout_s: object = None) -> str:
+        calls.append(text)
+        return text
+
+    @cached(key=lambda text, **_: text.lower(), client=cache)
+    def two(text: str, logger: object = None) -> str:
+        calls.append(text)
+        return text
+
+    one("a", timeout_s=object())
+    one("a", timeout_s=object())
+    assert two("B", logger=object()) == two("b") == "B"
+    assert calls == ["a", "B"]
+    with pytest.raises(UsageError, match="no such parameter"):
+        cached(ignore=["missing"])(lambda text: text)
+
+
+def test_an_argument_without_content_is_named_with_its_path(cache: EngineCache) -> None:
+    """The error names function, argument and path, comes before the function runs, and is the caller's to see."""
+
+    @cached(client=cache)
+    def summarise(text: str, options: dict[str, Any]) -> str:
+        raise AssertionError
+
+    with pytest.raises(EncodingError, match=r"summarise: argument 'options'\['tools'\]\[1\]: a builtins\.object"):
+        summarise("a", {"tools": [1, object()]})
+    with pytest.raises(EncodingError, match=r"argument 'options'"):
+        summarise.key_for("a", options=object())  # type: ignore[arg-type]
+
+
+def test_tags_and_time_to_live(cache: EngineCache) -> None:
+    """Automatic tags, templates filled from the arguments, and the operation's default TTL."""
+
+    @cached(operation=AIOperation.EMBED, tags=["model:{model}", "team:{team.name}", "search"], client=cache)
+    def embed(text: str, model: str, team: Any = None, mode: str = "fast") -> str:
+        return text
+
+    @dataclass
+    class Team:
+        name: str
+
+    embed("x" * 2000, "minilm", Team("red"))
+    key = embed.key_for("x" * 2000, "minilm", Team("red"))
+    name = f"{embed.__module__}.{embed.__qualname__}"
+    expected = {"embed", "model:minilm", "mode:fast", "large_input", "team:red", "search", f"fn:{name}"}
+    assert tags_of(cache, key) == expected
+    assert cache.ttl(key) == pytest.approx(24 * 3600)
+    embed("x", "minilm", Team("blue"))
+    assert cache.invalidate_tags(["team:red"]) == 1
+    assert cache.invalidate_tags(["small_input"]) == 1
+
+    @cached(ttl=timedelta(minutes=1), automatic_tags=False, client=cache)
+    def short(text: str) -> str:
+        return text
+
+    short("a")
+    assert cache.ttl(short.key_for("a")) == 60
+    assert len(tags_of(cache, short.key_for("a"))) == 1
+
+    @cached(ttl=None, client=cache)
+    def forever(text: str) -> str:
+        return text
+
+    forever("a")
+    assert cache.ttl(forever.key_for("a")) is None
+    with pytest.raises(UsageError, match="no parameter 'modle'"):
+        cached(tags=["model:{modle}"])(lambda model: model)
+    with pytest.raises(UsageError, match="list"):
+        cached(tags="model")
+
+
+def test_the_seconds_that_a_result_took_are_kept(cache: EngineCache) -> None:
+    """The measured cost travels with the entry: eviction weighs by it."""
+
+    @cached(client=cache)
+    def slow(text: str) -> str:
+        sum(range(200_000))
+        return text
+
+    slow("a")
+    entry: Any = cache.engine.peek(cache._full(slow.key_for("a"), None))
+    assert 0 < entry.cost_s < 1
+
+
+def test_invalidate_refresh_and_invalidate_all(cache: EngineCache) -> None:
+    """One call's result, recomputed or removed; or all of the function's, and nobody else's."""
+    values = iter(range(100))
+
+    @cached(client=cache)
+    def one(text: str) -> int:
+        return next(values)
+
+    @cached(client=cache)
+    def two(text: str) -> str:
+        return text
+
+    assert (one("a"), one("b"), two("a")) == (0, 1, "a")
+    assert one.invalidate(text="a") == 1
+    assert one.invalidate("a") == 0
+    assert one("a") == 2
+    assert one.refresh("a") == 3
+    assert one("a") == 3
+    assert one.invalidate_all() == 2
+    assert one("b") == 4
+    assert cache.contains(two.key_for("a"))
+
+
+def test_a_refresh_that_overlaps_an_invalidation_stores_nothing(cache: EngineCache) -> None:
+    """What was computed from the data before the invalidation must not outlive it (fill lease)."""
+
+    @cached(tags=["docs"], ignore=["during"], client=cache)
+    def read(text: str, during: Any = None) -> str:
+        if during:
+            during()
+        return text
+
+    assert read("a") == "a"
+    assert read.refresh("a", during=lambda: cache.invalidate_tags(["docs"])) == "a"
+    assert not cache.contains(read.key_for("a"))
+    assert read("b", during=lambda: cache.invalidate(read.key_for("b"))) == "b"
+    assert not cache.contains(read.key_for("b"))
+
+
+class NotThereError(LookupError):
+    """Not declared itself, but a subclass of a declared exception."""
+
+
+def test_declared_exceptions_are_cached(cache: EngineCache) -> None:
+    """Negative caching: a declared exception is raised again without a call, for its own time; others are not kept."""
+    calls = []
+
+    @cached(negative=LookupError, negative_ttl=10, ttl=100, client=cache)
+    def find(name: str) -> str:
+        calls.append(name)
+        raise {"a": NotThereError("a", 1), "b": ValueError("b")}[name]
+
+    for _ in range(2):
+        with pytest.raises(NotThereError) as caught:
+            find("a")
+        assert caught.value.args == ("a", 1)
+    assert calls == ["a"]
+    assert cache.ttl(find.key_for("a")) == 10
+    for _ in range(2):
+        with pytest.raises(ValueError, match="b"):
+            find("b")
+    assert calls == ["a", "b", "b"]
+    cache.clock.advance(10_001)
+    with pytest.raises(NotThereError):
+        find("a")
+    assert calls == ["a", "b", "b", "a"]
+
+
+def test_an_exception_that_is_no_longer_declared_is_computed_again(cache: EngineCache) -> None:
+    """A cached exception is only ever raised by a function that declares it."""
+
+    def find(name: str) -> str:
+        if failing:
+            raise LookupError(name)
+        return name
+
+    failing = [True]
+    before = cached(negative=(LookupError,), client=cache, key=lambda name: name)(find)
+    with pytest.raises(LookupError):
+        before("a")
+    failing.clear()
+    after = cached(client=cache, key=lambda name: name)(find)
+    assert before.key_for("a") == after.key_for("a")
+    assert after("a") == after("a") == "a"
+
+
+def test_a_result_that_no_codec_carries_is_returned_and_told(
+    cache: EngineCache, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The pipeline goes on; one line a minute names the path inside the value; strict raises it."""
+    notices._seen.clear()
+
+    def build(text: str) -> Any:
+        return {"session": [object()]}
+
+    lenient = cached(client=cache)(build)
+    with caplog.at_level(logging.WARNING):
+        assert list(lenient("a")) == ["session"]
+        assert list(lenient("a")) == ["session"]
+    assert [record.message for record in caplog.records if "value['session'][0]" in record.message] == [
+        caplog.records[0].message
+    ]
+    with pytest.raises(EncodingError, match=r"value\['session'\]\[0\]"):
+        cached(client=cache, strict=True)(build)("a")
+
+
+class BrokenCache(EngineCache):
+    """Fails before or after the computation, as a client whose shard died does."""
+
+    after = False
+
+    def get_or_compute(self, key: Any, compute: Any, **options: Any) -> Any:
+        if self.after:
+            compute()
+        raise DeadlineError("shard-1 did not answer within 2 s")
+
+
+@pytest.mark.parametrize("after", [False, True])
+def test_a_cache_that_fails_never_breaks_the_function(after: bool) -> None:
+    """The function runs exactly once, whether the cache failed before or after it; its own errors stay its own."""
+    broken = BrokenCache()
+    broken.after = after
+    calls = []
+
+    def work(text: str) -> str:
+        calls.append(text)
+        if text == "bad":
+            raise UnavailableError("mine")
+        return text
+
+    lenient = cached(client=broken)(work)
+    assert lenient("a") == "a"
+    with pytest.raises(UnavailableError, match="mine"):
+        lenient("bad")
+    assert calls == ["a", "bad"]
+    with pytest.raises(DeadlineError):
+        cached(client=broken, strict=True)(work)("a")
+
+
+def test_without_any_cache_the_function_just_runs(caplog: pytest.LogCaptureFixture) -> None:
+    """Fail-open, one line a minute; strict and invalidations raise."""
+    notices._seen.clear()
+
+    def work(text: str) -> str:
+        return text
+
+    address = "strata://127.0.0.1:1"
+    finder._failed[address] = (finder._clock(), UnavailableError("nobody listens"))
+    with caplog.at_level(logging.WARNING):
+        lenient = cached(client=address)(work)
+        assert [lenient("a"), lenient("a")] == ["a", "a"]
+    assert len([record for record in caplog.records if "runs without a cache" in record.message]) == 1
+    with pytest.raises(UnavailableError, match="nobody listens"):
+        cached(client=address, strict=True)(work)("a")
+    with pytest.raises(UnavailableError, match="no cache"):
+        lenient.invalidate("a")
+    finder.use(None)
+
+
+def test_the_default_client_is_found_at_the_first_call(cache: EngineCache) -> None:
+    """Decorating connects nothing; all functions of a process share one client."""
+
+    @cached()
+    def work(text: str) -> str:
+        return text
+
+    finder.use(cache)
+    try:
+        work("a")
+        assert cache.contains(work.key_for("a"))
+    finally:
+        finder.use(None)
+
+
+class Embedder:
+    """A plain object: nothing says what makes two of them the same."""
+
+    def __init__(self, cache: Any, size: int = 3) -> None:
+        self.cache, self.size = cache, size
+
+
+class Keyed(Embedder):
+    """Says that its size is what makes it differ."""
+
+    def __cache_key__(self) -> int:
+        return self.size
+
+
+def test_methods(cache: EngineCache) -> None:
+    """`self` counts: by __cache_key__, or refused, or ignored; handles bind it; classes give the plain function."""
+
+    class Model(Keyed):
+        @cached(client=cache)
+        def embed(self, text: str) -> int:
+            """Doc."""
+            return self.size
+
+        @staticmethod
+        @cached(client=cache)
+        def length(text: str) -> int:
+            return len(text)
+
+        @classmethod
+        @cached(client=cache)
+        def name(cls, text: str) -> str:
+            return cls.__name__ + text
+
+    class Other(Model):
+        pass
+
+    small, large = Model(cache, 3), Model(cache, 4)
+    assert (small.embed("a"), large.embed("a"), Model(cache, 3).embed("a")) == (3, 4, 3)
+    assert small.embed.key_for("a") == Model.embed.key_for(small, "a") != large.embed.key_for("a")
+    assert small.embed.invalidate("a") == 1
+    assert small.embed.refresh(text="a") == 3
+    assert small.embed.invalidate_all() == 2
+    assert Model.embed(small, "a") == 3
+    assert inspect.isfunction(Model.embed)
+    assert inspect.isfunction(small.embed)
+    assert list(inspect.signature(small.embed).parameters) == ["text"]
+    assert small.embed.__doc__ == "Doc."
+    assert Model.length("abc") == small.length("abc") == 3
+    assert small.length.key_for("abc") == Model.length.key_for("abc")
+    assert (Model.name("x"), Other.name("x")) == ("Modelx", "Otherx")
+
+    class Plain(Embedder):
+        @cached(client=cache)
+        def embed(self, text: str) -> int:
+            return self.size
+
+        @cached(client=cache, ignore=["self"])
+        def ignoring(self, text: str) -> int:
+            return self.size
+
+    with pytest.raises(EncodingError, match=r"argument 'self': .*ignore="):
+        Plain(cache).embed("a")
+    assert Plain(cache, 3).ignoring("a") == Plain(cache, 4).ignoring("a") == 3
+
+
+def test_coroutines(cache: EngineCache) -> None:
+    """Async functions and methods: the same, with coroutines; negative caching and handles included."""
+    calls = []
+    client: Any = AsyncEngineCache(cache)
+
+    @cached(operation="embed", client=client)
+    async def embed(text: str) -> str:
+        calls.append(text)
+        await asyncio.sleep(0)
+        return text
+
+    class Model(Keyed):
+        @cached(client=client, negative=LookupError)
+        async def find(self, text: str) -> str:
+            calls.append(text)
+            raise LookupError(text)
+
+    async def scenario() -> None:
+        assert await embed("a") == await embed(text="a") == "a"
+        assert calls == ["a"]
+        assert await embed.invalidate("a") == 1
+        assert await embed.refresh("a") == "a"
+        assert await embed.invalidate_all() == 1
+        model = Model(cache)
+        for _ in range(2):
+            with pytest.raises(LookupError):
+                await model.find("b")
+        assert calls == ["a", "a", "b"]
+        assert await model.find.invalidate("b") == 1
+
+    assert inspect.iscoroutinefunction(embed)
+    assert inspect.iscoroutinefunction(Model(cache).find)
+    asyncio.run(scenario())
+
+
+def test_what_can_not_be_cached_is_refused_when_decorating(cache: EngineCache) -> None:
+    """Generators, descriptors in the wrong order, things that are no functions, the wrong kind of client."""
+
+    def generate(text: str) -> Any:
+        yield text
+
+    async def stream(text: str) -> Any:
+        yield text
+
+    async def coroutine(text: str) -> str:
+        return text
+
+    for function, words in [
+        (generate, "generator"),
+        (stream, "generator"),
+        (classmethod(generate), "below @classmethod"),
+        (len, "functions and methods"),
+        (object(), "functions and methods"),
+        (coroutine, "asyncio client"),
+    ]:
+        with pytest.raises(UsageError, match=words):
+            cached(client=cache)(function)  # type: ignore[type-var]
+
+
+def test_fingerprint_follows_the_code_not_the_layout() -> None:
+    """A comment, a decorator or a blank line changes nothing; a changed constant does."""
+
+    def make(source: str) -> Any:
+        scope: dict[str, Any] = {}
+        exec(compile(source, "<made>", "exec"), scope)
+        return scope["work"]
+
+    def work(text: str) -> str:
+        # a comment
+        return text + "!"
+
+    first = source_fingerprint(work)
+
+    def work(text: str) -> str:  # type: ignore[no-redef]
+        return text + "!"
+
+    assert source_fingerprint(work) == first
+
+    def work(text: str) -> str:  # type: ignore[no-redef]
+        return text + "?"
+
+    assert source_fingerprint(work) != first
+    made = [make(f"def work(text):\n    return text in {{'a', 'b', {each}}} or (lambda: {each})") for each in "112"]
+    assert source_fingerprint(made[0]) == source_fingerprint(made[1]) != source_fingerprint(made[2])
+    keys = [cached(fingerprint=True)(function).key_for("a") for function in made]
+    assert keys[0] == keys[1] != keys[2]
+
+
+def test_arrays_as_arguments_and_results(cache: EngineCache) -> None:
+    """The seed's defect: arrays that print alike shared a key. Here every byte counts."""
+
+    @cached(operation=AIOperation.EMBED, client=cache)
+    def norm(batch: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+        return batch * 2
+
+    one = np.zeros(5000)
+    two = one.copy()
+    two[2500] = 1
+    assert norm(one).sum() == 0
+    assert norm(two).sum() == 2
+    assert norm(two).dtype == np.float64

@@ -1,0 +1,33 @@
+"""The commands, by subject. Importing this package fills the command table.
+
+Invariant: a handler checks its own options before it changes anything, raises CommandError with Redis's text, and
+touches the engine only through its public methods.
+"""
+
+from stratacache.node.resp.commands import (
+    clients,
+    counters,
+    expiry,
+    introspection,
+    keyspace,
+    leases,
+    native,
+    session,
+    strings,
+    tracking,
+    transactions,
+)
+
+__all__ = [
+    "clients",
+    "counters",
+    "expiry",
+    "introspection",
+    "keyspace",
+    "leases",
+    "native",
+    "session",
+    "strings",
+    "tracking",
+    "transactions",
+]

@@ -1,0 +1,124 @@
+"""Reading arguments as Redis reads them: strict integers, options in any case, expiry in four units.
+
+Invariants: nothing here touches the engine; a bad argument raises CommandError with the text that Redis 7 gives.
+"""
+
+from __future__ import annotations
+
+import re
+from functools import lru_cache
+from typing import Final
+
+from stratacache.node.resp.replies import CommandError
+
+INT64_MAX: Final = (1 << 63) - 1
+INT64_MIN: Final = -(1 << 63)
+NOT_AN_INTEGER: Final = "ERR value is not an integer or out of range"
+SYNTAX: Final = "ERR syntax error"
+WRONG_TYPE: Final = "WRONGTYPE Operation against a key holding the wrong kind of value"
+
+_INTEGER: Final = re.compile(rb"(?:0|-?[1-9][0-9]{0,18})\Z").match
+
+
+def integer_in(text: bytes) -> int | None:
+    """A 64-bit integer in its only spelling, else None (Redis's string2ll)."""
+    if _INTEGER(text) is None:
+        return None
+    value = int(text)
+    return value if INT64_MIN <= value <= INT64_MAX else None
+
+
+def integer_of(text: bytes, problem: str = NOT_AN_INTEGER) -> int:
+    """A 64-bit integer; raises CommandError."""
+    value = integer_in(text)
+    if value is None:
+        raise CommandError(problem)
+    return value
+
+
+def count_of(text: bytes, what: str, least: int = 0, most: int = INT64_MAX) -> int:
+    """An integer within bounds, for our own commands."""
+    value = integer_in(text)
+    if value is None or not least <= value <= most:
+        bound = f"from {least} to {most}" if most < INT64_MAX else f"of at least {least}"
+        raise CommandError(f"ERR {what} must be an integer {bound}")
+    return value
+
+
+def expires_at(text: bytes, unit: bytes, now_ms: int, command: str) -> int:
+    """When something expires, in ms on the node's clock; `unit` is EX, PX, EXAT or PXAT."""
+    value = integer_of(text)
+    seconds = unit in (b"EX", b"EXAT")
+    if value <= 0 or (seconds and value > INT64_MAX // 1000):
+        raise CommandError(f"ERR invalid expire time in '{command}' command")
+    if seconds:
+        value *= 1000
+    if unit in (b"EX", b"PX"):
+        value += now_ms
+        if value > INT64_MAX:
+            raise CommandError(f"ERR invalid expire time in '{command}' command")
+    return value
+
+
+@lru_cache(maxsize=256)
+def glob(pattern: bytes) -> re.Pattern[bytes]:
+    """A compiled Redis glob: `*`, `?`, `[a-c]`, `[^a]`, backslash escapes.
+
+    Every `*` is matched lazily and never given back (an atomic group), so that no pattern takes exponential time.
+    """
+    parts: list[bytes] = []
+    position = 0
+    open_stars = 0
+    while position < len(pattern):
+        char = pattern[position : position + 1]
+        position += 1
+        if char == b"*":
+            while pattern[position : position + 1] == b"*":
+                position += 1
+            if position == len(pattern):
+                parts.append(b".*")
+            else:
+                if open_stars:
+                    parts.append(b")")
+                parts.append(b"(?>.*?")
+                open_stars = 1
+        elif char == b"?":
+            parts.append(b".")
+        elif char == b"[":
+            text, position = _char_class(pattern, position)
+            parts.append(text)
+        elif char == b"\\" and position < len(pattern):
+            parts.append(re.escape(pattern[position : position + 1]))
+            position += 1
+        else:
+            parts.append(re.escape(char))
+    return re.compile(_close(parts, bool(open_stars)), re.DOTALL)
+
+
+def _close(parts: list[bytes], starred: bool) -> bytes:
+    """The last star may have to give back to reach the end of the key: its group is not atomic."""
+    if starred:
+        last = len(parts) - 1 - parts[::-1].index(b"(?>.*?")
+        parts[last] = b"(?:.*"
+        parts.append(b")")
+    return b"".join(parts) + rb"\Z"
+
+
+def _char_class(pattern: bytes, position: int) -> tuple[bytes, int]:
+    """Translate a class from behind its bracket; returns the regular expression and where the class ends."""
+    negated = pattern[position : position + 1] == b"^"
+    position += negated
+    items: list[bytes] = []
+    while position < len(pattern) and pattern[position : position + 1] != b"]":
+        if pattern[position : position + 1] == b"\\" and position + 1 < len(pattern):
+            position += 1
+        elif pattern[position + 1 : position + 2] == b"-" and position + 2 < len(pattern):
+            low, high = sorted((pattern[position], pattern[position + 2]))
+            items.append(re.escape(bytes([low])) + b"-" + re.escape(bytes([high])))
+            position += 3
+            continue
+        items.append(re.escape(pattern[position : position + 1]))
+        position += 1
+    if not items:
+        return (b"." if negated else b"(?!)"), position + 1
+    return b"[" + (b"^" if negated else b"") + b"".join(items) + b"]", position + 1

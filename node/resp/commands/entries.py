@@ -1,0 +1,89 @@
+"""How handlers come by entries: read them, gather many, change one with nobody in between.
+
+Invariants: a handler sees an entry that was alive at that moment; read-modify-write runs on the loop without a pause
+between its read and its write.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from typing import TYPE_CHECKING, Any, Final
+
+from stratacache.node.entry import NEVER_MS, Entry
+from stratacache.node.resp.table import Later, Reply
+
+if TYPE_CHECKING:
+    from stratacache.node.resp.connection import Connection
+
+FOREVER_MS: Final = NEVER_MS - 1
+"""Latest expiry that is stored; what a client asks beyond it (in 146 million years) is cut to it."""
+
+_READS_MAX: Final = 3
+
+
+def kept_ms(expires_ms: int) -> int:
+    """An expiry as the engine stores it: positive, and short of "never"."""
+    return max(1, min(expires_ms, FOREVER_MS))
+
+
+def read(connection: Connection, key: bytes, then: Callable[[Entry | None], Reply]) -> Reply:
+    """Read a canonical key, counted as a hit or a miss."""
+    found = connection.engine.get(key)
+    if isinstance(found, Future):
+        return Later(found, then)
+    return then(found)
+
+
+def change(connection: Connection, key: bytes, then: Callable[[Entry | None], Reply], reads: int = 0) -> Reply:
+    """Run `then` on the live entry (or None) of a canonical key, so that it may write what follows from it.
+
+    An entry that must come from disk is promoted first, then looked at again: somebody may have written meanwhile.
+    One that does not fit in memory is never found there; its third reading is believed.
+    """
+    found = connection.engine.peek(key)
+    if not isinstance(found, Future):
+        return then(found)
+    if reads == _READS_MAX:
+        return Later(found, then)
+    promoted = connection.engine.get(key)
+    if isinstance(promoted, Future):
+        return Later(promoted, lambda _: change(connection, key, then, reads + 1))
+    return then(promoted)
+
+
+def gather(values: Sequence[Any], then: Callable[[list[Any]], Reply]) -> Reply:
+    """Wait for those of `values` that are futures (all under way already), then go on with all results."""
+    results = list(values)
+    return _gather(results, 0, then)
+
+
+def _gather(results: list[Any], start: int, then: Callable[[list[Any]], Reply]) -> Reply:
+    for index in range(start, len(results)):
+        value = results[index]
+        if isinstance(value, Future):
+
+            def arrived(result: Any, index: int = index) -> Reply:
+                results[index] = result
+                return _gather(results, index + 1, then)
+
+            return Later(value, arrived)
+    return then(results)
+
+
+def put_like(connection: Connection, entry: Entry, payload: bytes) -> bool | Future[bool]:
+    """Store another payload under an entry's key and keep everything else: expiry, tags, cost, codec, metadata."""
+    return connection.engine.put(
+        entry.key,
+        payload,
+        expires_ms=entry.expires_ms,
+        tags=entry.tags,
+        cost_s=entry.cost_s,
+        codec=entry.codec,
+        metadata=entry.metadata,
+    )
+
+
+def bulk_of(entry: Entry) -> bytes:
+    """The payload as a bulk reply."""
+    return entry.frame or entry.build_frame()

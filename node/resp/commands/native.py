@@ -1,0 +1,266 @@
+"""Our own commands: values with tags, cost, codec and metadata; batches; invalidation; view and statistics.
+
+docs/PROTOCOL.md describes each; tests/wire holds the page to the table.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import msgpack
+
+from stratacache.node.entry import NEVER_MS, Entry
+from stratacache.node.keys import canonical
+from stratacache.node.resp.commands.arguments import SYNTAX, count_of, integer_of
+from stratacache.node.resp.commands.entries import bulk_of, change, gather, kept_ms, read
+from stratacache.node.resp.dispatch import when
+from stratacache.node.resp.replies import OK, ONE, ZERO, CommandError, array, bulk, bulks, integer
+from stratacache.node.resp.table import Flag, Reply, command
+
+if TYPE_CHECKING:
+    from concurrent.futures import Future
+
+    from stratacache.node.resp.connection import Connection
+
+PROTOCOL = 1
+CODEC_MAX = 255
+
+
+@command("sc.hello", 2, group="native")
+def sc_hello(connection: Connection, argv: list[bytes]) -> Reply:
+    """Mark the connection as native, and learn whom it leads to."""
+    if count_of(argv[1], "proto", 1) < PROTOCOL:
+        raise CommandError(f"ERR this node speaks protocol {PROTOCOL} of the native commands")
+    connection.native = True
+    server = connection.server
+    limits = connection.engine.config
+    facts = [
+        (b"proto", integer(PROTOCOL)),
+        (b"cluster", bulk(server.identity.cluster.encode())),
+        (b"shard", bulk(server.identity.shard.encode())),
+        (b"incarnation", integer(server.identity.incarnation)),
+        (b"epoch", integer(server.epoch)),
+        (b"key_bytes_max", integer(limits.key_bytes_max)),
+        (b"value_bytes_max", integer(min(limits.value_bytes_max, server.config.value_bytes_max))),
+    ]
+    return array([part for name, value in facts for part in (bulk(name), value)])
+
+
+def _short(entry: Entry | None, null: bytes) -> bytes:
+    return null if entry is None else b"*2\r\n:%d\r\n%b" % (entry.codec, bulk_of(entry))
+
+
+@command("sc.get", 2, Flag.READ, (1, 1, 1), group="native")
+def sc_get(connection: Connection, argv: list[bytes]) -> Reply:
+    """Get codec and payload of a key."""
+    return read(connection, canonical(argv[1]), lambda entry: _short(entry, connection.null))
+
+
+@command("sc.mget", -2, Flag.READ, (1, -1, 1), group="native")
+def sc_mget(connection: Connection, argv: list[bytes]) -> Reply:
+    """Get codec and payload of many keys."""
+    lookup = connection.engine.get
+    null = connection.null * 2
+
+    def reply(entries: list[Entry | None]) -> bytes:
+        connection.check_reply_bytes(sum([entry.size for entry in entries if entry is not None]))
+        parts = [
+            null if entry is None else b":%d\r\n%b" % (entry.page.group.codec, entry.frame or entry.build_frame())
+            for entry in entries
+        ]
+        return b"*%d\r\n" % (2 * len(parts)) + b"".join(parts)
+
+    return gather([lookup(canonical(raw)) for raw in argv[1:]], reply)
+
+
+def _full(connection: Connection, entry: Entry | None) -> bytes:
+    if entry is None:
+        return connection.null
+    now_ms = connection.engine.now_ms()
+    return array(
+        [
+            integer(entry.codec),
+            bulk_of(entry),
+            integer(-1 if entry.expires_ms == NEVER_MS else max(0, entry.expires_ms - now_ms)),
+            bulk(b"%r" % entry.cost_s),
+            integer(entry.version),
+            integer(connection.server.watchers.seq),
+            bulks(entry.tags),
+            bulk(entry.metadata),
+        ]
+    )
+
+
+@command("sc.getx", 2, Flag.READ, (1, 1, 1), group="native")
+def sc_getx(connection: Connection, argv: list[bytes]) -> Reply:
+    """Get a key with everything that is known about it."""
+    return read(connection, canonical(argv[1]), lambda entry: _full(connection, entry))
+
+
+@command("sc.mgetx", -2, Flag.READ, (1, -1, 1), group="native")
+def sc_mgetx(connection: Connection, argv: list[bytes]) -> Reply:
+    """Get many keys with everything that is known about them."""
+    lookup = connection.engine.get
+
+    def reply(entries: list[Entry | None]) -> bytes:
+        connection.check_reply_bytes(sum([entry.size for entry in entries if entry is not None]))
+        return array([_full(connection, entry) for entry in entries])
+
+    return gather([lookup(canonical(raw)) for raw in argv[1:]], reply)
+
+
+@dataclass(slots=True)
+class PutOptions:
+    """What may stand behind SC.PUT and SC.MPUT."""
+
+    codec: int = 0
+    expires_ms: int = NEVER_MS
+    cost_s: float = 1.0
+    tags: tuple[bytes, ...] = ()
+    metadata: bytes = b""
+    lease: bytes | None = None
+    condition: bytes = b""
+
+
+def parse_put(words: list[bytes], now_ms: int, *, many: bool = False) -> PutOptions:
+    """Read the options behind a put; raises CommandError."""
+    options = PutOptions()
+    position = 0
+    while position < len(words):
+        word = words[position].upper()
+        if word in (b"NX", b"XX") and not many and options.condition in (b"", word):
+            options.condition = word
+            position += 1
+            continue
+        if position + 1 >= len(words):
+            raise CommandError(SYNTAX)
+        value = words[position + 1]
+        position += 2
+        if word == b"PX":
+            options.expires_ms = kept_ms(now_ms + count_of(value, "PX", 1))
+        elif word == b"COST":
+            options.cost_s = _cost(value)
+        elif word == b"TAGS":
+            count = count_of(value, "the number of tags", 0, len(words) - position)
+            options.tags = tuple(words[position : position + count])
+            position += count
+        elif word == b"META":
+            options.metadata = value
+        elif word == b"CODEC" and not many:
+            options.codec = count_of(value, "CODEC", 0, CODEC_MAX)
+        elif word == b"LEASE" and not many:
+            options.lease = value
+        else:
+            raise CommandError(SYNTAX)
+    return options
+
+
+def _cost(text: bytes) -> float:
+    try:
+        cost_s = float(text)
+    except ValueError:
+        cost_s = -1.0
+    if not 0 <= cost_s < math.inf:
+        raise CommandError("ERR COST must be a number of seconds, 0 or more")
+    return cost_s
+
+
+def _put(connection: Connection, key: bytes, payload: bytes, options: PutOptions) -> bool | Future[bool]:
+    return connection.engine.put(
+        key,
+        payload,
+        expires_ms=options.expires_ms,
+        tags=options.tags,
+        cost_s=options.cost_s,
+        codec=options.codec,
+        metadata=options.metadata,
+        lease=options.lease,
+    )
+
+
+@command("sc.put", -3, Flag.WRITE, (1, 1, 1), group="native")
+def sc_put(connection: Connection, argv: list[bytes]) -> Reply:
+    """Put a payload with its TTL, tags, cost, codec, metadata and lease."""
+    key = canonical(argv[1])
+    options = parse_put(argv[3:], connection.engine.now_ms())
+
+    def reply(done: bool) -> bytes:
+        return OK if done else connection.null
+
+    if not options.condition:
+        return when(_put(connection, key, argv[2], options), reply)
+
+    def decide(entry: Entry | None) -> Reply:
+        if options.condition == (b"XX" if entry is None else b"NX"):
+            return connection.null
+        return when(_put(connection, key, argv[2], options), reply)
+
+    return change(connection, key, decide)
+
+
+@command("sc.mput", -6, Flag.WRITE, group="native")
+def sc_mput(connection: Connection, argv: list[bytes]) -> Reply:
+    """Put many payloads with the same TTL, tags, cost and metadata."""
+    count = count_of(argv[1], "n", 1, (len(argv) - 2) // 4)
+    options = parse_put(argv[2 + 4 * count :], connection.engine.now_ms(), many=True)
+    codecs = [count_of(argv[4 + 4 * index], "codec", 0, CODEC_MAX) for index in range(count)]
+    done: list[bool | Future[bool]] = []
+    for index, codec in enumerate(codecs):
+        key, payload, _, lease = argv[2 + 4 * index : 6 + 4 * index]
+        options.codec = codec
+        options.lease = lease or None
+        done.append(_put(connection, canonical(key), payload, options))
+    return gather(done, lambda stored: array([ONE if one else ZERO for one in stored]))
+
+
+@command("sc.invalidate", -2, Flag.WRITE, (1, -1, 1), group="native")
+def sc_invalidate(connection: Connection, argv: list[bytes]) -> Reply:
+    """Invalidate keys."""
+    return when(connection.engine.invalidate_keys([canonical(raw) for raw in argv[1:]]), integer)
+
+
+@command("sc.invtags", -2, Flag.WRITE | Flag.INVALIDATES, group="native")
+def sc_invtags(connection: Connection, argv: list[bytes]) -> Reply:
+    """Invalidate everything on this shard that carries any of the tags."""
+    return when(connection.engine.invalidate_tags(argv[1:]), integer)
+
+
+@command("sc.invns", 2, Flag.WRITE | Flag.INVALIDATES, group="native")
+def sc_invns(connection: Connection, argv: list[bytes]) -> Reply:
+    """Invalidate everything in a namespace on this shard."""
+    return when(connection.engine.invalidate_namespace(argv[1]), integer)
+
+
+@command("sc.clear", 1, Flag.WRITE | Flag.INVALIDATES, group="native")
+def sc_clear(connection: Connection, argv: list[bytes]) -> Reply:
+    """Invalidate everything on this shard."""
+    return when(connection.engine.clear(), integer)
+
+
+@command("sc.expire", 3, Flag.WRITE, (1, 1, 1), group="native")
+def sc_expire(connection: Connection, argv: list[bytes]) -> Reply:
+    """Set the expiry of a key in milliseconds; below 0 takes it away."""
+    ms = integer_of(argv[2])
+    expires_ms = NEVER_MS if ms < 0 else kept_ms(connection.engine.now_ms() + ms)
+    return when(connection.engine.set_expiry(canonical(argv[1]), expires_ms), lambda done: ONE if done else ZERO)
+
+
+@command("sc.view", -1, group="native")
+def sc_view(connection: Connection, argv: list[bytes]) -> Reply:
+    """The shard's view, unless its epoch is the one that is named."""
+    if len(argv) > 2:
+        raise CommandError(SYNTAX)
+    server = connection.server
+    if len(argv) == 2 and count_of(argv[1], "epoch") == server.epoch and server.epoch:
+        return connection.null
+    return bulk(server.view)
+
+
+@command("sc.stats", 1, group="native")
+def sc_stats(connection: Connection, argv: list[bytes]) -> Reply:
+    """Statistics of the node."""
+    stats = dict(connection.engine.stats())
+    stats["server"] = connection.server.stats()
+    return bulk(msgpack.packb(stats))

@@ -1,0 +1,141 @@
+"""From a command's words to its reply: every check that stands before a handler, and every error text behind it.
+
+The order of the checks is Redis's: is there such a command, does the argument count fit, may this client, is it
+queued by MULTI, may this shard serve now, whose are the keys.
+
+Invariant: `run` and `settle` never raise; an unforeseen error is logged and answered, and the connection lives on.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from concurrent.futures import Future
+from typing import TYPE_CHECKING, Any
+
+from stratacache.node.errors import (
+    CacheError,
+    CorruptionError,
+    InvalidationIncompleteError,
+    LimitError,
+    UnavailableError,
+    UsageError,
+)
+from stratacache.node.resp import proxy
+from stratacache.node.resp.replies import OK, CommandError, error
+from stratacache.node.resp.table import Access, Command, Flag, Later, Reply, find
+
+if TYPE_CHECKING:
+    from stratacache.node.resp.connection import Connection
+
+log = logging.getLogger(__name__)
+
+
+def run(connection: Connection, argv: list[bytes]) -> Reply:
+    """Execute one command; the reply may be an error."""
+    try:
+        return _run(connection, argv)
+    except Exception as problem:  # noqa: BLE001 (answered and logged in _failed)
+        return _failed(connection, problem)
+
+
+def settle(connection: Connection, later: Later) -> Reply:
+    """The reply of a command whose future is done."""
+    try:
+        return later.then(later.future.result())
+    except Exception as problem:  # noqa: BLE001
+        return _failed(connection, problem)
+
+
+def refuse(connection: Connection, text: str) -> bytes:
+    """An error reply for a command that was not run; spoils an open transaction."""
+    connection.server.count_error(text)
+    if connection.transaction is not None:
+        connection.transaction.spoiled = True
+    return error(text)
+
+
+def _run(connection: Connection, argv: list[bytes]) -> Reply:
+    found = find(argv[0], argv[1] if len(argv) > 1 else None)
+    if found is None:
+        return refuse(connection, _unknown(argv))
+    if not found.fits(len(argv)):
+        return refuse(connection, f"ERR wrong number of arguments for '{found.name}' command")
+    flags = found.flags
+    access = connection.access
+    if access is not Access.FULL and found.access & ~access:
+        if access is Access.NONE:
+            return refuse(connection, "NOAUTH Authentication required.")
+        return refuse(connection, f"NOPERM this token may only read: '{found.name}' is not allowed")
+    if connection.transaction is not None and not flags & Flag.NO_MULTI:
+        return connection.transaction.add(found, argv)
+    connection.last_command = found.name
+    return perform(connection, found, argv)
+
+
+def perform(connection: Connection, found: Command, argv: list[bytes]) -> Reply:
+    """Run a checked command here, or have its owner run it."""
+    server = connection.server
+    flags = found.flags
+    if flags & (Flag.READ | Flag.WRITE):
+        if not server.may_serve() or (server.hold_invalidations and flags & Flag.INVALIDATES):
+            return refuse(connection, f"SUSPENDED {server.epoch}")
+        if server.forwarder is not None:
+            elsewhere = proxy.route(connection, server.forwarder, found, argv)
+            if elsewhere is not None:
+                return elsewhere
+    return found.handler(connection, argv)
+
+
+def _failed(connection: Connection, problem: BaseException) -> bytes:
+    text = error_text(problem)
+    connection.server.count_error(text)
+    return error(text)
+
+
+def error_text(problem: BaseException) -> str:
+    """The error reply for an exception, without its dash."""
+    if isinstance(problem, CommandError):
+        return str(problem)
+    if isinstance(problem, LimitError):
+        return f"LIMIT {problem}"
+    if isinstance(problem, UsageError):
+        return f"ERR {problem}"
+    if isinstance(problem, InvalidationIncompleteError):
+        return f"INCOMPLETE {' '.join(problem.missing)}"
+    if isinstance(problem, UnavailableError):
+        return f"UNAVAILABLE {problem}"
+    if isinstance(problem, CorruptionError | CacheError):
+        return f"ERR {problem}"
+    log.error("a command failed in an unforeseen way", exc_info=problem)
+    return "ERR internal error, see the log of the node"
+
+
+def _unknown(argv: list[bytes]) -> str:
+    name = argv[0].decode("utf-8", "surrogateescape")
+    parent = find(argv[0])
+    if parent is not None and len(argv) > 1:
+        sub = argv[1].decode("utf-8", "surrogateescape")
+        return f"ERR unknown subcommand '{sub[:128]}'. Try {name.upper()} HELP."
+    words = ""
+    for argument in argv[1:]:
+        if len(words) >= 128:
+            break
+        words += "'" + argument.decode("utf-8", "surrogateescape")[: 128 - len(words)] + "' "
+    return f"ERR unknown command '{name[:128]}', with args beginning with: {words}"
+
+
+def stored(done: object, reply: bytes = OK) -> Reply:
+    """The reply of a put: at once, or when the disk has it."""
+    if isinstance(done, Future):
+        return Later(done, lambda result: stored(result, reply))
+    if not done:
+        raise CommandError("OOM the value is larger than every level of this node can hold")
+    return reply
+
+
+def when(result: Any, then: Callable[[Any], Reply]) -> Reply:
+    """Go on with what the engine gave: at once, or when its future is done."""
+    if isinstance(result, Future):
+        return Later(result, then)
+    return then(result)

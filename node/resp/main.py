@@ -1,0 +1,62 @@
+"""Runs one node in this process: what `stratacache node` and `python -m stratacache.node` do.
+
+Invariant: SIGTERM and SIGINT stop accepting, answer what was received, flush the disk, and end the process within
+`stop_s`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+from collections.abc import Callable
+
+from stratacache.node.config import NodeConfig
+from stratacache.node.engine import MultiLevelCache
+from stratacache.node.resp.config import ServerConfig
+from stratacache.node.resp.server import Endpoints, NodeServer
+
+log = logging.getLogger(__name__)
+
+
+def run_node(
+    node: NodeConfig,
+    server: ServerConfig,
+    *,
+    stop_s: float = 10.0,
+    on_start: Callable[[Endpoints], None] | None = None,
+) -> None:
+    """Serve until SIGTERM or SIGINT. Raises UsageError for a bad configuration, OSError when it can't listen."""
+    server.validate()
+    node.validate()
+    try:
+        import uvloop  # noqa: PLC0415
+
+        factory: Callable[[], asyncio.AbstractEventLoop] | None = uvloop.new_event_loop
+    except ImportError:
+        factory = None
+    with asyncio.Runner(loop_factory=factory) as runner:
+        runner.run(_serve(node, server, stop_s, on_start))
+
+
+async def _serve(
+    node: NodeConfig, config: ServerConfig, stop_s: float, on_start: Callable[[Endpoints], None] | None
+) -> None:
+    loop = asyncio.get_running_loop()
+    stopping = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stopping.set)
+    engine = MultiLevelCache(node, post=loop.call_soon_threadsafe)
+    until = loop.time() + stop_s
+    try:
+        serving = NodeServer(engine, config)
+        endpoints = await serving.start()
+        log.info("serving on %s:%d %s", endpoints.host, endpoints.port, endpoints.unix)
+        if on_start is not None:
+            on_start(endpoints)
+        await stopping.wait()
+        until = loop.time() + stop_s
+        log.info("stopping")
+        await serving.stop(stop_s * 0.5)
+    finally:
+        engine.close(max(0.1, until - loop.time()))

@@ -1,0 +1,271 @@
+"""The node's server: listens, admits, keeps the clients' limits, and stops without losing what was received.
+
+Invariants: it does not listen where its configuration would let strangers in; all state is touched on one event loop;
+what the clients together know of the node (view, serving right, pushes) stands here and nowhere else.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+import ssl
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import msgpack
+
+from stratacache.node.entry import NEVER_MS
+from stratacache.node.resp import commands
+from stratacache.node.resp.config import ServerConfig
+from stratacache.node.resp.connection import Connection
+from stratacache.node.resp.routing import Forwarder
+from stratacache.node.resp.table import Access
+from stratacache.node.resp.watch import Watchers
+
+if TYPE_CHECKING:
+    from stratacache.node.engine import MultiLevelCache
+
+log = logging.getLogger(__name__)
+
+TICK_S: Final = 0.05
+
+assert commands.__all__, "importing the commands fills the table"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Identity:
+    """Who this node is, as SC.HELLO and SC.VIEW tell it."""
+
+    cluster: str = ""
+    shard: str = "shard-0"
+    incarnation: int = 0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Endpoints:
+    """Where a started server listens; `port` is 0 and `unix` empty where it does not."""
+
+    host: str
+    port: int
+    unix: str
+
+
+class NodeServer:
+    """Serves one engine over RESP on a TCP port, a Unix socket, or both.
+
+    All methods are to be called on the loop on which `start` ran. `forwarder` is None when this node owns all keys.
+    """
+
+    def __init__(
+        self,
+        engine: MultiLevelCache,
+        config: ServerConfig,
+        forwarder: Forwarder | None = None,
+        identity: Identity | None = None,
+    ) -> None:
+        config.validate()
+        self.engine = engine
+        self.config = config
+        self.forwarder = forwarder
+        self.identity = identity or Identity(incarnation=secrets.randbits(62))
+        self.epoch = 0
+        self.view = b""
+        self.endpoints = Endpoints(host="", port=0, unix="")
+        self.serve_until_ms = NEVER_MS
+        """Data commands are refused from this time of the engine's clock on (a shard's serving lease)."""
+        self.hold_invalidations = False
+        """Refuse invalidations of tags, namespaces and everything (while a view changes)."""
+        self.table_is_owned = True
+        """Whether every entry in the engine's table may be served from here without asking the forwarder."""
+        self.access_without_token = Access.NONE if config.token else Access.FULL
+        self.connections: dict[int, Connection] = {}
+        self.slow: set[Connection] = set()
+        self.pushes_pending: set[Connection] = set()
+        self.started_ms = engine.now_ms()
+        self.run_id = secrets.token_hex(20)
+        self.connections_received = 0
+        self.connections_rejected = 0
+        self.cut_clients = 0
+        self.commands = 0
+        self.errors: dict[str, int] = {}
+        self.bytes_in = 0
+        self.bytes_out = 0
+        self.watchers = Watchers(self)
+        self.loop: asyncio.AbstractEventLoop
+        self._servers: list[asyncio.AbstractServer] = []
+        self._ticking: asyncio.TimerHandle | None = None
+        self._stopping = False
+
+    # -- life ---------------------------------------------------------------------------------------------------------
+
+    async def start(self) -> Endpoints:
+        """Listen; returns where. Raises OSError when an address can't be had."""
+        self.loop = asyncio.get_running_loop()
+        config = self.config
+        port = 0
+        if config.port is not None:
+            server = await self.loop.create_server(
+                self._connection, config.host, config.port, ssl=self._tls(), backlog=1024
+            )
+            self._servers.append(server)
+            port = server.sockets[0].getsockname()[1]
+        if config.unix_path is not None:
+            await self._listen_unix(config.unix_path)
+        self.endpoints = Endpoints(
+            host=config.host if config.port is not None else "", port=port, unix=str(config.unix_path or "")
+        )
+        if not self.view:
+            self.set_view(self._own_view(), 0)
+        self._ticking = self.loop.call_later(TICK_S, self._tick)
+        return self.endpoints
+
+    async def stop(self, deadline_s: float = 10.0) -> None:
+        """Accept no more, answer what was received, then close every connection; cut those that take too long."""
+        self._stopping = True
+        for server in self._servers:
+            server.close()
+        until = self.loop.time() + deadline_s
+        while self.loop.time() < until and not all(client.idle for client in self.connections.values()):  # noqa: ASYNC110
+            await asyncio.sleep(0.005)
+        for client in list(self.connections.values()):
+            client.close()
+        while self.connections and self.loop.time() < until:  # noqa: ASYNC110
+            await asyncio.sleep(0.005)
+        for client in list(self.connections.values()):
+            client.cut("the node stops")
+        if self._ticking is not None:
+            self._ticking.cancel()
+        if self.config.unix_path is not None:
+            with suppress(FileNotFoundError):
+                self.config.unix_path.unlink()
+        await asyncio.sleep(0)
+
+    def _connection(self) -> Connection:
+        return Connection(self)
+
+    async def _listen_unix(self, path: Path) -> None:
+        """Listen on a socket that only this user can reach, from its first moment."""
+        if path.is_socket():  # noqa: ASYNC240 (before anybody is served)
+            path.unlink()  # noqa: ASYNC240
+        fresh = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+        server = await self.loop.create_unix_server(self._connection, str(fresh), backlog=1024)
+        fresh.chmod(0o600)
+        fresh.rename(path)
+        self._servers.append(server)
+
+    def _tls(self) -> ssl.SSLContext | None:
+        config = self.config
+        if config.tls_certificate is None:
+            return None
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.minimum_version = ssl.TLSVersion.TLSv1_2
+        context.load_cert_chain(config.tls_certificate, config.tls_key)
+        if config.tls_client_ca is not None:
+            context.load_verify_locations(config.tls_client_ca)
+            context.verify_mode = ssl.CERT_REQUIRED
+        return context
+
+    def _tick(self) -> None:
+        """What time brings: expiry, sweeping, heartbeats, slow and idle clients."""
+        self._ticking = self.loop.call_later(TICK_S, self._tick)
+        self.engine.tick()
+        now_ms = self.engine.now_ms()
+        self.watchers.tick(now_ms)
+        self.flush_pushes()
+        config = self.config
+        for client in list(self.slow):
+            size = client.output_bytes
+            if size > config.output_bytes_max:
+                client.cut("output buffer over its limit")
+            elif size <= config.output_soft_bytes_max:
+                client.output_since_ms = now_ms
+            elif now_ms - client.output_since_ms > config.output_soft_s * 1000:
+                client.cut("reads too slowly")
+        if config.idle_s:
+            for client in list(self.connections.values()):
+                if client.idle and now_ms - client.active_ms > config.idle_s * 1000:
+                    client.close()
+
+    # -- what the cluster tells its server ----------------------------------------------------------------------------
+
+    def set_view(self, blob: bytes, epoch: int) -> None:
+        """Set what SC.VIEW answers, and the epoch of MOVED and SUSPENDED."""
+        self.view = blob
+        self.epoch = epoch
+
+    def may_serve(self) -> bool:
+        """Whether data commands are answered at this moment."""
+        return self.engine.now_ms() < self.serve_until_ms
+
+    def _own_view(self) -> bytes:
+        """The view of a node that is no part of a cluster."""
+        shard = {
+            "id": self.identity.shard,
+            "host": self.endpoints.host,
+            "port": self.endpoints.port,
+            "unix": self.endpoints.unix,
+            "weight": 1,
+            "incarnation": self.identity.incarnation,
+            "node": "",
+        }
+        view = {"epoch": 0, "cluster": self.identity.cluster, "replicas": 1, "shards": [shard]}
+        packed: bytes = msgpack.packb(view)
+        return packed
+
+    # -- what connections ask of their server -------------------------------------------------------------------------
+
+    def admit(self, client: Connection) -> bool:
+        """Take a client in; False when there are too many, or when the server stops."""
+        self.connections_received += 1
+        if self._stopping or len(self.connections) >= self.config.connections_max:
+            self.connections_rejected += 1
+            return False
+        client.id = self.connections_received
+        self.connections[client.id] = client
+        return True
+
+    def dismiss(self, client: Connection) -> None:
+        """Forget a client."""
+        self.connections.pop(client.id, None)
+        self.slow.discard(client)
+        self.pushes_pending.discard(client)
+        self.forget(client)
+
+    def forget(self, client: Connection) -> None:
+        """Stop telling a client of changes."""
+        self.watchers.discard(client)
+
+    def stats(self) -> dict[str, Any]:
+        """The server's own counters."""
+        return {
+            "clients": len(self.connections),
+            "watching": len(self.watchers),
+            "connections_received": self.connections_received,
+            "connections_rejected": self.connections_rejected,
+            "clients_cut": self.cut_clients,
+            "commands": self.commands,
+            "errors": dict(self.errors),
+            "bytes_in": self.bytes_in,
+            "bytes_out": self.bytes_out,
+        }
+
+    def count_error(self, text: str) -> None:
+        """Count an error reply by its first word; the words are ours, so the table stays small."""
+        word = text.split(" ", 1)[0][:32]
+        if word in self.errors or len(self.errors) < 128:
+            self.errors[word] = self.errors.get(word, 0) + 1
+
+    def flush_pushes(self) -> None:
+        """Send what waits for near caches and tracking clients."""
+        self.watchers.flush()
+        while self.pushes_pending:
+            self.pushes_pending.pop().flush_pushes()
+
+    def post(self, fn: Callable[[], Any]) -> None:
+        """Run `fn` on the server's loop; callable from any thread."""
+        with suppress(RuntimeError):  # the loop is closed: nobody waits any more
+            self.loop.call_soon_threadsafe(fn)

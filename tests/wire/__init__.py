@@ -1,0 +1,1 @@
+"""Tests of the wire: protocol, commands, limits, real clients."""

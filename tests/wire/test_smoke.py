@@ -1,0 +1,38 @@
+"""The node starts, serves plain and native commands on both sockets, and stops cleanly."""
+
+from __future__ import annotations
+
+import signal
+import stat
+from pathlib import Path
+
+import msgpack
+
+from tests.wire.processes import running_node
+from tests.wire.raw import Raw
+
+
+def test_plain_and_native_commands(node: Raw) -> None:
+    """A value put natively reads plainly, and its tag takes it away."""
+    assert node.run("PING") == ("+", "PONG")
+    assert node.run("SC.PUT", "docs:a", "text", "CODEC", 1, "TAGS", 2, "m:1", "m:2", "PX", 60_000) == ("+", "OK")
+    assert node.run("GET", "docs:a") == ("$", b"text")
+    assert node.run("SC.GET", "docs:a") == ("*", [(":", "1"), ("$", b"text")])
+    assert node.run("SC.INVTAGS", "m:2") == (":", "1")
+    assert node.run("GET", "docs:a") == ("$", None)
+
+
+def test_unix_socket_and_stop(tmp_path: Path) -> None:
+    """The Unix socket is private, and SIGTERM ends the process with success."""
+    path = tmp_path / "node.sock"
+    with running_node("--unix", str(path)) as (process, port):
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600
+        with Raw(unix=str(path)) as near, Raw(port) as far:
+            assert near.run("SET", "k", "v") == ("+", "OK")
+            assert far.run("GET", "k") == ("$", b"v")
+            _, blob = near.run("SC.VIEW")
+            view = msgpack.unpackb(blob)
+            assert (view["epoch"], view["shards"][0]["port"]) == (0, port)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(10) == 0
+        assert not path.exists()

@@ -1,1 +1,82 @@
-"""The consistent-hash client: routing, near cache, codecs, keys, decorators. Works without Ray."""
+"""The consistent-hash client: routing, near cache, codecs, keys, decorators. Works without Ray.
+
+Invariant: importing this package imports what its names need only when they are used, and never Ray, NumPy or asyncio.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from stratacache.node.errors import (
+    AccessError,
+    CacheError,
+    CorruptionError,
+    DeadlineError,
+    EncodingError,
+    InvalidationIncompleteError,
+    LimitError,
+    UnavailableError,
+    UsageError,
+)
+from stratacache.node.types import MISS, AIOperation, CacheLevel, CacheStrategy, EvictionPolicy
+
+if TYPE_CHECKING:
+    from stratacache.client.async_client import AsyncCacheClient
+    from stratacache.client.base import AsyncCache, Cache, Fill
+    from stratacache.client.connecting import connect, connect_async
+    from stratacache.client.keys import key_for
+    from stratacache.client.options import ClientOptions
+    from stratacache.client.sync_client import CacheClient
+
+__all__ = [
+    "MISS",
+    "AIOperation",
+    "AccessError",
+    "AsyncCache",
+    "AsyncCacheClient",
+    "Cache",
+    "CacheClient",
+    "CacheError",
+    "CacheLevel",
+    "CacheStrategy",
+    "ClientOptions",
+    "CorruptionError",
+    "DeadlineError",
+    "EncodingError",
+    "EvictionPolicy",
+    "Fill",
+    "InvalidationIncompleteError",
+    "LimitError",
+    "UnavailableError",
+    "UsageError",
+    "connect",
+    "connect_async",
+    "key_for",
+]
+
+# Where each name that is imported on first use lives. A name stands here, under TYPE_CHECKING and in __all__.
+_LAZY = {
+    "AsyncCache": "base",
+    "AsyncCacheClient": "async_client",
+    "Cache": "base",
+    "CacheClient": "sync_client",
+    "ClientOptions": "options",
+    "Fill": "base",
+    "connect": "connecting",
+    "connect_async": "connecting",
+    "key_for": "keys",
+}
+
+
+def __getattr__(name: str) -> Any:
+    module = _LAZY.get(name)
+    if module is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"{__name__}.{module}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

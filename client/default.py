@@ -81,12 +81,12 @@ class Finder:
 
 def _open_blocking(address: str | None) -> Cache:
     # By name: decorating a function must not load the transports.
-    client: Cache = importlib.import_module("stratacache.client.connect").connect(address)
+    client: Cache = importlib.import_module("stratacache.client.connecting").connect(address)
     return client
 
 
 def _open_async(address: str | None) -> AsyncCache:
-    client: AsyncCache = importlib.import_module("stratacache.client.connect").connect_async(address)
+    client: AsyncCache = importlib.import_module("stratacache.client.connecting").connect_async(address)
     return client
 
 

@@ -32,7 +32,7 @@ from stratacache.node.types import EvictionPolicy
 @click.option("--l3-mib", default=1024, show_default=True, help="Disk level, in MiB (with --data-dir).")
 @click.option("--policy", type=click.Choice([kind.value for kind in EvictionPolicy]), default="lru", show_default=True)
 @click.option("--stop-s", default=10.0, show_default=True, help="Seconds that stopping may take.")
-def main(  # noqa: PLR0917 (click hands the options in by name)
+def main(
     port: int,
     bind: str,
     unix: Path | None,

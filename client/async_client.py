@@ -1,0 +1,293 @@
+"""`AsyncCacheClient`: the asyncio client, over the same operations as `CacheClient`.
+
+Invariants: native asyncio, no threads (but for asking Ray who is in the cluster); a handle may be used from several
+loops, one after the other or at once, and has connections in each; it connects with the first call; a pickle holds the
+address and the options only.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import weakref
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from types import TracebackType
+from typing import Any, Self
+
+from stratacache.client.address import Address, parse_address
+from stratacache.client.backend import discover_into, new_core
+from stratacache.client.base import Fill, K, Key, T, Ttl
+from stratacache.client.core.effects import Join, Operation
+from stratacache.client.core.operations import Operations
+from stratacache.client.core.refresh import bootstrap
+from stratacache.client.options import ClientOptions
+from stratacache.client.transport.aio import AioShell
+from stratacache.client.view import View
+from stratacache.node.errors import UsageError
+from stratacache.node.keys import check_namespace
+from stratacache.node.types import MISS
+
+
+class AioBackend:
+    """What all asyncio handles of one loop with equal options share."""
+
+    def __init__(self, options: ClientOptions, address: Address) -> None:
+        self.options = options
+        self.address = address
+        self.core = new_core(options, address)
+        self.handles = 0
+        self.shell = AioShell(self.core, tls=address.tls, discover=self._discover)
+        self.ready: asyncio.Task[None] | None = None
+
+    def _discover(self) -> View | None:
+        return discover_into(self.core) if self.address.scheme == "ray" else None
+
+    async def open(self) -> None:
+        """Get the first view; once for all who ask at the same time, anew after a failure."""
+        if self.ready is None or (self.ready.done() and (self.ready.cancelled() or self.ready.exception())):
+            self.ready = asyncio.create_task(self.shell.run(bootstrap(self.core)))
+        await asyncio.shield(self.ready)
+
+
+_BACKENDS: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, dict[ClientOptions, AioBackend]] = (
+    weakref.WeakKeyDictionary()
+)
+
+
+class AsyncCacheClient:
+    """A handle on a cache for asyncio. Made by `connect_async`; `base.AsyncCache` describes the methods."""
+
+    def __init__(
+        self, options: ClientOptions, *, strict: bool = False, default_namespace: str = "default", shared: bool = True
+    ) -> None:
+        options.validate()
+        self._options = options
+        self._address = parse_address(options.address)
+        self._strict = strict
+        self._shared = shared
+        self._owns = True
+        self._closed = False
+        self._namespace = check_namespace(default_namespace).decode()
+        self._bound: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, tuple[AioBackend, Operations]] = (
+            weakref.WeakKeyDictionary()
+        )
+
+    def __repr__(self) -> str:
+        where = self._options.address or "the cluster of this Ray program"
+        return f"<{type(self).__name__} {where} namespace={self._namespace!r}>"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _reconnect, (type(self), self._options, self._strict, self._namespace)
+
+    async def _here(self) -> tuple[AioBackend, Operations]:
+        """The connections of the running loop and the operations over them."""
+        loop = asyncio.get_running_loop()
+        found = self._bound.get(loop)
+        if found is None or self._closed:
+            if self._closed:
+                raise UsageError("this client is closed; connect again")
+            backend = self._take(loop)
+            found = self._bound[loop] = (backend, Operations(backend.core, self._namespace, strict=self._strict))
+        ready = found[0].ready
+        if ready is None or not ready.done() or ready.cancelled() or ready.exception() is not None:
+            await found[0].open()
+        return found
+
+    def _take(self, loop: asyncio.AbstractEventLoop) -> AioBackend:
+        if not self._shared:
+            backend = AioBackend(self._options, self._address)
+        else:
+            here = _BACKENDS.setdefault(loop, {})
+            known = here.get(self._options)
+            backend = (
+                known if known is not None else here.setdefault(self._options, AioBackend(self._options, self._address))
+            )
+        backend.handles += 1
+        return backend
+
+    async def _run(self, make: Callable[[Operations], Operation[T]]) -> T:
+        backend, operations = await self._here()
+        return await backend.shell.run(make(operations))
+
+    @property
+    def strict(self) -> bool:
+        """Whether failures of the cache are raised instead of answered with the default."""
+        return self._strict
+
+    async def get(self, key: Key, default: Any = MISS, *, namespace: str | None = None) -> Any:
+        """The value under `key`, or `default` when there is none. Arrays are read-only."""
+        backend, operations = await self._here()
+        return await backend.shell.run(operations.get(operations.full(key, namespace), default))
+
+    async def get_many(self, keys: Iterable[K], *, namespace: str | None = None) -> dict[K, Any]:
+        """The values of those keys that are cached, asked of all shards at once."""
+        return await self._run(lambda operations: operations.get_many(keys, namespace))
+
+    async def put(
+        self,
+        key: Key,
+        value: Any,
+        *,
+        ttl: Ttl = None,
+        tags: Iterable[str] = (),
+        namespace: str | None = None,
+        cost_s: float | None = None,
+        codec: str = "auto",
+    ) -> bool:
+        """Store a value; True when every owner that must hold it has acknowledged it."""
+        return await self._run(
+            lambda operations: operations.put(operations.full(key, namespace), value, ttl, tags, cost_s, codec)
+        )
+
+    async def put_many(
+        self,
+        items: Mapping[K, Any],
+        *,
+        ttl: Ttl = None,
+        tags: Iterable[str] = (),
+        namespace: str | None = None,
+        cost_s: float | None = None,
+        codec: str = "auto",
+    ) -> int:
+        """Store many values with the same options; the number of those that were acknowledged."""
+        return await self._run(lambda operations: operations.put_many(items, ttl, tags, namespace, cost_s, codec))
+
+    async def contains(self, key: Key, *, namespace: str | None = None) -> bool:
+        """Whether a live entry is there, without fetching it."""
+        return await self._run(lambda operations: operations.contains(key, namespace))
+
+    async def touch(self, key: Key, *, ttl: Ttl, namespace: str | None = None) -> bool:
+        """Give an entry a new time to live from now (None: no expiry); False when there is no such entry."""
+        return await self._run(lambda operations: operations.touch(key, ttl, namespace))
+
+    async def ttl(self, key: Key, *, namespace: str | None = None) -> Any:
+        """Seconds left as a float, None for an entry without expiry, MISS when there is no such entry."""
+        return await self._run(lambda operations: operations.ttl(key, namespace))
+
+    async def get_or_compute(
+        self,
+        key: Key,
+        compute: Callable[[], T | Fill[T] | Awaitable[T | Fill[T]]],
+        *,
+        ttl: Ttl = None,
+        tags: Iterable[str] = (),
+        namespace: str | None = None,
+        cost_s: float | None = None,
+        codec: str = "auto",
+        wait_s: float | None = None,
+        refresh: bool = False,
+    ) -> T:
+        """The cached value, or that of `compute`, which runs once for all callers in the cluster.
+
+        The computation is a task of its own: cancelling a caller, even the first, leaves it and the others alone.
+        """
+        backend, operations = await self._here()
+        options = operations.fill_options(ttl, tags, cost_s, codec, wait_s, refresh=refresh)
+        full = operations.full(key, namespace)
+        flight, mine = backend.core.flights.board(full, refresh=refresh)
+        if mine:
+            backend.shell.spawn(operations.run_flight(full, compute, options, flight))
+        deadline = backend.core.monotonic() + (86400.0 if mine else options.wait_s)
+        result: T
+        if await backend.shell.run(_join(Join(flight, deadline))):
+            result = flight.result()
+        else:
+            result = await backend.shell.run(operations.compute_alone(full, compute, options))
+        return result
+
+    async def get_or_compute_many(
+        self,
+        keys: Iterable[K],
+        compute: Callable[
+            [list[K]],
+            Mapping[K, T | Fill[T]]
+            | Sequence[T | Fill[T]]
+            | Awaitable[Mapping[K, T | Fill[T]] | Sequence[T | Fill[T]]],
+        ],
+        *,
+        ttl: Ttl = None,
+        tags: Iterable[str] = (),
+        namespace: str | None = None,
+        cost_s: float | None = None,
+        codec: str = "auto",
+        wait_s: float | None = None,
+    ) -> dict[K, T]:
+        """All values: the cached ones, and the others from one call of `compute` with the distinct missing keys."""
+        backend, operations = await self._here()
+        options = operations.fill_options(ttl, tags, cost_s, codec, wait_s)
+        return await backend.shell.run(operations.get_or_compute_many(keys, compute, options, namespace))
+
+    async def invalidate(self, key: Key, *, namespace: str | None = None) -> int:
+        """Remove one entry everywhere; the number removed. Raises InvalidationIncompleteError."""
+        return await self._run(lambda operations: operations.invalidate((key,), namespace))
+
+    async def invalidate_many(self, keys: Iterable[Key], *, namespace: str | None = None) -> int:
+        """Remove many entries everywhere; the number removed. Raises InvalidationIncompleteError."""
+        return await self._run(lambda operations: operations.invalidate(keys, namespace))
+
+    async def invalidate_tags(self, tags: Iterable[str]) -> int:
+        """Remove every entry that has one of these tags. Raises InvalidationIncompleteError."""
+        return await self._run(lambda operations: operations.invalidate_tags(tags))
+
+    async def invalidate_namespace(self, namespace: str | None = None) -> int:
+        """Remove every entry of a namespace. Raises InvalidationIncompleteError."""
+        return await self._run(lambda operations: operations.invalidate_namespace(namespace))
+
+    async def clear(self) -> int:
+        """Remove everything from the whole cache. Raises InvalidationIncompleteError."""
+        return await self._run(lambda operations: operations.clear())
+
+    async def stats(self) -> dict[str, Any]:
+        """`client` (this loop's counters), `shards` (id -> what the shard reports) and `missing` (no answer)."""
+        return await self._run(lambda operations: operations.stats())
+
+    async def patterns(self) -> dict[str, Any]:
+        """Access patterns by shard id, as the shards report them."""
+        return await self._run(lambda operations: operations.patterns())
+
+    async def ping(self) -> dict[str, float]:
+        """Seconds of one round trip for every shard that answers."""
+        return await self._run(lambda operations: operations.ping())
+
+    def namespace(self, name: str) -> Self:
+        """The same client bound to another default namespace; closing it closes nothing."""
+        bound = type(self).__new__(type(self))
+        bound.__dict__.update(self.__dict__)
+        bound._owns = False
+        bound._namespace = check_namespace(name).decode()
+        bound._bound = weakref.WeakKeyDictionary()
+        return bound
+
+    async def close(self) -> None:
+        """Give this handle back; the last one of a loop closes that loop's connections."""
+        if self._closed:
+            return
+        self._closed = True
+        for loop, (backend, _) in list(self._bound.items()):
+            backend.handles -= 1
+            if not self._owns or backend.handles > 0:
+                continue
+            here = _BACKENDS.get(loop, {})
+            if here.get(self._options) is backend:
+                del here[self._options]
+            if loop is asyncio.get_running_loop():
+                await backend.shell.close()
+
+    async def __aenter__(self) -> Self:
+        await self._here()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+
+def _join(effect: Join) -> Operation[bool]:
+    landed: bool = yield effect
+    return landed
+
+
+def _reconnect(
+    kind: type[AsyncCacheClient], options: ClientOptions, strict: bool, default_namespace: str
+) -> AsyncCacheClient:
+    return kind(options, strict=strict, default_namespace=default_namespace)

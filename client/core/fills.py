@@ -1,0 +1,364 @@
+"""get_or_compute: single flight across the cluster by fill leases (Nishtala et al., "Scaling Memcache at Facebook").
+
+A miss gives one caller in the cluster a token; the others wait for the value. The put carries the token, and the shard
+refuses it when an invalidation touched the key, one of its tags or its namespace since the token was given.
+
+Invariants: a value computed without a lease is handed to its caller and never stored, because nothing would keep it out
+after an invalidation; a lease is given back as soon as its computation fails, so that the next in line goes on; within
+a process one flight serves all callers of a key, and what the computation raises reaches each of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from stratacache.client.base import Fill, Ttl
+from stratacache.client.codec import encode
+from stratacache.client.core.dispatch import ask_owners
+from stratacache.client.core.effects import Command, Compute, Join, Operation
+from stratacache.client.core.flight import Flight
+from stratacache.client.core.reads import fetch, slices
+from stratacache.client.core.request import payload_argument, put_options, tag_list, ttl_ms
+from stratacache.client.core.state import Core
+from stratacache.client.core.writes import put_all, put_one
+from stratacache.client.view import ShardInfo
+from stratacache.node.errors import CacheError, UnavailableError, UsageError
+from stratacache.node.types import MISS
+
+WAIT_SLICE_S = 5.0  # one SC.LEASE waits this long at most: a shard that dies meanwhile is noticed in time
+
+
+@dataclass(frozen=True, slots=True)
+class FillOptions:
+    """The options of the call; a Fill may override them for its own value."""
+
+    ttl: Ttl
+    tags: Sequence[str]
+    cost_s: float | None
+    codec: str
+    wait_s: float
+    refresh: bool = False  # compute although a value is cached
+
+
+class _LeasePlan:
+    """`SC.LEASE` for one key: a value, a token, or neither in time."""
+
+    read = False
+    repeatable = True
+    persist = False
+
+    def __init__(self, core: Core, key: bytes, wait_s: float, *, refresh: bool) -> None:
+        command: Command = (b"SC.LEASE", key, round(wait_s * 1000), round(core.options.lease_hold_s * 1000))
+        self._command = (*command, b"REFRESH") if refresh else command
+        self.reply: list[Any] = []
+
+    def build(self, indices: list[int]) -> list[tuple[list[int], Command]]:
+        """The one command."""
+        return [(indices, self._command)]
+
+    def accept(self, indices: list[int], reply: Any, shard: ShardInfo) -> None:  # noqa: ARG002 - part of Plan
+        """HIT, LEASE or TIMEOUT."""
+        self.reply = reply
+
+
+class _LeasesPlan:
+    """`SC.MLEASE` for many keys: never waits."""
+
+    read = False
+    repeatable = True
+    persist = False
+
+    def __init__(self, core: Core, keys: Sequence[bytes]) -> None:
+        self._keys = keys
+        self._hold_ms = round(core.options.lease_hold_s * 1000)
+        self.replies: dict[int, list[Any]] = {}
+
+    def build(self, indices: list[int]) -> list[tuple[list[int], Command]]:
+        """Commands for up to 512 keys."""
+        return [
+            (part, (b"SC.MLEASE", self._hold_ms, *[self._keys[index] for index in part])) for part in slices(indices)
+        ]
+
+    def accept(self, indices: list[int], reply: Any, shard: ShardInfo) -> None:  # noqa: ARG002 - part of Plan
+        """One list for each key."""
+        self.replies.update(zip(indices, reply, strict=True))
+
+
+class _ReleasePlan:
+    """`SC.RELEASE` of leases that will not be used."""
+
+    read = False
+    repeatable = True
+    persist = False
+
+    def __init__(self, leases: Sequence[tuple[bytes, Any]]) -> None:
+        self._leases = leases
+
+    def build(self, indices: list[int]) -> list[tuple[list[int], Command]]:
+        """One command for the keys of a shard."""
+        arguments = [part for index in indices for part in self._leases[index]]
+        return [(indices, (b"SC.RELEASE", *arguments))]
+
+    def accept(self, indices: list[int], reply: Any, shard: ShardInfo) -> None:
+        """Nothing to learn: a lease that is not given back ends by itself."""
+
+
+def _lease(core: Core, key: bytes, wait_until: float, *, refresh: bool = False) -> Operation[tuple[str, Any]]:
+    """`("HIT", value)`, `("LEASE", token)` or `("TIMEOUT", None)`; raises when the owner does not answer."""
+    while True:
+        wait_s = max(0.0, min(WAIT_SLICE_S, wait_until - core.monotonic()))
+        plan = _LeasePlan(core, key, wait_s, refresh=refresh)
+        failed = yield from ask_owners(core, (key,), plan, deadline=core.deadline() + wait_s, wait_s=wait_s)
+        if failed:
+            raise failed[0]
+        word, value = _read_lease(core, plan.reply)
+        if word != "TIMEOUT" or core.monotonic() >= wait_until:
+            return word, value
+
+
+def _read_lease(core: Core, reply: list[Any]) -> tuple[str, Any]:
+    word = reply[0].decode()
+    if word == "HIT":
+        value = core.decode(int(reply[1]), reply[2])
+        if value is MISS:  # not decodable: computed here, and left as it is for those who can read it
+            return "UNREADABLE", None
+        core.counters.hits += 1
+        return word, value
+    return word, reply[1] if len(reply) > 1 else None
+
+
+def release(core: Core, leases: Sequence[tuple[bytes, Any]]) -> Operation[None]:
+    """Give leases back unused. Best effort."""
+    if leases:
+        yield from ask_owners(core, [key for key, _ in leases], _ReleasePlan(leases), deadline=core.deadline())
+
+
+def get_or_compute(
+    core: Core, key: bytes, compute: Callable[[], Any], options: FillOptions, *, strict: bool
+) -> Operation[Any]:
+    """The operation of one key for the caller that runs the flight."""
+    if core.near is not None and not options.refresh:
+        values, _ = yield from fetch(core, (key,))
+        if values:
+            return values[0]
+    token: Any = b""
+    try:
+        wait_until = core.monotonic() + options.wait_s
+        word, found = yield from _lease(core, key, wait_until, refresh=options.refresh)
+        if word == "HIT":
+            return found
+        token = found if word == "LEASE" else b""
+    except UnavailableError as error:
+        core.fail_open("get_or_compute", error, strict=strict)
+    core.counters.misses += 1
+    kept = False
+    try:
+        result, seconds = yield Compute(compute)
+        core.counters.computed += 1
+        value, stored = _unwrap(result)
+        if token and stored is not None:
+            cost_s = options.cost_s if options.cost_s is not None else seconds
+            kept = True
+            try:
+                yield from _store_one(core, key, stored, options, cost_s, token)
+            except UnavailableError as error:
+                core.fail_open("put", error, strict=strict)
+    except BaseException:
+        core.counters.compute_errors += 1
+        raise
+    finally:
+        if token and not kept:
+            yield from _release_quietly(core, [(key, token)])
+    return value
+
+
+def _release_quietly(core: Core, leases: list[tuple[bytes, Any]]) -> Operation[None]:
+    try:
+        yield from release(core, leases)
+    except CacheError as error:
+        core.log.note("release", f"a fill lease was not given back and ends by itself: {error}")
+
+
+def _unwrap(result: Any) -> tuple[Any, Fill[Any] | None]:
+    """What the caller gets, and what is to be stored (None: nothing)."""
+    if not isinstance(result, Fill):
+        return result, Fill(value=result)
+    return result.value, result if result.store else None
+
+
+def _store_one(
+    core: Core, key: bytes, fill: Fill[Any], options: FillOptions, cost_s: float, token: Any
+) -> Operation[None]:
+    value, tail = _fill_arguments(core, fill, options, cost_s)
+    codec, payload = encode(value, fill.codec or options.codec, signing_key=core.options.signing_key)
+    argument, size = payload_argument(payload)
+    if not (yield from put_one(core, key, argument, size, codec, tail, token)):
+        core.counters.fills_void += 1
+
+
+def _fill_arguments(core: Core, fill: Fill[Any], options: FillOptions, cost_s: float) -> tuple[Any, Command]:
+    ttl = options.ttl if fill.ttl is MISS else fill.ttl
+    expires_in_ms = ttl_ms(ttl, jitter=core.options.ttl_jitter, random=core.random)
+    tags = tag_list(options.tags if fill.tags is None else fill.tags)
+    value = fill.value if fill.stored is MISS else fill.stored
+    return value, put_options(expires_in_ms, fill.cost_s if fill.cost_s is not None else cost_s, tags)
+
+
+def join_or_run(
+    core: Core, key: bytes, options: FillOptions, run: Callable[[Flight], Operation[Any]]
+) -> Operation[tuple[bool, Any]]:
+    """Wait for the flight of this key, or run it. `(False, None)`: it did not land in time."""
+    flight, mine = core.flights.board(key, refresh=options.refresh)
+    if mine:
+        yield from run(flight)
+        return True, flight.result()
+    landed = yield Join(flight, core.monotonic() + options.wait_s)
+    return landed, flight.result() if landed else None
+
+
+def get_or_compute_many(
+    core: Core,
+    keys: Sequence[bytes],
+    names: Sequence[Any],
+    compute: Callable[[list[Any]], Any],
+    options: FillOptions,
+    *,
+    strict: bool,
+) -> Operation[dict[int, Any]]:
+    """Values of distinct keys by index; `compute` takes the missing ones by the names that the caller gave them."""
+    batch = _Batch(core, keys, names, compute, options, strict)
+    values: dict[int, Any] = {}
+    if core.near is not None:
+        values, _ = yield from fetch(core, keys)
+    wait_until = core.monotonic() + options.wait_s
+    asked = [index for index in range(len(keys)) if index not in values]
+    leases, busy, unleased = yield from _leases(core, keys, asked, values, strict=strict)
+    if leases or unleased:
+        yield from batch.run(leases, unleased, values)
+    # Only now the keys that others compute: they had our computing time as a head start.
+    leases, unleased = {}, []
+    for index in busy:
+        try:
+            word, found = yield from _lease(core, keys[index], wait_until)
+        except UnavailableError as error:
+            core.fail_open("get_or_compute_many", error, strict=strict)
+            word, found = "TIMEOUT", None
+        if word == "HIT":
+            values[index] = found
+        elif word == "LEASE":
+            leases[index] = found
+        else:
+            unleased.append(index)
+    if leases or unleased:
+        yield from batch.run(leases, unleased, values)
+    return values
+
+
+def _leases(
+    core: Core, keys: Sequence[bytes], asked: list[int], values: dict[int, Any], *, strict: bool
+) -> Operation[tuple[dict[int, Any], list[int], list[int]]]:
+    """Hits go into `values`; the rest is leased to us, busy elsewhere, or to be computed without a lease."""
+    leases: dict[int, Any] = {}
+    busy: list[int] = []
+    unleased: list[int] = []
+    if not asked:
+        return leases, busy, unleased
+    plan = _LeasesPlan(core, [keys[index] for index in asked])
+    failed = yield from ask_owners(core, [keys[index] for index in asked], plan, deadline=core.deadline())
+    for at, index in enumerate(asked):
+        if at in failed:
+            core.fail_open("get_or_compute_many", failed[at], strict=strict)
+            unleased.append(index)
+            continue
+        word, found = _read_lease(core, plan.replies[at])
+        if word == "HIT":
+            values[index] = found
+        elif word == "LEASE":
+            leases[index] = found
+        elif word == "BUSY":
+            busy.append(index)
+        else:
+            unleased.append(index)
+    return leases, busy, unleased
+
+
+@dataclass(frozen=True, slots=True)
+class _Batch:
+    """The computing half of get_or_compute_many: one call of the user's function, then the storing."""
+
+    core: Core
+    keys: Sequence[bytes]
+    names: Sequence[Any]
+    compute: Callable[[list[Any]], Any]
+    options: FillOptions
+    strict: bool
+
+    def run(self, leases: dict[int, Any], unleased: list[int], values: dict[int, Any]) -> Operation[None]:
+        """Compute all of them, hand the values out, store those with a lease, give unused leases back."""
+        core = self.core
+        missing = sorted([*leases, *unleased])
+        core.counters.misses += len(missing)
+        unused = dict(leases)
+        try:
+            result, seconds = yield Compute(self.compute, ([self.names[index] for index in missing],))
+            fills = [_unwrap(each) for each in _in_order(result, [self.names[index] for index in missing])]
+            core.counters.computed += len(missing)
+            values.update((index, value) for index, (value, _) in zip(missing, fills, strict=True))
+            cost_s = self.options.cost_s if self.options.cost_s is not None else seconds / len(missing)
+            alike: list[tuple[int, Fill[Any]]] = []
+            for index, (_, fill) in zip(missing, fills, strict=True):
+                if fill is None or index not in leases:
+                    continue
+                del unused[index]
+                if fill.ttl is MISS and fill.tags is None and fill.cost_s is None:
+                    alike.append((index, fill))
+                else:
+                    yield from self._store_one(index, fill, cost_s, leases[index])
+            if alike:
+                yield from self._store_alike(alike, leases, cost_s)
+        except BaseException:
+            core.counters.compute_errors += 1
+            raise
+        finally:
+            if unused:
+                yield from _release_quietly(core, [(self.keys[index], token) for index, token in unused.items()])
+
+    def _store_one(self, index: int, fill: Fill[Any], cost_s: float, token: Any) -> Operation[None]:
+        try:
+            yield from _store_one(self.core, self.keys[index], fill, self.options, cost_s, token)
+        except UnavailableError as error:
+            self.core.fail_open("put_many", error, strict=self.strict)
+
+    def _store_alike(
+        self, alike: list[tuple[int, Fill[Any]]], leases: dict[int, Any], cost_s: float
+    ) -> Operation[None]:
+        core = self.core
+        entries: list[tuple[Any, int, int, Any]] = []
+        for index, fill in alike:
+            value = fill.value if fill.stored is MISS else fill.stored
+            codec, payload = encode(value, fill.codec or self.options.codec, signing_key=core.options.signing_key)
+            argument, size = payload_argument(payload)
+            entries.append((argument, size, codec, leases[index]))
+        _, tail = _fill_arguments(core, alike[0][1], self.options, cost_s)
+        stored, failed = yield from put_all(core, [self.keys[index] for index, _ in alike], entries, tail)
+        core.counters.fills_void += len(alike) - len(stored) - len(failed)
+        for error in failed.values():
+            core.fail_open("put_many", error, strict=self.strict)
+
+
+def _in_order(result: Any, missing: list[Any]) -> list[Any]:
+    if isinstance(result, Mapping):
+        absent = [name for name in missing if name not in result]
+        if absent:
+            raise UsageError(
+                f"compute gave no value for {len(absent)} of {len(missing)} keys, {absent[0]!r} among them"
+            )
+        return [result[name] for name in missing]
+    values = list(result)
+    if len(values) != len(missing):
+        raise UsageError(
+            f"compute gave {len(values)} values for {len(missing)} keys; give one for each, in their order"
+        )
+    return values

@@ -1,0 +1,265 @@
+"""Every method of a client as an operation: arguments checked, fail-open decided, the same for both shells.
+
+Invariants: a wrong call raises before anything is sent; what the cache can't do is counted and answered with the
+default, unless `strict`; invalidations raise either way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
+from typing import Any
+
+import msgpack
+from hiredis import ReplyError
+
+from stratacache.client.base import Ttl
+from stratacache.client.codec import encode
+from stratacache.client.core import fills, invalidate
+from stratacache.client.core.dispatch import first_error
+from stratacache.client.core.effects import Call, Exchange, Operation, ShardFailure
+from stratacache.client.core.flight import Flight
+from stratacache.client.core.reads import EachPlan, ask_one, fetch
+from stratacache.client.core.request import distinct_keys, full_keys, payload_argument, put_options, tag_list, ttl_ms
+from stratacache.client.core.state import Core
+from stratacache.client.core.writes import put_all, put_one
+from stratacache.node.errors import UnavailableError, UsageError
+from stratacache.node.keys import check_namespace, full_key
+from stratacache.node.types import MISS
+
+
+class Operations:
+    """The operations of one handle: a core, a default namespace, and whether errors of the cache are raised."""
+
+    __slots__ = ("core", "default_namespace", "strict")
+
+    def __init__(self, core: Core, namespace: str, *, strict: bool) -> None:
+        self.core = core
+        self.default_namespace = check_namespace(namespace).decode()
+        self.strict = strict
+
+    def full(self, key: str | bytes, namespace: str | None) -> bytes:
+        """The canonical full key."""
+        return full_key(self.default_namespace if namespace is None else namespace, key)
+
+    def _all_full(self, keys: Iterable[str | bytes], namespace: str | None) -> list[bytes]:
+        return full_keys(self.default_namespace if namespace is None else namespace, keys)
+
+    def get(self, full: bytes, default: Any) -> Operation[Any]:
+        """One value by full key, or the default."""
+        values, failed = yield from fetch(self.core, (full,))
+        if values:
+            return values[0]
+        if failed:
+            self.core.fail_open("get", failed[0], strict=self.strict)
+        return default
+
+    def get_many(self, keys: Iterable[Any], namespace: str | None) -> Operation[dict[Any, Any]]:
+        """The hits by the keys as they were given."""
+        distinct = distinct_keys(keys)
+        fulls = self._all_full(distinct, namespace)
+        if not fulls:
+            return {}
+        values, failed = yield from fetch(self.core, fulls)
+        if failed:
+            self.core.fail_open("get_many", first_error(failed), strict=self.strict)
+        return {distinct[index]: values[index] for index in sorted(values)}
+
+    def _put_tail(self, ttl: Ttl, tags: Iterable[str], cost_s: float | None) -> tuple[Any, ...]:
+        options = self.core.options
+        expires_in_ms = ttl_ms(ttl, jitter=options.ttl_jitter, random=self.core.random)
+        return put_options(expires_in_ms, cost_s, tag_list(tags))
+
+    def put(
+        self, full: bytes, value: Any, ttl: Ttl, tags: Iterable[str], cost_s: float | None, codec: str
+    ) -> Operation[bool]:
+        """Store one value."""
+        tail = self._put_tail(ttl, tags, cost_s)
+        codec_id, payload = encode(value, codec, signing_key=self.core.options.signing_key)
+        argument, size = payload_argument(payload)
+        try:
+            return (yield from put_one(self.core, full, argument, size, codec_id, tail))
+        except UnavailableError as error:
+            self.core.fail_open("put", error, strict=self.strict)
+            return False
+
+    def put_many(
+        self,
+        items: Mapping[Any, Any],
+        ttl: Ttl,
+        tags: Iterable[str],
+        namespace: str | None,
+        cost_s: float | None,
+        codec: str,
+    ) -> Operation[int]:
+        """Store many values with the same options."""
+        if not isinstance(items, Mapping):
+            raise UsageError(f"items is a {type(items).__name__}; give a mapping of keys to values")
+        tail = self._put_tail(ttl, tags, cost_s)
+        fulls = self._all_full(items, namespace)
+        entries: list[tuple[Any, int, int, Any]] = []
+        for value in items.values():
+            codec_id, payload = encode(value, codec, signing_key=self.core.options.signing_key)
+            argument, size = payload_argument(payload)
+            entries.append((argument, size, codec_id, b""))
+        if not entries:
+            return 0
+        stored, failed = yield from put_all(self.core, fulls, entries, tail)
+        if failed:
+            self.core.fail_open("put_many", first_error(failed), strict=self.strict)
+        return len(stored)
+
+    def contains(self, key: str | bytes, namespace: str | None) -> Operation[bool]:
+        """Whether a live entry is there."""
+        reply = yield from self._one("contains", key, namespace, b"EXISTS", otherwise=0)
+        return bool(reply)
+
+    def touch(self, key: str | bytes, ttl: Ttl, namespace: str | None) -> Operation[bool]:
+        """A new time to live; the near cache learns of it by a push, and at once in this process."""
+        milliseconds = ttl_ms(ttl)
+        full = self.full(key, namespace)
+        if self.core.near is not None:
+            self.core.near.own_write((full,))
+        argument = -1 if milliseconds is None else milliseconds
+        reply = yield from self._one("touch", key, namespace, b"SC.EXPIRE", argument, read=False, otherwise=0)
+        if self.core.near is not None:
+            self.core.near.own_write((full,))
+        return bool(reply)
+
+    def ttl(self, key: str | bytes, namespace: str | None) -> Operation[Any]:
+        """Seconds left, None for no expiry, MISS for no entry."""
+        reply = yield from self._one("ttl", key, namespace, b"PTTL", otherwise=-2)
+        if reply == -2:
+            return MISS
+        return None if reply == -1 else reply / 1000
+
+    def _one(
+        self,
+        operation: str,
+        key: str | bytes,
+        namespace: str | None,
+        command: bytes,
+        *arguments: Any,
+        otherwise: Any,
+        read: bool = True,
+    ) -> Operation[Any]:
+        plan = EachPlan((self.full(key, namespace),), command, *arguments, read=read)
+        try:
+            return (yield from ask_one(self.core, self.full(key, namespace), plan))
+        except UnavailableError as error:
+            self.core.fail_open(operation, error, strict=self.strict)
+            return otherwise
+
+    def fill_options(
+        self,
+        ttl: Ttl,
+        tags: Iterable[str],
+        cost_s: float | None,
+        codec: str,
+        wait_s: float | None,
+        *,
+        refresh: bool = False,
+    ) -> fills.FillOptions:
+        """Check the options of a get_or_compute before anything is computed."""
+        ttl_ms(ttl)
+        tag_list(tags := tags if isinstance(tags, str) else tuple(tags))
+        wait = self.core.options.lease_wait_s if wait_s is None else wait_s
+        return fills.FillOptions(ttl, tuple(tags), cost_s, codec, wait, refresh)
+
+    def run_flight(
+        self, full: bytes, compute: Callable[[], Any], options: fills.FillOptions, flight: Flight
+    ) -> Operation[None]:
+        """Compute for everybody who waits for the flight; it lands whatever happens."""
+        try:
+            value = yield from fills.get_or_compute(self.core, full, compute, options, strict=self.strict)
+        except BaseException as error:
+            # Out of the table first: who comes after the landing begins anew.
+            self.core.flights.leave(full, flight, refresh=options.refresh)
+            flight.land(error=error)
+            raise
+        self.core.flights.leave(full, flight, refresh=options.refresh)
+        flight.land(value)
+
+    def compute_alone(self, full: bytes, compute: Callable[[], Any], options: fills.FillOptions) -> Operation[Any]:
+        """For a caller whose patience with the others is over: compute without the flight."""
+        impatient = replace(options, wait_s=0.0)
+        return (yield from fills.get_or_compute(self.core, full, compute, impatient, strict=self.strict))
+
+    def get_or_compute_many(
+        self,
+        keys: Iterable[Any],
+        compute: Callable[[list[Any]], Any],
+        options: fills.FillOptions,
+        namespace: str | None,
+    ) -> Operation[dict[Any, Any]]:
+        """All values by the keys as they were given."""
+        distinct = distinct_keys(keys)
+        fulls = self._all_full(distinct, namespace)
+        values = yield from fills.get_or_compute_many(self.core, fulls, distinct, compute, options, strict=self.strict)
+        return {key: values[index] for index, key in enumerate(distinct)}
+
+    def invalidate(self, keys: Iterable[str | bytes], namespace: str | None) -> Operation[int]:
+        """Remove entries by key."""
+        fulls = list(dict.fromkeys(self._all_full(keys, namespace)))
+        if not fulls:
+            return 0
+        return (yield from invalidate.invalidate_keys(self.core, fulls))
+
+    def invalidate_tags(self, tags: Iterable[str]) -> Operation[int]:
+        """Remove entries by tag."""
+        names = tag_list(tags)
+        if not names:
+            return 0
+        what = "tag " + ", ".join(name.decode() for name in names[:5]) + (", ..." if len(names) > 5 else "")
+        return (yield from invalidate.invalidate_everywhere(self.core, (b"SC.INVTAGS", *names), what))
+
+    def invalidate_namespace(self, namespace: str | None) -> Operation[int]:
+        """Remove a namespace."""
+        name = check_namespace(self.default_namespace if namespace is None else namespace)
+        command = (b"SC.INVNS", name)
+        return (yield from invalidate.invalidate_everywhere(self.core, command, f"namespace {name.decode()}"))
+
+    def clear(self) -> Operation[int]:
+        """Remove everything."""
+        return (yield from invalidate.invalidate_everywhere(self.core, (b"SC.CLEAR",), "everything"))
+
+    def gather(self, command: bytes) -> Operation[tuple[dict[str, Any], list[str]]]:
+        """A msgpack map from every shard by its id, and the shards that gave none."""
+        shards = self.core.active_shards()
+        outcomes = yield Exchange([Call(shard, [(command,)]) for shard in shards], self.core.deadline())
+        found: dict[str, Any] = {}
+        missing = [shard.id for shard in self.core.view.shards if shard not in shards]
+        for shard, outcome in zip(shards, outcomes, strict=True):
+            if isinstance(outcome, ShardFailure) or isinstance(outcome[0], ReplyError):
+                missing.append(shard.id)
+            else:
+                found[shard.id] = msgpack.unpackb(outcome[0], strict_map_key=False)
+        if missing and self.strict:
+            raise UnavailableError(f"no answer from {', '.join(missing)}")
+        return found, missing
+
+    def stats(self) -> Operation[dict[str, Any]]:
+        """This process's counters and what each shard reports."""
+        shards, missing = yield from self.gather(b"SC.STATS")
+        client = self.core.counters.as_dict()
+        if self.core.near is not None:
+            client["near"] = self.core.near.stats()
+        view = self.core.view
+        return {"epoch": view.epoch, "cluster": view.cluster, "client": client, "shards": shards, "missing": missing}
+
+    def patterns(self) -> Operation[dict[str, Any]]:
+        """What each shard knows of access patterns."""
+        shards, _ = yield from self.gather(b"SC.PATTERNS")
+        return shards
+
+    def ping(self) -> Operation[dict[str, float]]:
+        """One round trip to each shard, one after the other, so that none waits for another."""
+        times: dict[str, float] = {}
+        for shard in self.core.active_shards():
+            begun = self.core.monotonic()
+            (outcome,) = yield Exchange([Call(shard, [(b"PING",)])], self.core.deadline())
+            if not isinstance(outcome, ShardFailure) and not isinstance(outcome[0], ReplyError):
+                times[shard.id] = self.core.monotonic() - begun
+        if not times:
+            raise UnavailableError(f"no shard of {self.core.options.address or 'the cluster'} answers a ping")
+        return times

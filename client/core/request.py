@@ -1,0 +1,92 @@
+"""Arguments as users write them to arguments as shards read them; every refusal names the thing and the way out.
+
+Invariants: what passes here is accepted by every shard (limits are the same); durations become whole milliseconds, at
+least one; a bare string where several are expected is refused instead of being read letter by letter.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from datetime import timedelta
+from random import Random
+from typing import Any
+
+from stratacache.client.buffers import Payload, payload_size
+from stratacache.client.core.effects import Command
+from stratacache.node.errors import LimitError, UsageError
+from stratacache.node.keys import full_key
+
+TAG_BYTES_MAX = 1024
+TAGS_MAX = 1024
+TTL_S_MAX = 10 * 365 * 86400.0
+SCATTER_BYTES_MIN = 32 * 1024
+"""From here on a payload is handed to the kernel as it lies, instead of being copied into the command's bytes."""
+
+
+def distinct_keys(keys: Iterable[Any]) -> list[Any]:
+    """The keys without repeats, in order; a single string is refused."""
+    if isinstance(keys, str | bytes):
+        raise UsageError(f"keys is the single key {keys!r}; give a list of keys")
+    return list(dict.fromkeys(keys))
+
+
+def full_keys(namespace: str, keys: Iterable[str | bytes]) -> list[bytes]:
+    """The canonical full keys of several keys."""
+    if isinstance(keys, str | bytes):
+        raise UsageError(f"keys is the single key {keys!r}; give a list of keys")
+    return [full_key(namespace, key) for key in keys]
+
+
+def ttl_ms(ttl: timedelta | float | None, *, jitter: float = 0.0, random: Random | None = None) -> int | None:
+    """A time to live in milliseconds, stretched or cut at random by up to `jitter` of itself; None stays None."""
+    if ttl is None:
+        return None
+    if isinstance(ttl, bool) or not isinstance(ttl, timedelta | int | float):
+        raise UsageError(f"ttl is {ttl!r}; give a timedelta, seconds, or None for no expiry")
+    seconds = ttl.total_seconds() if isinstance(ttl, timedelta) else float(ttl)
+    if not seconds > 0:
+        raise UsageError(f"ttl is {ttl!r}; it must be above 0, or None for no expiry")
+    if seconds > TTL_S_MAX:
+        raise LimitError(f"ttl is {ttl!r}, the limit is 10 years; use None for no expiry")
+    if jitter and random is not None:
+        seconds *= random.uniform(1 - jitter, 1 + jitter)
+    return max(1, round(seconds * 1000))
+
+
+def tag_list(tags: Iterable[str]) -> list[bytes]:
+    """Distinct tags as bytes, sorted."""
+    if isinstance(tags, str | bytes):
+        raise UsageError(f"tags is the single string {tags!r}; give a list or a set of tags")
+    encoded = set()
+    for tag in tags:
+        if not isinstance(tag, str) or not tag:
+            raise UsageError(f"tag {tag!r} is not a non-empty string")
+        raw = tag.encode()
+        if len(raw) > TAG_BYTES_MAX:
+            raise LimitError(f"tag {tag[:40]!r}... has {len(raw)} bytes, the limit is {TAG_BYTES_MAX}")
+        encoded.add(raw)
+    if len(encoded) > TAGS_MAX:
+        raise LimitError(f"an entry has {len(encoded)} tags, the limit is {TAGS_MAX}")
+    return sorted(encoded)
+
+
+def put_options(expires_in_ms: int | None, cost_s: float | None, tags: list[bytes]) -> Command:
+    """The optional part of SC.PUT and SC.MPUT."""
+    options: list[Any] = []
+    if expires_in_ms is not None:
+        options += (b"PX", expires_in_ms)
+    if cost_s is not None:
+        if not 0 <= cost_s < 1e9:
+            raise UsageError(f"cost_s is {cost_s!r}; it is the seconds that computing the value took")
+        options += (b"COST", b"%.6g" % cost_s)
+    if tags:
+        options += (b"TAGS", len(tags), *tags)
+    return tuple(options)
+
+
+def payload_argument(payload: Payload) -> tuple[Any, int]:
+    """A payload as an argument of a command, and its size: large ones as buffers that are not copied."""
+    size = payload_size(payload)
+    if isinstance(payload, bytes):
+        return (payload if size < SCATTER_BYTES_MIN else [payload]), size
+    return (b"".join(payload) if size < SCATTER_BYTES_MIN else list(payload)), size

@@ -1,0 +1,121 @@
+"""Storing entries: one with all options, or many with the same ones.
+
+Invariants: a put whose outcome is unknown is never repeated by itself (it could undo an invalidation that came after
+it); a batch is cut by bytes and by number; what is stored leaves the near cache before and after.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from stratacache.client.core.dispatch import ask_owners
+from stratacache.client.core.effects import Command, Operation
+from stratacache.client.core.state import Core
+from stratacache.client.view import ShardInfo
+from stratacache.node.errors import CacheError
+
+ENTRIES_PER_COMMAND = 256
+BYTES_PER_COMMAND = 8 << 20
+
+
+class PutOnePlan:
+    """`SC.PUT` of one entry."""
+
+    read = False
+    repeatable = False
+    persist = False
+
+    def __init__(self, command: Command) -> None:
+        self._command = command
+        self.stored = False
+
+    def build(self, indices: list[int]) -> list[tuple[list[int], Command]]:
+        """The one command."""
+        return [(indices, self._command)]
+
+    def accept(self, indices: list[int], reply: Any, shard: ShardInfo) -> None:  # noqa: ARG002 - part of Plan
+        """+OK, or nil for a refusal."""
+        self.stored = reply is not None
+
+
+class PutManyPlan:
+    """`SC.MPUT` of entries `(payload argument, size, codec, lease)` by index."""
+
+    read = False
+    repeatable = False
+    persist = False
+
+    def __init__(self, keys: Sequence[bytes], entries: Sequence[tuple[Any, int, int, Any]], options: Command) -> None:
+        self._keys = keys
+        self._entries = entries
+        self._options = options
+        self.stored: set[int] = set()
+
+    def build(self, indices: list[int]) -> list[tuple[list[int], Command]]:
+        """Commands of bounded bytes and bounded numbers of entries."""
+        parts: list[tuple[list[int], Command]] = []
+        run: list[int] = []
+        run_bytes = 0
+        for index in indices:
+            size = self._entries[index][1]
+            if run and (run_bytes + size > BYTES_PER_COMMAND or len(run) >= ENTRIES_PER_COMMAND):
+                parts.append((run, self._command(run)))
+                run, run_bytes = [], 0
+            run.append(index)
+            run_bytes += size
+        parts.append((run, self._command(run)))
+        return parts
+
+    def _command(self, indices: list[int]) -> Command:
+        command: list[Any] = [b"SC.MPUT", len(indices)]
+        for index in indices:
+            payload, _, codec, lease = self._entries[index]
+            command += (self._keys[index], payload, codec, lease)
+        return (*command, *self._options)
+
+    def accept(self, indices: list[int], reply: Any, shard: ShardInfo) -> None:  # noqa: ARG002 - part of Plan
+        """1 for stored, 0 for refused."""
+        self.stored.update(index for index, stored in zip(indices, reply, strict=True) if stored == 1)
+
+
+def put_one(
+    core: Core, key: bytes, payload: Any, size: int, codec: int, options: Command, lease: Any = b""
+) -> Operation[bool]:
+    """Store one entry; False when it was refused. Raises when no owner acknowledged it."""
+    command: Command = (b"SC.PUT", key, payload, b"CODEC", codec, *options)
+    if lease:
+        command = (*command, b"LEASE", lease)
+    plan = PutOnePlan(command)
+    near = core.near
+    if near is not None:
+        near.own_write((key,))
+    try:
+        failed = yield from ask_owners(core, (key,), plan, deadline=core.deadline(size))
+    finally:
+        if near is not None:
+            near.own_write((key,))
+    if failed:
+        raise failed[0]
+    core.counters.puts += plan.stored
+    core.counters.puts_refused += not plan.stored
+    return plan.stored
+
+
+def put_all(
+    core: Core, keys: Sequence[bytes], entries: Sequence[tuple[Any, int, int, Any]], options: Command
+) -> Operation[tuple[set[int], dict[int, CacheError]]]:
+    """Store many entries: indices of those that were acknowledged, errors of those that no shard answered for."""
+    plan = PutManyPlan(keys, entries, options)
+    near = core.near
+    if near is not None:
+        near.own_write(keys)
+    size = sum(entry[1] for entry in entries)
+    try:
+        failed = yield from ask_owners(core, keys, plan, deadline=core.deadline(size))
+    finally:
+        if near is not None:
+            near.own_write(keys)
+    core.counters.puts += len(plan.stored)
+    core.counters.puts_refused += len(keys) - len(plan.stored) - len(failed)
+    return plan.stored, failed

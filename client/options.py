@@ -1,0 +1,65 @@
+"""How a client behaves: one frozen dataclass, checked once, picklable, the key of the process-wide sharing.
+
+Invariants: two clients of a process with equal options share one set of connections and one near cache; the secrets in
+it never show in a repr.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from stratacache.node.errors import UsageError
+
+MIB = 1024 * 1024
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClientOptions:
+    """Everything that `connect` takes.
+
+    `address`: `strata://host:port[,host:port]`, `stratas://...` (TLS), `unix:PATH`, `local:DIR`, or None inside Ray.
+    `cluster`: which cluster to look up inside Ray when there are several. `deadline_s`: when one call gives up, waiting
+    for a fill aside; sending and receiving more than a megabyte gets more time, one second per 16 MiB.
+    `near_bytes_max`: budget of the near cache, 0 for none; with it a read may lag behind an acknowledged
+    invalidation by another process by up to `push_deadline_s`. `near_frozen`: hand out near-cached lists and dicts
+    themselves instead of copies, for callers that never change them. `ttl_jitter`: share by which a put's TTL is
+    randomly stretched or cut, so that entries of one batch do not expire together. `lease_hold_s`: how long a
+    computing process may take before another one gets its turn; `lease_wait_s`: how long to wait for that process.
+    """
+
+    address: str | None = None
+    cluster: str | None = None
+    token: str | None = field(default=None, repr=False)
+    deadline_s: float = 2.0
+    connect_deadline_s: float = 1.0
+    connections_max: int = 64  # for each shard
+    use_unix: bool = True
+    near_bytes_max: int = 0
+    near_age_max_s: float = 60.0
+    near_frozen: bool = False
+    push_deadline_s: float = 1.0
+    ttl_jitter: float = 0.05
+    seed: int | None = None
+    lease_hold_s: float = 30.0
+    lease_wait_s: float = 60.0
+    invalidation_retry_s: float = 60.0
+    tls_ca: str | None = None
+    tls_certificate: str | None = None
+    tls_key: str | None = field(default=None, repr=False)
+    tls_server_name: str | None = None
+    signing_key: bytes | None = field(default=None, repr=False)
+
+    def validate(self) -> None:
+        """Raise UsageError for options that can't work."""
+        for name in ("deadline_s", "connect_deadline_s", "near_age_max_s", "push_deadline_s", "lease_hold_s"):
+            if not getattr(self, name) > 0:
+                raise UsageError(f"{name} is {getattr(self, name)}; it must be above 0")
+        for name in ("near_bytes_max", "lease_wait_s", "invalidation_retry_s"):
+            if getattr(self, name) < 0:
+                raise UsageError(f"{name} is {getattr(self, name)}; it must not be below 0")
+        if not 0 <= self.ttl_jitter < 1:
+            raise UsageError(f"ttl_jitter is {self.ttl_jitter}; it is a share, at least 0 and below 1")
+        if self.connections_max < 1:
+            raise UsageError(f"connections_max is {self.connections_max}; it must be at least 1")
+        if (self.tls_certificate is None) != (self.tls_key is None):
+            raise UsageError("a client certificate needs both tls_certificate and tls_key")

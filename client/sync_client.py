@@ -1,0 +1,217 @@
+"""`CacheClient`: the blocking client, a thin face of the operations in `core/operations.py`.
+
+Invariants: safe to share between threads; a pickle holds the address and the options, never a socket, and connects
+again where it is read; every method is one operation, run by the shell of this process.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from types import TracebackType
+from typing import Any, Self
+
+from stratacache.client.backend import BACKENDS, Backend
+from stratacache.client.base import Fill, K, Key, T, Ttl
+from stratacache.client.core.effects import Operation
+from stratacache.client.core.fills import join_or_run
+from stratacache.client.core.flight import Flight
+from stratacache.client.core.operations import Operations
+from stratacache.client.options import ClientOptions
+from stratacache.client.view import View
+from stratacache.node.errors import UsageError
+from stratacache.node.types import MISS
+
+
+class CacheClient:
+    """A handle on a cache. Made by `connect`; `base.Cache` describes the methods.
+
+    Handles of a process with equal options share connections and near cache. A handle that was closed, or whose
+    parent was (`namespace`), raises UsageError.
+    """
+
+    def __init__(
+        self, options: ClientOptions, *, strict: bool = False, default_namespace: str = "default", shared: bool = True
+    ) -> None:
+        self._options = options
+        self._strict = strict
+        self._shared = shared
+        self._owns = True
+        self._closed = False
+        self._backend: Backend = BACKENDS.take(options, shared=shared)
+        self._bind(default_namespace)
+
+    def _bind(self, default_namespace: str) -> None:
+        self._ops = Operations(self._backend.core, default_namespace, strict=self._strict)
+        self._run = self._backend.shell.run
+
+    def __repr__(self) -> str:
+        where = self._options.address or "the cluster of this Ray program"
+        return f"<{type(self).__name__} {where} namespace={self._ops.default_namespace!r}>"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _reconnect, (type(self), self._options, self._strict, self._ops.default_namespace)
+
+    @property
+    def view(self) -> View:
+        """The view that this client routes by."""
+        return self._backend.core.view
+
+    @property
+    def strict(self) -> bool:
+        """Whether failures of the cache are raised instead of answered with the default."""
+        return self._strict
+
+    def get(self, key: Key, default: Any = MISS, *, namespace: str | None = None) -> Any:
+        """The value under `key`, or `default` when there is none. Arrays are read-only."""
+        return self._run(self._ops.get(self._ops.full(key, namespace), default))
+
+    def get_many(self, keys: Iterable[K], *, namespace: str | None = None) -> dict[K, Any]:
+        """The values of those keys that are cached, asked of all shards at once."""
+        return self._run(self._ops.get_many(keys, namespace))
+
+    def put(
+        self,
+        key: Key,
+        value: Any,
+        *,
+        ttl: Ttl = None,
+        tags: Iterable[str] = (),
+        namespace: str | None = None,
+        cost_s: float | None = None,
+        codec: str = "auto",
+    ) -> bool:
+        """Store a value; True when every owner that must hold it has acknowledged it."""
+        return self._run(self._ops.put(self._ops.full(key, namespace), value, ttl, tags, cost_s, codec))
+
+    def put_many(
+        self,
+        items: Mapping[K, Any],
+        *,
+        ttl: Ttl = None,
+        tags: Iterable[str] = (),
+        namespace: str | None = None,
+        cost_s: float | None = None,
+        codec: str = "auto",
+    ) -> int:
+        """Store many values with the same options; the number of those that were acknowledged."""
+        return self._run(self._ops.put_many(items, ttl, tags, namespace, cost_s, codec))
+
+    def contains(self, key: Key, *, namespace: str | None = None) -> bool:
+        """Whether a live entry is there, without fetching it."""
+        return self._run(self._ops.contains(key, namespace))
+
+    def touch(self, key: Key, *, ttl: Ttl, namespace: str | None = None) -> bool:
+        """Give an entry a new time to live from now (None: no expiry); False when there is no such entry."""
+        return self._run(self._ops.touch(key, ttl, namespace))
+
+    def ttl(self, key: Key, *, namespace: str | None = None) -> Any:
+        """Seconds left as a float, None for an entry without expiry, MISS when there is no such entry."""
+        return self._run(self._ops.ttl(key, namespace))
+
+    def get_or_compute(
+        self,
+        key: Key,
+        compute: Callable[[], T | Fill[T]],
+        *,
+        ttl: Ttl = None,
+        tags: Iterable[str] = (),
+        namespace: str | None = None,
+        cost_s: float | None = None,
+        codec: str = "auto",
+        wait_s: float | None = None,
+        refresh: bool = False,
+    ) -> T:
+        """The cached value, or that of `compute`, which runs once for all callers in the cluster."""
+        options = self._ops.fill_options(ttl, tags, cost_s, codec, wait_s, refresh=refresh)
+        full = self._ops.full(key, namespace)
+
+        def run(flight: Flight) -> Operation[None]:
+            return self._ops.run_flight(full, compute, options, flight)
+
+        landed, value = self._run(join_or_run(self._backend.core, full, options, run))
+        if not landed:
+            value = self._run(self._ops.compute_alone(full, compute, options))
+        result: T = value
+        return result
+
+    def get_or_compute_many(
+        self,
+        keys: Iterable[K],
+        compute: Callable[[list[K]], Mapping[K, T | Fill[T]] | Sequence[T | Fill[T]]],
+        *,
+        ttl: Ttl = None,
+        tags: Iterable[str] = (),
+        namespace: str | None = None,
+        cost_s: float | None = None,
+        codec: str = "auto",
+        wait_s: float | None = None,
+    ) -> dict[K, T]:
+        """All values: the cached ones, and the others from one call of `compute` with the distinct missing keys."""
+        options = self._ops.fill_options(ttl, tags, cost_s, codec, wait_s)
+        return self._run(self._ops.get_or_compute_many(keys, compute, options, namespace))
+
+    def invalidate(self, key: Key, *, namespace: str | None = None) -> int:
+        """Remove one entry everywhere; the number removed. Raises InvalidationIncompleteError."""
+        return self._run(self._ops.invalidate((key,), namespace))
+
+    def invalidate_many(self, keys: Iterable[Key], *, namespace: str | None = None) -> int:
+        """Remove many entries everywhere; the number removed. Raises InvalidationIncompleteError."""
+        return self._run(self._ops.invalidate(keys, namespace))
+
+    def invalidate_tags(self, tags: Iterable[str]) -> int:
+        """Remove every entry that has one of these tags. Raises InvalidationIncompleteError."""
+        return self._run(self._ops.invalidate_tags(tags))
+
+    def invalidate_namespace(self, namespace: str | None = None) -> int:
+        """Remove every entry of a namespace. Raises InvalidationIncompleteError."""
+        return self._run(self._ops.invalidate_namespace(namespace))
+
+    def clear(self) -> int:
+        """Remove everything from the whole cache. Raises InvalidationIncompleteError."""
+        return self._run(self._ops.clear())
+
+    def stats(self) -> dict[str, Any]:
+        """`client` (this process's counters), `shards` (id -> what the shard reports) and `missing` (no answer)."""
+        return self._run(self._ops.stats())
+
+    def patterns(self) -> dict[str, Any]:
+        """Access patterns by shard id, as the shards report them."""
+        return self._run(self._ops.patterns())
+
+    def ping(self) -> dict[str, float]:
+        """Seconds of one round trip for every shard that answers."""
+        return self._run(self._ops.ping())
+
+    def namespace(self, name: str) -> Self:
+        """The same client bound to another default namespace; closing it closes nothing."""
+        bound = type(self).__new__(type(self))
+        bound.__dict__.update(self.__dict__)
+        bound._owns = False
+        bound._bind(name)
+        return bound
+
+    def close(self) -> None:
+        """Give this handle back; the last one of its process closes the connections."""
+        if self._closed:
+            return
+        self._closed = True
+        self._run = _closed
+        if self._owns:
+            BACKENDS.give(self._backend)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def _closed(operation: Operation[Any]) -> Any:
+    operation.close()
+    raise UsageError("this client is closed; connect() again")
+
+
+def _reconnect(kind: type[CacheClient], options: ClientOptions, strict: bool, default_namespace: str) -> CacheClient:
+    return kind(options, strict=strict, default_namespace=default_namespace)

@@ -1,0 +1,174 @@
+"""The blocking shell: runs operations on the calling thread, over pooled connections.
+
+Invariants: every call of an Exchange is written before any is read; the outcome of each stands alone; a connection that
+was interrupted (an exception of any kind) is closed, not returned.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from stratacache.client.core.counters import LOGGER
+from stratacache.client.core.effects import (
+    Call,
+    Compute,
+    Discover,
+    Exchange,
+    Join,
+    Operation,
+    ShardFailure,
+    Sleep,
+    Spawn,
+)
+from stratacache.client.core.state import Core
+from stratacache.client.transport.connection import (
+    CONNECTION_ERRORS,
+    Connection,
+    failure_of,
+    open_connection,
+    tls_context,
+)
+from stratacache.client.transport.pool import Pool
+from stratacache.client.transport.wire import pack
+from stratacache.client.view import ShardInfo, View
+
+T = TypeVar("T")
+IDLE_CHECK_S = 1.0  # a connection that rested longer is looked at before a command that must not run twice
+
+
+class BlockingShell:
+    """Sockets, sleeping and the user's functions, for the operations of one core."""
+
+    def __init__(self, core: Core, *, tls: bool, discover: Callable[[], View | None]) -> None:
+        self._core = core
+        self._tls = tls_context(core.options) if tls else None
+        self._discover = discover
+        self._lock = threading.Lock()
+        self.pools: dict[str, Pool] = {}
+        self.closed = False
+
+    def run(self, operation: Operation[T]) -> T:
+        """Carry an operation out to its result."""
+        try:
+            effect = operation.send(None)
+            while True:
+                try:
+                    outcome = self._perform(effect)
+                except BaseException as error:  # noqa: BLE001 - the operation decides
+                    effect = operation.throw(error)
+                else:
+                    effect = operation.send(outcome)
+        except StopIteration as stop:
+            result: T = stop.value
+            return result
+
+    def _perform(self, effect: Any) -> Any:
+        kind = type(effect)
+        if kind is Exchange:
+            return self.exchange(effect)
+        if kind is Compute:
+            begun = time.perf_counter()
+            result = effect.function(*effect.arguments)
+            return result, time.perf_counter() - begun
+        if kind is Sleep:
+            time.sleep(effect.seconds)
+            return None
+        if kind is Join:
+            return effect.flight.wait(effect.deadline - time.monotonic())
+        if kind is Discover:
+            return self._discover()
+        if kind is Spawn:
+            name = "stratacache-background"
+            threading.Thread(target=self._background, args=(effect.operation,), name=name, daemon=True).start()
+            return None
+        raise TypeError(f"{effect!r} is no effect")
+
+    def _background(self, operation: Operation[Any]) -> None:
+        try:
+            self.run(operation)
+        except Exception:  # noqa: BLE001 - nobody else would hear of it
+            LOGGER.exception("a background operation failed")
+
+    def exchange(self, exchange: Exchange) -> list[list[Any] | ShardFailure]:
+        """Write to every shard, then read from each."""
+        outcomes: list[Any] = []
+        flying: list[tuple[int, Call, Pool, Connection]] = []
+        try:
+            for at, call in enumerate(exchange.calls):
+                try:
+                    pool, connection = self._send(call, exchange.deadline)
+                except ShardFailure as failure:
+                    outcomes.append(failure)
+                else:
+                    outcomes.append(None)
+                    flying.append((at, call, pool, connection))
+            while flying:
+                at, call, pool, connection = flying[0]
+                outcomes[at] = self._receive(call, pool, connection, exchange.deadline)
+                del flying[0]
+        except BaseException:
+            for _, _, pool, connection in flying:
+                pool.drop(connection)
+            raise
+        return outcomes
+
+    def pool(self, shard: ShardInfo) -> Pool:
+        """The pool of a shard; a new address or a new incarnation begins a new one."""
+        found = self.pools.get(shard.id)
+        if found is not None and found.shard is shard:
+            return found
+        with self._lock:
+            found = self.pools.get(shard.id)
+            if found is not None and found.shard == shard:
+                found.shard = shard
+                return found
+            if found is not None:
+                found.close()
+            fresh = self.pools[shard.id] = Pool(shard, self._core.options.connections_max, self._open)
+            return fresh
+
+    def _open(self, shard: ShardInfo, deadline: float) -> Connection:
+        return open_connection(shard, self._core, self._tls, deadline)
+
+    def _send(self, call: Call, deadline: float) -> tuple[Pool, Connection]:
+        pool = self.pool(call.shard)
+        now = time.monotonic()
+        connection = pool.take(deadline, now)
+        while not call.repeatable and now - connection.used_at > IDLE_CHECK_S and not connection.alive():
+            pool.drop(connection)
+            connection = pool.take(deadline, now)
+        try:
+            connection.set_timeout(deadline - now)
+            connection.send(pack(call.commands))
+        except CONNECTION_ERRORS as error:
+            pool.drop_after(connection, error)
+            raise failure_of(call.shard, error, sent=True) from error
+        except BaseException:
+            pool.drop(connection)
+            raise
+        return pool, connection
+
+    def _receive(self, call: Call, pool: Pool, connection: Connection, deadline: float) -> list[Any] | ShardFailure:
+        try:
+            replies = connection.receive(len(call.commands), deadline)
+        except CONNECTION_ERRORS as error:
+            pool.drop_after(connection, error)
+            return failure_of(call.shard, error, sent=True)
+        connection.used_at = time.monotonic()
+        pool.give(connection)
+        return replies
+
+    def close(self) -> None:
+        """Close all connections."""
+        self.closed = True
+        for pool in list(self.pools.values()):
+            pool.close()
+
+    def reset_after_fork(self) -> None:
+        """Begin with no connections in a forked child."""
+        self._lock = threading.Lock()
+        for pool in self.pools.values():
+            pool.forget()

@@ -1,0 +1,212 @@
+"""One blocking connection to a shard: bare socket, hiredis parser, one write and as few reads as the kernel allows.
+
+Timeouts are the kernel's (SO_RCVTIMEO, SO_SNDTIMEO): Python's own would add a poll() to every call, a tenth of a small
+get. Only TLS, whose retry loop ignores them, uses `settimeout`.
+
+Invariants: a connection that raised anything is closed and never used again (its stream may hold half a reply); one
+thread uses it at a time (the pool's part).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import ssl
+import struct
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from hiredis import HiredisError, Reader
+
+from stratacache.client.core.effects import Command, ShardFailure
+from stratacache.client.core.state import Core
+from stratacache.client.options import ClientOptions
+from stratacache.client.transport.wire import check_greeting, greeting, pack
+from stratacache.client.view import ShardInfo
+from stratacache.node.errors import AccessError
+
+RECEIVE_BYTES = 128 * 1024
+IOV_MAX = 512
+
+
+class Connection:
+    """A greeted connection to `shard`."""
+
+    __slots__ = ("_buffer", "_reader", "_timeout_s", "_view", "shard", "sock", "tls", "used_at")
+
+    def __init__(self, shard: ShardInfo, sock: socket.socket, *, tls: bool) -> None:
+        self.shard = shard
+        self.sock = sock
+        self.tls = tls
+        self.used_at = 0.0
+        self._reader = Reader(notEnoughData=_INCOMPLETE)
+        self._buffer = bytearray(RECEIVE_BYTES)
+        self._view = memoryview(self._buffer)
+        self._timeout_s = -1.0
+
+    def set_timeout(self, timeout_s: float) -> None:
+        """How long one read or write may take; near enough the last value, nothing is set anew."""
+        if 0.9 * timeout_s <= self._timeout_s <= 1.1 * timeout_s:
+            return
+        timeout_s = max(timeout_s, 0.001)
+        self._timeout_s = timeout_s
+        if self.tls:
+            self.sock.settimeout(timeout_s)
+            return
+        value = struct.pack("ll", int(timeout_s), int(timeout_s % 1 * 1_000_000))
+        self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, value)
+        self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, value)
+
+    def send(self, buffers: list[Any]) -> None:
+        """Write everything; raises OSError."""
+        if len(buffers) == 1:
+            self.sock.sendall(buffers[0])
+        elif self.tls:
+            for buffer in buffers:
+                self.sock.sendall(buffer)
+        else:
+            self._send_scattered([memoryview(buffer).cast("B") for buffer in buffers if len(buffer)])
+
+    def _send_scattered(self, views: list[memoryview]) -> None:
+        while views:
+            sent = self.sock.sendmsg(views[:IOV_MAX])
+            done = 0
+            while done < len(views) and sent >= len(views[done]):
+                sent -= len(views[done])
+                done += 1
+            del views[:done]
+            if sent:
+                views[0] = views[0][sent:]
+
+    def receive(self, count: int, until: float) -> list[Any]:
+        """Read `count` replies; raises OSError, HiredisError or EOFError. `until` bounds a shard that dribbles."""
+        reader = self._reader
+        replies: list[Any] = []
+        sock = self.sock
+        buffer = self._buffer
+        while True:
+            size = sock.recv_into(buffer)
+            if not size:
+                raise EOFError("the connection was closed")
+            reader.feed(buffer, 0, size)  # type: ignore[arg-type]  # any buffer will do
+            while (reply := reader.gets()) is not _INCOMPLETE:
+                replies.append(reply)
+            if len(replies) >= count:
+                return replies
+            if time.monotonic() > until:
+                raise TimeoutError
+
+    def alive(self) -> bool:
+        """Whether the other side still holds the connection, as far as the kernel knows."""
+        if self.tls:
+            return True
+        try:
+            return bool(self.sock.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT))
+        except BlockingIOError:
+            return True
+        except OSError:
+            return False
+
+    def close(self) -> None:
+        """Give the socket back; never raises."""
+        with contextlib.suppress(OSError):
+            self.sock.close()
+
+
+class _Incomplete:
+    """What the parser returns while a reply is not complete; None would be the null reply."""
+
+
+_INCOMPLETE = _Incomplete()
+
+
+def failure_of(shard: ShardInfo, error: BaseException, *, sent: bool) -> ShardFailure:
+    """An error of a socket or a parser as an outcome."""
+    timed_out = isinstance(error, BlockingIOError | TimeoutError)
+    reason = "no answer within the deadline" if timed_out else (str(error) or type(error).__name__)
+    return ShardFailure(shard.id, f"{shard.address}: {reason}", sent=sent, timed_out=timed_out)
+
+
+CONNECTION_ERRORS = (OSError, EOFError, HiredisError)
+
+
+def open_connection(shard: ShardInfo, core: Core, tls: ssl.SSLContext | None, deadline: float) -> Connection:
+    """Connect and greet: by the Unix socket when the shard that answers there is the expected one, else by TCP.
+
+    Raises ShardFailure.
+    """
+    options = core.options
+    left_s = max(0.001, min(options.connect_deadline_s, deadline - core.monotonic()))
+    until = core.monotonic() + left_s
+    if shard.unix and (not shard.port or _unix_is_worth_a_try(shard, options)):
+        try:
+            return _greeted(shard, _connect_unix(shard.unix, left_s), core, None, until, exact=bool(shard.port))
+        except (OSError, ShardFailure) as error:
+            if not shard.port:
+                raise error if isinstance(error, ShardFailure) else failure_of(shard, error, sent=False) from error
+    try:
+        sock = socket.create_connection((shard.host, shard.port), left_s)
+    except OSError as error:
+        raise failure_of(shard, error, sent=False) from error
+    try:
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if tls is not None:
+            sock = tls.wrap_socket(sock, server_hostname=options.tls_server_name or shard.host)
+    except OSError as error:
+        sock.close()
+        raise failure_of(shard, error, sent=False) from error
+    return _greeted(shard, sock, core, tls, until, exact=False)
+
+
+def _unix_is_worth_a_try(shard: ShardInfo, options: ClientOptions) -> bool:
+    return options.use_unix and bool(shard.incarnation) and Path(shard.unix).exists()
+
+
+def _connect_unix(path: str, timeout_s: float) -> socket.socket:
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        sock.settimeout(timeout_s)
+        sock.connect(path)
+    except OSError:
+        sock.close()
+        raise
+    return sock
+
+
+def _greeted(
+    shard: ShardInfo,
+    sock: socket.socket,
+    core: Core,
+    tls: ssl.SSLContext | None,
+    until: float,
+    *,
+    exact: bool,
+) -> Connection:
+    connection = Connection(shard, sock, tls=tls is not None)
+    try:
+        if tls is None:
+            sock.settimeout(None)
+        connection.set_timeout(core.options.connect_deadline_s)
+        commands: Sequence[Command] = greeting(core.token)
+        connection.send(pack(commands))
+        replies = connection.receive(len(commands), until)
+    except CONNECTION_ERRORS as error:
+        connection.close()
+        raise failure_of(shard, error, sent=False) from error
+    wrong = check_greeting(replies, shard, exact=exact)
+    if wrong is not None:
+        connection.close()
+        refused = wrong if isinstance(wrong, AccessError) else None
+        raise ShardFailure(shard.id, str(wrong), sent=False, refused=refused)
+    return connection
+
+
+def tls_context(options: ClientOptions) -> ssl.SSLContext:
+    """The client side of TLS: the shard's certificate is always checked."""
+    context = ssl.create_default_context(cafile=options.tls_ca)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    if options.tls_certificate:
+        context.load_cert_chain(options.tls_certificate, options.tls_key)
+    return context

@@ -1,0 +1,93 @@
+"""Commands to bytes, and what a connection says first.
+
+Invariants: large payloads are handed on as the buffers that they are; what is joined is small.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from hiredis import pack_command
+
+from stratacache.client.core.effects import Command
+from stratacache.client.core.request import SCATTER_BYTES_MIN
+from stratacache.client.core.trouble import Kind, read_trouble
+from stratacache.client.view import ShardInfo
+from stratacache.node.errors import AccessError, CacheError, UnavailableError
+
+PROTOCOL = 1
+
+
+def pack(commands: Sequence[Command]) -> list[Any]:
+    """The buffers to send for some commands, in order."""
+    out: list[Any] = []
+    small: list[bytes] = []
+    for command in commands:
+        try:
+            small.append(pack_command(command))
+        except TypeError:  # an argument is a list of buffers
+            _pack_scattered(command, out, small)
+    if small:
+        out.append(small[0] if len(small) == 1 else b"".join(small))
+    return out
+
+
+def _pack_scattered(command: Command, out: list[Any], small: list[bytes]) -> None:
+    small.append(b"*%d\r\n" % len(command))
+    for argument in command:
+        if isinstance(argument, list):
+            size = sum(len(part) for part in argument)
+            small.append(b"$%d\r\n" % size)
+            if size >= SCATTER_BYTES_MIN:
+                out.append(b"".join(small))
+                small.clear()
+                out.extend(argument)
+            else:
+                small.extend(argument)
+            small.append(b"\r\n")
+        else:
+            raw = argument if isinstance(argument, bytes) else str(argument).encode()
+            small.append(b"$%d\r\n%b\r\n" % (len(raw), raw))
+
+
+def greeting(token: str | None, *, resp3: bool = False) -> list[Command]:
+    """The commands that open a connection; the last one is SC.HELLO."""
+    commands: list[Command] = []
+    if resp3:
+        commands.append((b"HELLO", 3, b"AUTH", b"default", token) if token else (b"HELLO", 3))
+    elif token:
+        commands.append((b"AUTH", token))
+    commands.append((b"SC.HELLO", PROTOCOL))
+    return commands
+
+
+def check_greeting(replies: Sequence[Any], shard: ShardInfo, *, exact: bool) -> CacheError | None:
+    """Whether the right shard answered; an error when it did not, or would not have us.
+
+    `exact` asks for the incarnation too: a Unix socket's path may belong to another cluster's shard of the same name.
+    """
+    for reply in replies:
+        if isinstance(reply, Exception):
+            trouble = read_trouble(str(reply), shard.id)
+            if trouble.kind is Kind.FINAL and not isinstance(trouble.error, AccessError):
+                return UnavailableError(f"{shard.id} does not speak our protocol: {reply}")
+            return trouble.error
+    facts = read_facts(replies[-1])
+    if shard.id.startswith("?"):
+        return None
+    if facts.get("shard", shard.id) != shard.id:
+        return UnavailableError(f"{shard.address} is {facts.get('shard')} now, not {shard.id}")
+    if exact and facts.get("incarnation", "") != shard.incarnation:
+        return UnavailableError(f"{shard.unix} belongs to another incarnation of {shard.id}")
+    return None
+
+
+def read_facts(reply: Any) -> dict[str, str]:
+    """The name-value pairs of SC.HELLO's answer as text."""
+    pairs = list(reply.items()) if isinstance(reply, dict) else list(zip(reply[::2], reply[1::2], strict=True))
+    return {_text(name): _text(value) for name, value in pairs}
+
+
+def _text(raw: Any) -> str:
+    return raw.decode(errors="replace") if isinstance(raw, bytes) else str(raw)

@@ -5,7 +5,7 @@ BIN = $(VENV)/bin
 SEED ?= 0
 SECONDS ?= 60
 
-.PHONY: help setup demo test check fix clean
+.PHONY: help setup demo test check fix clean helm-mutants
 help: ## show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 14
 
@@ -26,6 +26,9 @@ demo: setup ## run the main job: an AI pipeline on a local Ray cluster with thre
 
 test: setup ## run the whole suite on two cores
 	$(BIN)/python -m pytest -n 2 --dist loadgroup
+
+helm-mutants: setup ## put faults into the chart's templates: each must be caught
+	$(BIN)/python -m tests.helm.mutants
 
 check: setup build/types/stratacache ## ruff and mypy, strict
 	$(BIN)/python -m ruff check .

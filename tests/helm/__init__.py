@@ -1,0 +1,1 @@
+"""The chart, rendered by real Helm engines and checked against Kubernetes' own schemas."""

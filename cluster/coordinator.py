@@ -134,6 +134,8 @@ class Coordinator:
                 member = self.members.get(shard)
                 if member is not None and member.incarnation == incarnation:
                     member.epoch = max(member.epoch, epoch)
+            case m.Outpaced(epoch=epoch) | m.EpochTaken(epoch=epoch):
+                self._go_beyond(epoch)
             case m.StopRequested():
                 self._on_stop(effects)
         if self.phase in (Phase.FORMING, Phase.RUNNING):
@@ -166,9 +168,9 @@ class Coordinator:
 
     def _on_lease_request(self, event: m.LeaseRequested, now_ms: int, effects: list[m.CoordinatorEffect]) -> None:
         member = self.members.get(event.shard)
-        if self.phase is Phase.NEW:
-            return  # it does not know yet whom it would refuse
-        if member is None or event.incarnation < member.incarnation or self.phase is not Phase.RUNNING:
+        if self.phase in (Phase.NEW, Phase.STOPPING):
+            return  # it does not know yet whom it would refuse, or the shard is just being closed
+        if member is None or event.incarnation < member.incarnation or self.phase is Phase.FAILED:
             effects.append(m.RefuseLease(shard=event.shard, incarnation=event.incarnation, term=self.term, gone=True))
             return
         in_view = self.view is not None and self.view.by_id[event.shard].incarnation == str(event.incarnation)
@@ -282,6 +284,11 @@ class Coordinator:
             return
         change.waiting.discard(event.shard)
         change.owed[event.shard] = dict(event.owed)
+
+    def _go_beyond(self, epoch: int) -> None:
+        """Another coordinator has used this epoch: propose the same again under a higher one."""
+        if self.phase in (Phase.FORMING, Phase.RUNNING) and epoch >= self.epoch:
+            self.epoch, self.change, self._takes_over = epoch, None, True
 
     def _on_stop(self, effects: list[m.CoordinatorEffect]) -> None:
         self.phase, self.change = Phase.STOPPING, None

@@ -127,6 +127,22 @@ class Activated:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Outpaced:
+    """A shard refuses a prepare, since it already has a view of `epoch`: another coordinator was faster."""
+
+    shard: str
+    incarnation: int
+    epoch: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class EpochTaken:
+    """The epoch could not be remembered, since another coordinator had used it."""
+
+    epoch: int
+
+
+@dataclass(frozen=True, kw_only=True)
 class Found:
     """A live shard as a new coordinator finds it: `view` is the newest that it has stored, prepared or active."""
 
@@ -174,6 +190,8 @@ CoordinatorEvent = (
     | LeaseRequested
     | Prepared
     | Activated
+    | Outpaced
+    | EpochTaken
     | Recovered
     | NameConfirmed
     | StopRequested
@@ -186,7 +204,7 @@ CoordinatorEvent = (
 
 @dataclass(frozen=True, kw_only=True)
 class RememberEpoch:
-    """Write the epoch where it outlives all shards, before it is used."""
+    """Claim the epoch where it outlives all shards. Unless that succeeds, no prepare of it may be sent."""
 
     term: int
     epoch: int
@@ -354,7 +372,7 @@ class ShowView:
 class Answer:
     """Tell the coordinator; comes after everything that it vouches for."""
 
-    event: Prepared | Activated
+    event: Prepared | Activated | Outpaced
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -70,7 +70,10 @@ class Serving:
             return [self._prepared_answer(epoch)]
         newest = self.newest_view()
         if newest is not None and epoch <= newest.epoch:
-            return []
+            if event.term == self.term and newest is self.view:
+                return []  # a late duplicate of what has been activated since
+            answer = m.Outpaced(shard=self.shard, incarnation=self.incarnation, epoch=newest.epoch)
+            return [m.Answer(event=answer)]
         self.term, self.prepared = event.term, event
         self.away, self.fences = dict(event.away), dict(event.fences)
         for shard in event.away:

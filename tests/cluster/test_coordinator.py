@@ -291,3 +291,11 @@ def test_view_entries_name_the_process_that_serves(cluster: FakeCluster) -> None
     entry = cluster.view().by_id["shard-2"]
     assert (entry.host, entry.port, entry.incarnation, entry.state) == ("127.0.0.1", 7001, "1", ACTIVE)
     assert entry.node == "node-a"
+
+
+def test_a_shard_that_asks_before_the_first_view_is_not_sent_away() -> None:
+    """While the cluster forms there is nothing to serve yet, and nobody has been replaced."""
+    fake = FakeCluster()
+    fake.coordinator.handle(m.Recovered(term=1, epoch_floor=0), fake.now_ms)
+    effects = fake.coordinator.handle(m.LeaseRequested(shard="shard-0", incarnation=1, epoch=0), fake.now_ms)
+    assert effects == [m.RefuseLease(shard="shard-0", incarnation=1, term=1, gone=False)]

@@ -1,0 +1,1 @@
+"""The subcommands of `stratacache`, one file each. Nothing here is imported before its command is called."""

@@ -1,0 +1,128 @@
+"""What the subcommands share: parameter types, the way from options to a cache, and how results are printed."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+
+import click
+
+from stratacache.cluster.state import known_states, load_state
+from stratacache.node.errors import UnavailableError, UsageError
+
+if TYPE_CHECKING:
+    from stratacache.client import CacheClient
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+_UNITS: Final = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
+_BYTES: Final = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgt]?)(?:i?b)?", re.IGNORECASE)
+_SECONDS: Final = {"ms": 0.001, "": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+_DURATION: Final = re.compile(r"(-?\d+(?:\.\d+)?)\s*(ms|s|m|h|d|)", re.IGNORECASE)
+
+
+class Bytes(click.ParamType[int]):
+    """A size such as 268435456, 256MiB or 1g; units are powers of 1024."""
+
+    name = "bytes"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """Read the size."""
+        if isinstance(value, int):
+            return value
+        match = _BYTES.fullmatch(str(value).strip())
+        if match is None:
+            self.fail(f"{value!r} is not a size: write for example 268435456, 256MiB or 1g", param, ctx)
+        return int(float(match[1]) * _UNITS[match[2].lower()])
+
+
+class Duration(click.ParamType[float]):
+    """A time such as 90, 90s, 15m, 2h or 1d, in seconds."""
+
+    name = "duration"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """Read the duration."""
+        match = _DURATION.fullmatch(str(value).strip())
+        if match is None:
+            self.fail(f"{value!r} is not a duration: write for example 90, 15m, 2h or 1d", param, ctx)
+        seconds = float(match[1]) * _SECONDS[match[2].lower()]
+        if seconds <= 0:
+            self.fail(f"{value!r} is not above 0: leave the option out for no limit", param, ctx)
+        return seconds
+
+
+namespace_option = click.option("--namespace", default="default", show_default=True, help="The key's namespace.")
+name_option = click.option("--name", default="default", show_default=True, help="The cluster's name.")
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of text.")
+
+
+def cache_options(command: F) -> F:
+    """The options by which get, put and invalidate find a cache."""
+    for option in reversed(
+        (
+            click.option(
+                "--address", metavar="ADDRESS", help="strata://host:port[,host:port]; else the cache is looked up."
+            ),
+            click.option("--name", default=None, help="The cluster's name, when several run."),
+            click.option("--token", envvar="STRATACACHE_TOKEN", help="The access token.  [env: STRATACACHE_TOKEN]"),
+        )
+    ):
+        command = option(command)
+    return command
+
+
+def open_cache(address: str | None, name: str | None, token: str | None) -> CacheClient:
+    """Connect to the cache at the address, or to the one that `up` made, or to the one that runs in Ray."""
+    from stratacache.client import connect
+
+    if address is None:
+        address, token = _find(name, token)
+    return connect(address, token=token, strict=True)
+
+
+def _find(name: str | None, token: str | None) -> tuple[str, str | None]:
+    """Where `up` said that the shards listen; a shard tells the rest. Else what Ray knows."""
+    from stratacache.cluster.local_ray import connect_ray, find_ray, require_ray
+
+    for state in [load_state(name)] if name is not None else known_states():
+        if state is not None and state.endpoints:
+            return "strata://" + ",".join(state.endpoints.values()), token or state.token
+    require_ray()
+    ray_address = find_ray()
+    if ray_address is None:
+        raise UnavailableError(
+            "no cache was found: give --address strata://host:port, or start one with `stratacache up`"
+        )
+    connect_ray(ray_address)
+    from stratacache.client.view import ACTIVE
+    from stratacache.cluster.discovery import current_view
+
+    view, found = current_view(name)
+    shards = [shard.address for shard in view.shards if shard.state == ACTIVE]
+    if not shards:
+        raise UnavailableError("no shard of the cache serves now: see `stratacache status`")
+    return "strata://" + ",".join(shards), token or found
+
+
+def print_json(value: Any) -> None:
+    """One JSON document on stdout."""
+    click.echo(json.dumps(value, indent=2, default=str))
+
+
+def check_key(key: str) -> str:
+    """Refuse an empty key before anything is contacted."""
+    if not key:
+        raise UsageError("the key is empty: a key has at least one byte")
+    return key
+
+
+def size_text(size: float) -> str:
+    """A size for people: 1536 as 1.5 KiB."""
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if abs(size) < 1024:
+            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
+        size /= 1024
+    return f"{size:.1f} TiB"

@@ -1,0 +1,386 @@
+"""The coordinator's process: a thin shell round its decisions, Ray, and Ray's key-value store.
+
+One named detached actor for each cluster, restarted by Ray for ever. It keeps nothing of its own that matters: after a
+restart it asks the shards. No get or put comes by here.
+
+Invariants: events are decided one at a time, in the order of their arrival; effects begin in the order of their
+decision, and nothing is sent under an epoch that has not been remembered.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import time
+from collections.abc import Sequence
+from typing import Any, Final
+
+from stratacache.cluster import messages as m
+from stratacache.cluster.config import RAY_NAMESPACE, ClusterConfig, shard_actor_name
+from stratacache.cluster.coordinator import Coordinator, Phase
+from stratacache.cluster.merge import Carried, merged_stats
+from stratacache.cluster.registry import Registry
+from stratacache.cluster.shard_actor import ShardActor, ShardSpec, listen_address
+from stratacache.node.errors import CacheError, UnavailableError, UsageError
+
+TICK_S: Final = 0.25
+PROBE_DEADLINE_S: Final = 3.0
+CALL_DEADLINE_S: Final = 30.0
+STATS_DEADLINE_S: Final = 2.0
+NODES_EVERY_S: Final = 2.0
+
+log = logging.getLogger(__name__)
+
+
+class CoordinatorActor:
+    """Runs one cluster from the moment it is created; `wait_ready` tells how it went."""
+
+    def __init__(self, config: ClusterConfig) -> None:
+        self.config = config
+        self.core = Coordinator(
+            name=config.name,
+            uid=config.uid,
+            shard_ids=config.shard_ids(),
+            replicas=config.replicas,
+            lease_ms=config.lease_ms,
+            start_timeout_ms=config.start_timeout_ms,
+            port=config.port,
+        )
+        self.registry = Registry(config.name, config.uid)
+        self.carried = Carried()
+        self._handles: dict[tuple[str, int], Any] = {}
+        self._one_machine = True
+        self._epoch_claimed = 0
+        self._addresses: dict[str, str] = {}
+        self._effects: asyncio.Queue[m.CoordinatorEffect] = asyncio.Queue()
+        self._changed = asyncio.Event()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._closing: set[asyncio.Task[None]] = set()
+        self._spawn(self._run())
+
+    # -------------------------------------------------------------- what others ask
+
+    async def wait_ready(self, deadline_s: float) -> dict[str, Any]:
+        """The status once every shard serves; raises UsageError or UnavailableError with the reason otherwise."""
+        try:
+            async with asyncio.timeout(deadline_s):
+                while not self.core.is_ready():
+                    if self.core.phase is Phase.FAILED:
+                        raise UsageError(self.core.reason)
+                    self._changed.clear()
+                    await self._changed.wait()
+        except TimeoutError:
+            waiting = ", ".join(member.id for member in self.core.members.values() if member.epoch == 0) or "the view"
+            raise UnavailableError(
+                f"cluster {self.config.name} is not ready after {deadline_s:g} s: {waiting}"
+            ) from None
+        return self.status()
+
+    async def renew(self, request: m.LeaseRequested) -> m.CoordinatorEffect | None:
+        """Answer a shard that asks to go on serving; None when there is nothing to say yet."""
+        answer: m.CoordinatorEffect | None = None
+        for effect in self.core.handle(request, _now_ms()):
+            if isinstance(effect, m.GrantLease | m.RefuseLease) or (
+                isinstance(effect, m.Activate) and effect.shard == request.shard
+            ):
+                answer = effect
+            else:
+                self._effects.put_nowait(effect)
+        return answer
+
+    async def view(self) -> tuple[bytes, str | None]:
+        """The view in force and the token: whoever may call this actor may use the cache."""
+        if self.core.view is None:
+            raise UnavailableError(f"cluster {self.config.name} is still starting: try again in a few seconds")
+        return self.core.view.to_bytes(), self.config.token
+
+    def status(self) -> dict[str, Any]:
+        """What is known without asking the shards."""
+        core = self.core
+        shards = []
+        for member in core.members.values():
+            entry = core.view.by_id.get(member.id) if core.view is not None else None
+            started = member.started
+            shards.append(
+                {
+                    "id": member.id,
+                    "state": entry.state if entry is not None else "starting",
+                    "process": member.process.value,
+                    "host": entry.host if entry is not None else "",
+                    "port": entry.port if entry is not None else 0,
+                    "unix": entry.unix if entry is not None else "",
+                    "node": member.home,
+                    "pid": started.pid if started is not None else 0,
+                    "incarnation": member.incarnation,
+                    "reason": member.reason,
+                }
+            )
+        return {
+            "name": self.config.name,
+            "uid": self.config.uid,
+            "phase": core.phase.value,
+            "ready": core.is_ready(),
+            "epoch": core.view.epoch if core.view is not None else 0,
+            "term": core.term,
+            "replicas": core.replicas,
+            "shards": shards,
+        }
+
+    async def stats(self) -> dict[str, Any]:
+        """The status, with each shard's figures and their sum. A shard that gives no answer keeps its last ones."""
+        status = self.status()
+        running = [(one["id"], one["incarnation"]) for one in status["shards"]]
+        answers = await asyncio.gather(*(self._stats_of(shard, number) for shard, number in running))
+        figures = []
+        for shard, answer in zip(status["shards"], answers, strict=True):
+            shard["stats"] = self.carried.add(shard["id"], shard["incarnation"], answer)
+            figures.append(shard["stats"])
+        status["total"] = merged_stats(figures)
+        return status
+
+    async def _stats_of(self, shard: str, incarnation: int) -> dict[str, Any] | None:
+        handle = self._handles.get((shard, incarnation))
+        if handle is None:
+            return None
+        try:
+            answer: dict[str, Any] = await asyncio.wait_for(handle.stats.remote(), STATS_DEADLINE_S)
+        except Exception:  # noqa: BLE001 - a shard that can't answer has no news
+            return None
+        return answer
+
+    async def stop(self, deadline_s: float = 20.0) -> None:
+        """Close every shard and end its process. The caller then ends this actor."""
+        self._hear(m.StopRequested())
+        await self._effects.join()
+        if self._closing:
+            await asyncio.wait(self._closing, timeout=deadline_s)
+        for shard, incarnation in list(self._handles):
+            self._kill(shard, incarnation)
+        await asyncio.to_thread(self.registry.forget)
+
+    # -------------------------------------------------------------- deciding and acting
+
+    def _hear(self, event: m.CoordinatorEvent) -> None:
+        for effect in self.core.handle(event, _now_ms()):
+            self._effects.put_nowait(effect)
+        self._changed.set()
+
+    def _spawn(self, work: Any) -> asyncio.Task[None]:
+        task: asyncio.Task[None] = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+    async def _run(self) -> None:
+        self._spawn(self._act())
+        try:
+            await self._recover()
+        except Exception as error:
+            log.exception("the coordinator could not begin")
+            self.core.phase, self.core.reason = Phase.FAILED, f"the coordinator could not begin: {error}"
+            self._changed.set()
+            return
+        self._spawn(self._confirm())
+        loop = asyncio.get_running_loop()
+        looked_s = loop.time()
+        while self.core.phase not in (Phase.STOPPING, Phase.FAILED):
+            self._hear(m.Ticked())
+            if loop.time() - looked_s > NODES_EVERY_S:
+                looked_s = loop.time()
+                await self._look_at_nodes()
+            await asyncio.sleep(TICK_S)
+
+    async def _recover(self) -> None:
+        """Take a term of its own, then ask every shard that Ray knows."""
+        await self._look_at_nodes()
+        term, epoch = await asyncio.to_thread(self.registry.claim)
+        self._hear(m.NameConfirmed(sent_ms=_now_ms()))
+        names = await asyncio.to_thread(self.registry.shard_actors)
+        answers = await asyncio.gather(*(self._probe(*name) for name in names))
+        found = tuple(answer for answer in answers if isinstance(answer, m.Found))
+        silent = tuple(name for name, answer in zip(names, answers, strict=True) if answer == "silent")
+        self._hear(m.Recovered(term=term, epoch_floor=epoch, found=found, silent=silent))
+        for one in found:
+            self._spawn(self._watch(one.started.shard, one.started.incarnation))
+
+    async def _probe(self, shard: str, incarnation: int) -> m.Found | str:
+        import ray
+        from ray.exceptions import ActorDiedError, RayError
+
+        name = shard_actor_name(self.config.name, shard, incarnation)
+        try:
+            handle = await asyncio.to_thread(ray.get_actor, name, RAY_NAMESPACE)
+            uid, found = await asyncio.wait_for(handle.probe.remote(), PROBE_DEADLINE_S)
+        except (ActorDiedError, ValueError):
+            return "dead"
+        except (RayError, TimeoutError):
+            return "silent"
+        if uid != self.config.uid or found is None:
+            ray.kill(handle)  # of an earlier life of the name, or never came to listen
+            return "dead"
+        self._handles[shard, incarnation] = handle
+        answer: m.Found = found
+        return answer
+
+    async def _confirm(self) -> None:
+        """Ask Ray's control service each second whether this is still the coordinator of the highest term."""
+        while self.core.phase is not Phase.STOPPING:
+            sent_ms = _now_ms()
+            try:
+                if await asyncio.to_thread(self.registry.is_newest, self.core.term):
+                    self._hear(m.NameConfirmed(sent_ms=sent_ms))
+            except Exception:  # noqa: BLE001 - no confirmation, then; leases run out if it lasts
+                log.warning("the coordinator could not confirm its name with Ray")
+            await asyncio.sleep(1.0)
+
+    async def _look_at_nodes(self) -> None:
+        import ray
+
+        own = ray.util.get_node_ip_address()
+        alive = [node for node in await asyncio.to_thread(ray.nodes) if node["Alive"]]
+        if self.core.phase is Phase.NEW:
+            self._one_machine = len({node["NodeManagerAddress"] for node in alive}) <= 1
+        nodes = tuple(
+            m.NodeSeen(id=node["NodeID"], address=node["NodeManagerAddress"])
+            for node in sorted(alive, key=lambda node: str(node["NodeID"]))
+            if not self._one_machine or node["NodeManagerAddress"] == own
+        )
+        self._addresses = {node.id: node.address for node in nodes}
+        if nodes != self.core.nodes:
+            self._hear(m.NodesSeen(nodes=nodes))
+
+    async def _act(self) -> None:
+        while True:
+            effect = await self._effects.get()
+            try:
+                await self._act_on(effect)
+            except Exception:
+                log.exception("the coordinator could not carry out %s", type(effect).__name__)
+            finally:
+                self._effects.task_done()
+
+    async def _act_on(self, effect: m.CoordinatorEffect) -> None:
+        match effect:
+            case m.RememberEpoch():
+                await self._remember(effect)
+            case m.StartShard():
+                self._spawn(self._start(effect))
+            case m.KillShard(shard=shard, incarnation=incarnation):
+                self._kill(shard, incarnation)
+            case m.CloseShard(shard=shard, incarnation=incarnation):
+                self._closing.add(self._spawn(self._close(shard, incarnation)))
+            case m.Prepare(view=view) if view.epoch != self._epoch_claimed:
+                log.info("epoch %d is not ours to propose", view.epoch)
+            case m.Prepare() | m.Activate():
+                self._spawn(self._deliver(effect))
+            case m.ReportFailed(reason=reason):
+                log.error("the cluster could not be formed: %s", reason)
+                self._changed.set()
+
+    async def _remember(self, effect: m.RememberEpoch) -> None:
+        if not await asyncio.to_thread(self.registry.is_newest, effect.term):
+            log.error("another coordinator has taken over cluster %s: this one ends", self.config.name)
+            os._exit(1)
+        if await asyncio.to_thread(self.registry.remember, effect.term, effect.epoch):
+            self._epoch_claimed = effect.epoch
+        else:
+            self._hear(m.EpochTaken(epoch=effect.epoch))
+
+    async def _start(self, effect: m.StartShard) -> None:
+        import ray
+        from ray.exceptions import RayError
+        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+        config, shard, incarnation = self.config, effect.shard, effect.incarnation
+        address = self._addresses.get(effect.node, ray.util.get_node_ip_address())
+        spec = ShardSpec(
+            config=config,
+            shard=shard,
+            incarnation=incarnation,
+            host=listen_address(config.host, address, one_machine=self._one_machine),
+            port=effect.port,
+            node=effect.node,
+            pinned=self._one_machine,
+        )
+        where = NodeAffinitySchedulingStrategy(effect.node, soft=False) if effect.node else "SPREAD"
+        try:
+            handle = (
+                ray.remote(ShardActor)
+                .options(
+                    name=shard_actor_name(config.name, shard, incarnation),
+                    namespace=RAY_NAMESPACE,
+                    lifetime="detached",
+                    num_cpus=config.cpus_per_shard,
+                    memory=config.memory_bytes(),
+                    max_restarts=0,
+                    max_concurrency=1000,
+                    scheduling_strategy=where,
+                )
+                .remote(spec)
+            )
+            self._handles[shard, incarnation] = handle
+            started = await handle.start.remote()
+        except (CacheError, RayError, ValueError, OSError) as error:
+            self._hear(m.ShardStartFailed(shard=shard, incarnation=incarnation, reason=_one_line(shard, error)))
+            return
+        self._hear(started)
+        self._spawn(self._watch(shard, incarnation))
+
+    async def _watch(self, shard: str, incarnation: int) -> None:
+        """Learn at once when the process ends."""
+        from ray.exceptions import ActorUnavailableError, RayError
+
+        while (handle := self._handles.get((shard, incarnation))) is not None:
+            try:
+                await handle.watch.remote()
+            except ActorUnavailableError:
+                await asyncio.sleep(TICK_S)
+            except RayError:
+                self._handles.pop((shard, incarnation), None)
+                self._hear(m.ShardLost(shard=shard, incarnation=incarnation))
+
+    async def _deliver(self, effect: m.Prepare | m.Activate) -> None:
+        from ray.exceptions import RayError
+
+        handle = self._handles.get((effect.shard, effect.incarnation))
+        if handle is None:
+            return
+        try:
+            answers: Sequence[m.Prepared | m.Activated | m.Outpaced] = await asyncio.wait_for(
+                handle.deliver.remote(effect), CALL_DEADLINE_S
+            )
+        except (RayError, TimeoutError) as error:
+            log.warning("%s did not answer a view change: %s", effect.shard, type(error).__name__)
+            return
+        for answer in answers:
+            self._hear(answer)
+
+    async def _close(self, shard: str, incarnation: int) -> None:
+        handle = self._handles.get((shard, incarnation))
+        if handle is None:
+            return
+        try:
+            await handle.close.remote()
+        except Exception as error:  # noqa: BLE001 - it is ended in any case
+            log.warning("%s did not close: %s", shard, error)
+        self._kill(shard, incarnation)
+
+    def _kill(self, shard: str, incarnation: int) -> None:
+        import ray
+
+        handle = self._handles.pop((shard, incarnation), None)
+        if handle is not None:
+            ray.kill(handle)
+
+
+def _now_ms() -> int:
+    return time.monotonic_ns() // 1_000_000
+
+
+def _one_line(shard: str, error: BaseException) -> str:
+    cause = getattr(error, "cause", None)
+    if isinstance(cause, CacheError):
+        error = cause
+    text = " ".join(str(error).split())
+    return text if isinstance(error, CacheError) else f"{shard} could not start: {text[:300]}"

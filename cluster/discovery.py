@@ -1,0 +1,92 @@
+"""Finding the running cache from inside a Ray program: what `connect()` without an address asks.
+
+Invariants: looking up never creates anything; every failure is an UnavailableError that names the way out.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from stratacache.client.view import View
+from stratacache.cluster.config import RAY_NAMESPACE
+from stratacache.node.errors import UnavailableError
+
+DEFAULT_NAME: Final = "default"
+LOOKUP_DEADLINE_S: Final = 10.0
+_ELSEWHERE: Final = 'or connect by address: connect("strata://host:port")'
+
+
+def current_view(name: str | None = None) -> tuple[View, str | None]:
+    """The view of the cache that runs in this process's Ray cluster, and its token.
+
+    Works in a driver, in tasks and in actors. Without `name` it is the only cluster there is, or the one named
+    `default` among several.
+    """
+    import ray
+    from ray.exceptions import GetTimeoutError, RayError
+
+    coordinator = find_coordinator(name)
+    try:
+        blob, token = ray.get(coordinator.view.remote(), timeout=LOOKUP_DEADLINE_S)
+    except GetTimeoutError:
+        raise UnavailableError(
+            f"the coordinator gave no answer within {LOOKUP_DEADLINE_S:g} s: see `stratacache status`, {_ELSEWHERE}"
+        ) from None
+    except RayError as error:
+        cause = getattr(error, "cause", None)
+        if isinstance(cause, UnavailableError):
+            raise cause from None
+        raise UnavailableError(f"the coordinator can't be asked ({type(error).__name__}): try again") from error
+    return View.from_bytes(blob), token
+
+
+def find_coordinator(name: str | None = None) -> Any:
+    """The coordinator's actor handle; raises UnavailableError when there is none."""
+    ray = _ray()
+    if name is None:
+        name = _only_name(running_clusters())
+    from stratacache.cluster.config import coordinator_name
+
+    try:
+        return ray.get_actor(coordinator_name(name), namespace=RAY_NAMESPACE)
+    except ValueError:
+        raise UnavailableError(
+            f"no cache named {name!r} runs in this Ray cluster{_others()}: start it with "
+            f"`stratacache up{'' if name == DEFAULT_NAME else f' --name {name}'}`, {_ELSEWHERE}"
+        ) from None
+
+
+def running_clusters() -> list[str]:
+    """The names of the caches that run in this Ray cluster."""
+    ray = _ray()
+    names = [actor["name"] for actor in ray.util.list_named_actors(all_namespaces=True) if _is_ours(actor)]
+    return sorted({name.partition("/")[0] for name in names if name.endswith("/coordinator")})
+
+
+def _is_ours(actor: dict[str, str]) -> bool:
+    return actor["namespace"] == RAY_NAMESPACE
+
+
+def _ray() -> Any:
+    try:
+        import ray
+    except ImportError:
+        raise UnavailableError(
+            f"Ray is not installed here: install stratacache[ray] to look for the running cache, {_ELSEWHERE}"
+        ) from None
+    if not ray.is_initialized():
+        raise UnavailableError(f"this process is not connected to Ray: call ray.init() before connect(), {_ELSEWHERE}")
+    return ray
+
+
+def _only_name(names: list[str]) -> str:
+    if len(names) == 1 or not names:
+        return names[0] if names else DEFAULT_NAME
+    if DEFAULT_NAME in names:
+        return DEFAULT_NAME
+    raise UnavailableError(f"several caches run in this Ray cluster ({', '.join(names)}): name one of them")
+
+
+def _others() -> str:
+    names = running_clusters()
+    return f" (running: {', '.join(names)})" if names else ""

@@ -1,0 +1,89 @@
+"""What a cluster keeps in Ray's control service: terms, the last epoch, and the names of its shard processes.
+
+Invariant: a term and an epoch are claimed by creating a key that must not exist yet, so no two coordinators have the
+same term, and there is one view for each epoch even while two coordinators exist.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Final
+
+from stratacache.cluster.config import RAY_NAMESPACE
+
+EPOCHS_KEPT: Final = 100
+_KV_NAMESPACE: Final = RAY_NAMESPACE.encode()
+
+
+class Registry:
+    """One life of one cluster in Ray's key-value store. Every method blocks: call it from a thread."""
+
+    def __init__(self, cluster: str, uid: str) -> None:
+        self._cluster = cluster
+        self._prefix = f"{cluster}/{uid}"
+
+    def claim(self) -> tuple[int, int]:
+        """Take the next free term; returns it and the highest epoch that was remembered."""
+        from ray.experimental.internal_kv import _internal_kv_put
+
+        last_term, epoch = self._read()
+        term = last_term + 1
+        while _internal_kv_put(self._term_key(term), b"claimed", overwrite=False, namespace=_KV_NAMESPACE):
+            term += 1
+        self._write(term, epoch)
+        return term, epoch
+
+    def is_newest(self, term: int) -> bool:
+        """Whether no coordinator has claimed a later term."""
+        from ray.experimental.internal_kv import _internal_kv_get
+
+        return _internal_kv_get(self._term_key(term + 1), namespace=_KV_NAMESPACE) is None
+
+    def remember(self, term: int, epoch: int) -> bool:
+        """Claim the epoch for this term; False when it has been used, and then it must not be."""
+        from ray.experimental.internal_kv import _internal_kv_del, _internal_kv_put
+
+        taken = _internal_kv_put(self._epoch_key(epoch), str(term).encode(), overwrite=False, namespace=_KV_NAMESPACE)
+        if not taken:
+            self._write(term, epoch)
+            _internal_kv_del(self._epoch_key(epoch - EPOCHS_KEPT), namespace=_KV_NAMESPACE)
+        return not taken
+
+    def _write(self, term: int, epoch: int) -> None:
+        from ray.experimental.internal_kv import _internal_kv_put
+
+        blob = json.dumps({"term": term, "epoch": epoch}).encode()
+        _internal_kv_put(f"{self._prefix}/last".encode(), blob, overwrite=True, namespace=_KV_NAMESPACE)
+
+    def forget(self) -> None:
+        """Remove everything that this life of the cluster has kept."""
+        from ray.experimental.internal_kv import _internal_kv_del
+
+        _internal_kv_del(f"{self._prefix}/", del_by_prefix=True, namespace=_KV_NAMESPACE)
+
+    def shard_actors(self) -> list[tuple[str, int]]:
+        """Shard and incarnation of every shard process of the cluster's name that Ray knows."""
+        import ray
+
+        found = []
+        for actor in ray.util.list_named_actors(all_namespaces=True):
+            cluster, _, rest = actor["name"].partition("/")
+            shard, _, number = rest.partition("/")
+            if actor["namespace"] == RAY_NAMESPACE and cluster == self._cluster and number.isdigit():
+                found.append((shard, int(number)))
+        return sorted(found)
+
+    def _term_key(self, term: int) -> bytes:
+        return f"{self._prefix}/term/{term}".encode()
+
+    def _epoch_key(self, epoch: int) -> bytes:
+        return f"{self._prefix}/epoch/{epoch}".encode()
+
+    def _read(self) -> tuple[int, int]:
+        from ray.experimental.internal_kv import _internal_kv_get
+
+        blob = _internal_kv_get(f"{self._prefix}/last".encode(), namespace=_KV_NAMESPACE)
+        if blob is None:
+            return 0, 0
+        fields = json.loads(blob)
+        return int(fields["term"]), int(fields["epoch"])

@@ -1,0 +1,300 @@
+"""The shard's process: a thin shell round the serving decisions, the node's engine and its RESP server.
+
+Ray calls only control it; gets and puts come over sockets. The actor is never restarted by Ray: every process is one
+incarnation, made by the coordinator, so that what it holds and who it is never disagree.
+
+Invariant: events are handled one at a time and their effects carried out in order (`_turn`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+from collections.abc import Sequence
+from concurrent.futures import Future
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+from stratacache.cluster import messages as m
+from stratacache.cluster.config import RAY_NAMESPACE, ClusterConfig, coordinator_name
+from stratacache.cluster.debts import merged
+from stratacache.cluster.forwarder import RingForwarder
+from stratacache.cluster.home import ShardHome
+from stratacache.cluster.serving import Serving
+from stratacache.node.config import NodeConfig
+from stratacache.node.engine import MultiLevelCache
+from stratacache.node.errors import UsageError
+from stratacache.node.resp.config import ServerConfig
+from stratacache.node.resp.server import Identity, NodeServer
+from stratacache.node.types import EvictionPolicy, RemovalCause
+
+if TYPE_CHECKING:
+    from stratacache.node.events import Listener
+
+RENEW_S: Final = 1.0
+CALL_DEADLINE_S: Final = 2.0
+ORPHAN_AFTER_S: Final = 120.0
+"""A shard whose coordinator is gone for good (not only restarting) ends itself: nothing of ours is left behind."""
+FIRST_LOCK_WAIT_S: Final = 2.0
+LOCK_WAIT_S: Final = 20.0
+"""Ray takes some 5 s to kill a process that does not answer; its successor waits for the lock."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShardSpec:
+    """What one incarnation of a shard is told. `port` is a wish, unless the config fixes it."""
+
+    config: ClusterConfig
+    shard: str
+    incarnation: int
+    host: str
+    port: int
+    node: str
+    pinned: bool
+
+
+class _Tee:
+    """Passes changes on to the server's pushes and notes the invalidations that suspended shards will owe."""
+
+    def __init__(self, first: Listener | None, serving: Serving) -> None:
+        self._first = first
+        self._serving = serving
+
+    def changed(self, kind: str, names: Sequence[bytes], cause: RemovalCause, seq: int) -> None:
+        if kind != "keys":
+            debt = m.Debt(kind=kind, names=tuple(names))
+            self._serving.handle(m.Invalidated(debt=debt), 0)
+        if self._first is not None:
+            self._first.changed(kind, names, cause, seq)
+
+
+class ShardActor:
+    """One incarnation of one shard. Call `start` first."""
+
+    def __init__(self, spec: ShardSpec) -> None:
+        self.spec = spec
+        config = spec.config
+        self.serving = Serving(shard=spec.shard, incarnation=spec.incarnation, lease_ms=config.lease_ms)
+        self.home = ShardHome(data_dir=config.data_dir, cluster=config.name, uid=config.uid, shard=spec.shard)
+        self.engine: MultiLevelCache
+        self.server: NodeServer
+        self.forwarder: RingForwarder
+        self.started: m.ShardStarted | None = None
+        self._turn = asyncio.Lock()
+        self._ask = asyncio.Event()
+        self._coordinator: Any = None
+        self._tasks: list[asyncio.Task[None]] = []
+
+    async def start(self) -> m.ShardStarted:
+        """Open the home and listen, without serving yet; raises UsageError with one line for the user."""
+        spec, config = self.spec, self.spec.config
+        await self.home.open(FIRST_LOCK_WAIT_S if spec.incarnation == 1 else LOCK_WAIT_S)
+        stored = self.home.read_state()
+        loop = asyncio.get_running_loop()
+        self.engine = MultiLevelCache(node_config(config, self.home), post=loop.call_soon_threadsafe)
+        self.forwarder = RingForwarder(spec.shard, config.token)
+        await self._listen()
+        self.engine.listener = _Tee(self.engine.listener, self.serving)
+        endpoints = self.server.endpoints
+        self.started = m.ShardStarted(
+            shard=spec.shard,
+            incarnation=spec.incarnation,
+            host=endpoints.host,
+            port=endpoints.port,
+            unix=endpoints.unix,
+            node=spec.node,
+            pid=os.getpid(),
+            fence=self.home.fence,
+            stored=stored,
+        )
+        self._tasks.append(loop.create_task(self._keep_lease()))
+        return self.started
+
+    async def _listen(self) -> None:
+        spec, config = self.spec, self.spec.config
+        for port in (spec.port,) if config.port or not spec.port else (spec.port, 0):
+            self.server = NodeServer(
+                self.engine,
+                ServerConfig(
+                    host=spec.host,
+                    port=port,
+                    unix_path=self.home.unix,
+                    token=config.token,
+                    insecure=config.insecure,
+                ),
+                self.forwarder,
+                Identity(cluster=config.name, shard=spec.shard, incarnation=spec.incarnation),
+            )
+            self.server.serve_until_ms = 0
+            try:
+                await self.server.start()
+            except OSError as error:
+                await self.server.stop(0)
+                if error.errno not in (errno.EADDRINUSE, errno.EACCES, errno.EADDRNOTAVAIL):
+                    raise
+                problem = UsageError(
+                    f"port {port} on {spec.host} can't be used: {error.strerror}; choose another --port"
+                )
+                continue
+            return
+        raise problem
+
+    async def deliver(self, event: m.Prepare | m.Activate) -> list[m.Prepared | m.Activated | m.Outpaced]:
+        """Take a step of a view change; returns what this shard vouches for."""
+        return await self._handle(event)
+
+    async def _handle(self, event: m.ServingEvent) -> list[m.Prepared | m.Activated | m.Outpaced]:
+        answers = []
+        async with self._turn:
+            for effect in self.serving.handle(event, self.engine.now_ms()):
+                match effect:
+                    case m.HoldInvalidations(on=on):
+                        self.server.hold_invalidations = on
+                    case m.ServeUntil(ms=ms):
+                        self.server.serve_until_ms = ms
+                    case m.DropContent():
+                        await settled(self.engine.clear())
+                    case m.PayDebts(debts=debts):
+                        await self._pay(debts)
+                    case m.StoreState(epoch=epoch, ring=ring):
+                        await asyncio.to_thread(self.home.write_state, self._stored(epoch, ring))
+                    case m.ShowView(view=view):
+                        self.server.set_view(view.to_bytes(), view.epoch)
+                        self.forwarder.set_view(view)
+                    case m.Answer(event=answer):
+                        answers.append(answer)
+                    case m.AskLease():
+                        self._ask.set()
+                    case m.End():
+                        os._exit(0)
+        return answers
+
+    def _stored(self, epoch: int, ring: str) -> m.Stored:
+        return m.Stored(
+            uid=self.spec.config.uid,
+            incarnation=self.spec.incarnation,
+            epoch=epoch,
+            ring=ring,
+            clean=False,
+            pinned=self.spec.pinned,
+        )
+
+    async def _pay(self, debts: Sequence[m.Debt]) -> None:
+        for debt in merged(debts):
+            match debt.kind:
+                case "tags":
+                    await settled(self.engine.invalidate_tags(debt.names))
+                case "keys":
+                    await settled(self.engine.invalidate_keys(debt.names))
+                case "namespace":
+                    await settled(self.engine.invalidate_namespace(debt.names[0]))
+                case _:
+                    await settled(self.engine.clear())
+
+    async def _keep_lease(self) -> None:
+        """Ask for the right to serve, each second and when told to. The lease counts from when the request was sent."""
+        from ray.exceptions import ActorDiedError, RayError
+
+        loop = asyncio.get_running_loop()
+        heard_s = loop.time()
+        while True:
+            self._ask.clear()
+            sent_ms = self.engine.now_ms()
+            request = m.LeaseRequested(
+                shard=self.spec.shard, incarnation=self.spec.incarnation, epoch=self.serving.epoch
+            )
+            try:
+                coordinator = await self._find_coordinator()
+                effect = await asyncio.wait_for(coordinator.renew.remote(request), CALL_DEADLINE_S)
+                heard_s = loop.time()
+                await self._take_lease(effect, sent_ms)
+            except (RayError, TimeoutError, ValueError) as error:
+                if isinstance(error, ActorDiedError | ValueError):
+                    self._coordinator = None
+                    if loop.time() - heard_s > ORPHAN_AFTER_S:
+                        os._exit(0)
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._ask.wait(), RENEW_S)
+
+    async def _find_coordinator(self) -> Any:
+        if self._coordinator is None:
+            import ray
+
+            name = coordinator_name(self.spec.config.name)
+            self._coordinator = await asyncio.to_thread(ray.get_actor, name, RAY_NAMESPACE)
+        return self._coordinator
+
+    async def _take_lease(self, effect: m.CoordinatorEffect | None, sent_ms: int) -> None:
+        match effect:
+            case m.GrantLease(term=term, epoch=epoch):
+                await self._handle(m.LeaseGranted(term=term, epoch=epoch, sent_ms=sent_ms))
+            case m.RefuseLease(term=term, gone=gone):
+                await self._handle(m.LeaseRefused(term=term, gone=gone))
+            case m.Activate():
+                await self._handle(effect)
+
+    async def probe(self) -> tuple[str, m.Found | None]:
+        """What a new coordinator has to know: the cluster's life, and this shard's state once it has started."""
+        if self.started is None:
+            return self.spec.config.uid, None
+        serving = self.serving
+        found = m.Found(
+            started=self.started, view=serving.newest_view(), away=dict(serving.away), fences=dict(serving.fences)
+        )
+        return self.spec.config.uid, found
+
+    async def stats(self) -> dict[str, Any]:
+        """The node's counters and gauges."""
+        return {
+            **self.engine.stats(),
+            "pid": os.getpid(),
+            "serving": self.serving.may_serve(self.engine.now_ms()),
+            "epoch": self.serving.epoch,
+            "uptime_ms": self.engine.now_ms() - self.server.started_ms,
+        }
+
+    async def watch(self) -> None:
+        """Never returns: the caller learns of this process's end by the error."""
+        await asyncio.Event().wait()
+
+    async def close(self, deadline_s: float = 10.0) -> None:
+        """Stop serving, flush the L3, and mark it clean."""
+        for task in self._tasks:
+            task.cancel()
+        async with self._turn:
+            serves = self.serving.prepared is None and self.serving.epoch > 0
+            if self.started is None:
+                return
+            await self.server.stop(deadline_s / 2)
+            await self.forwarder.close()
+            await asyncio.to_thread(self.engine.close, deadline_s / 2)
+            if serves:
+                self.home.mark_clean()
+            self.home.close()
+
+
+def node_config(config: ClusterConfig, home: ShardHome) -> NodeConfig:
+    """One shard's share of a cluster's configuration."""
+    return NodeConfig(
+        l1_bytes_max=config.l1_bytes_max,
+        l2_bytes_max=config.l2_bytes_max,
+        l3_bytes_max=config.l3_bytes_max if home.l3 is not None else 0,
+        data_dir=home.l3,
+        policy=EvictionPolicy(config.policy),
+    )
+
+
+async def settled(result: int | bool | Future[Any]) -> Any:
+    """The engine's answer, waited for when the disk has to be."""
+    if isinstance(result, Future):
+        return await asyncio.wrap_future(result)
+    return result
+
+
+def listen_address(configured: str, node_address: str, *, one_machine: bool) -> str:
+    """Where a shard on a Ray node listens: as configured, else loopback on one machine, else the node's address."""
+    if configured:
+        return configured
+    return "127.0.0.1" if one_machine else node_address

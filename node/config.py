@@ -74,6 +74,8 @@ class NodeConfig:
             raise UsageError(f"value_bytes_max={self.value_bytes_max} is outside 1..{VALUE_BYTES_LIMIT}")
         if self.l3_bytes_max and self.data_dir is None:
             raise UsageError("l3_bytes_max is set but data_dir is not: name a directory, or set l3_bytes_max=0")
+        if self.l3_bytes_max and self.l3_bytes_max < MIB:
+            raise UsageError(f"l3_bytes_max={self.l3_bytes_max} is too small for a database: give at least {MIB}, or 0")
         for name in ("l3_queue_bytes_max", "flush_after_ms", "leases_max"):
             if getattr(self, name) < 1:
                 raise UsageError(f"{name}={getattr(self, name)} must be at least 1")

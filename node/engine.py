@@ -10,20 +10,23 @@ for every reader when it is acknowledged, however much later its entries are unl
 
 from __future__ import annotations
 
-from collections import deque
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any, Final
 
 from .clock import Clock, NodeClock
 from .config import NodeConfig
-from .entry import DEAD_MS, ENTRY_BYTES, NEVER_MS, Entry
+from .entry import NEVER_MS, PACKED, Entry, new_entry
 from .errors import LimitError, UsageError
-from .gate import InvalidationGate
-from .groups import Group, GroupTable, Namespace, Page
+from .gate import NAMESPACE, TAG, InvalidationGate
+from .groups import Group, Namespace, Page
+from .handoff import Handoff, perf_ns, then, then_ask
+from .histogram import Histogram
 from .keys import DEFAULT_NAMESPACE
 from .leases import LeaseReply, LeaseState, LeaseTable
-from .levels.memory import MemoryLevel
-from .policies import make_policy
+from .levels.compressed import pack, unpack
+from .levels.disk import DiskLevel
+from .residents import KILL_PAGES, Residents, unpacked
+from .stats import namespace_dict, ratio, times_dict
 from .types import RemovalCause
 
 if TYPE_CHECKING:
@@ -32,16 +35,16 @@ if TYPE_CHECKING:
     from .events import Listener
 
 HIT_LOG_MAX: Final = 128
-SWEEP_PAGES: Final = 16  # pages (of 256 entries) that one slice unlinks: well under 5 ms
-EXPIRY_PAGES: Final = 24
+UNPACK_INLINE_BYTES_MAX: Final = 256 * 1024
+TIMED_MASK: Final = 15  # one get in 16 is timed
 
 
 class MultiLevelCache:
     """The cache of one node, over an ordered list of levels.
 
     `clock` is the only source of time. `post` brings a call from a worker thread back to the owner's thread
-    (`loop.call_soon_threadsafe` in a server); without it the engine waits for the disk itself and never returns
-    a Future except for a lease that has to be waited for.
+    (`loop.call_soon_threadsafe` in a server); without it the engine waits for the disk itself, and only a lease that
+    has to be waited for is given as a Future. `tick` has to be called about every 50 ms, `close` at the end.
     """
 
     def __init__(
@@ -54,50 +57,132 @@ class MultiLevelCache:
         self.config = config = config or NodeConfig()
         config.validate()
         self._clock = clock or NodeClock()
-        self._post = post
         self.now_ms: Callable[[], int] = self._clock.now_ms
-        self.gate = InvalidationGate()
-        self.leases = LeaseTable(self.gate, config.leases_max)
-        self.groups = GroupTable()
-        policy = make_policy(config.policy, seed=config.seed, entries_hint=config.l1_bytes_max // 1024)
-        self.l1 = MemoryLevel("l1_memory", config.l1_bytes_max, config.l1_entries_max, policy)
+        self._handoff = handoff = Handoff(post)
+        self._closed = False
+        self.residents = Residents(config, self.now_ms)
+        self.residents.before_eviction = self.drain_hits
+        self.groups = self.residents.groups
+        self.l1 = self.residents.l1
+        self.l2 = self.residents.l2
         self.table = self.l1.table
+        self._default = self.groups.namespace(DEFAULT_NAMESPACE)
+        self.l3: DiskLevel | None = None
+        if config.l3_bytes_max:
+            self.l3 = DiskLevel(config, self._clock, handoff, self._group_of)
+            self.l3.now_seq = lambda: self.gate.seq
+        self.gate = InvalidationGate(self.l3.start_seq if self.l3 is not None else 1)
+        self.leases = LeaseTable(self.gate, config.leases_max)
+        if post is not None:
+            self.residents.pack_later = self._pack_later
         self.hit_log: list[Entry] = []
         self.listener: Listener | None = None
         self.inv_seq = 0
         self.hits = 0
         self.misses = 0
         self.puts = 0
-        self.removed = dict.fromkeys(RemovalCause, 0)
-        self._dead = 0
-        self._sweeps: deque[Page] = deque()
-        self._expiry_cursor = 0
-        self._easy_bytes = min(config.key_bytes_max, config.value_bytes_max, config.l1_bytes_max)
-        self._default = self.groups.namespace(DEFAULT_NAMESPACE)
+        self.access_times = Histogram()
+        self._gets = 0
+        self._easy_bytes = min(config.key_bytes_max, config.value_bytes_max)
 
     # -- reads ---------------------------------------------------------------------------------------------------
 
     def get(self, key: bytes) -> Entry | Future[Entry | None] | None:
-        """Give the live entry of a canonical key, or None; counted."""
+        """Give the live entry of a canonical key, or None; counted. A hit in a slower level promotes."""
+        self._gets += 1
+        if not self._gets & TIMED_MASK:
+            return self._get_timed(key)
         entry = self.table.get(key)
+        if entry is not None and entry.expires_ms > self.now_ms():
+            log = self.hit_log
+            log.append(entry)
+            if len(log) >= HIT_LOG_MAX:
+                self.drain_hits()
+            return entry
+        return self._get_below(key)
+
+    def _get_timed(self, key: bytes) -> Entry | Future[Entry | None] | None:
+        start_ns = self._clock.perf_ns()
+        found = self.get(key)
+        self.access_times.record(self._clock.perf_ns() - start_ns)
+        return found
+
+    def _get_below(self, key: bytes) -> Entry | Future[Entry | None] | None:
+        """Look further down for a key of which L1 has no live entry."""
+        self._handoff.run_done()
+        entry = self.residents.find(key)
+        self.l1.counters.misses += 1
         if entry is not None:
             if entry.expires_ms > self.now_ms():
-                log = self.hit_log
-                log.append(entry)
-                if len(log) >= HIT_LOG_MAX:
-                    self.drain_hits()
-                return entry
-            self._drop_dead(entry)
+                return self._hit_in_l2(entry)
+            self.residents.drop_dead(entry)
+        if self.l2 is not None:
+            self.l2.counters.misses += 1
+        if self.l3 is not None:
+            found = self.l3.find(key, wait=self._handoff.waits)
+            if isinstance(found, Future):
+                return then(found, lambda entry: self._found_on_disk(key, entry))
+            return self._found_on_disk(key, found)
+        self._count_miss(key)
+        return None
+
+    def _hit_in_l2(self, entry: Entry) -> Entry | Future[Entry | None]:
+        assert self.l2 is not None
+        if not entry.flags & PACKED or entry.size <= UNPACK_INLINE_BYTES_MAX or self._handoff.waits:
+            self._count_hit(entry, self.l2.counters)
+            return self.residents.promote(entry)
+        packed = entry.payload
+        key = entry.key
+
+        def promote(payload: bytes) -> Entry | None:
+            now = self.residents.find(key)
+            if now is entry and entry.raw is packed and entry.expires_ms > self.now_ms():
+                assert self.l2 is not None
+                self._count_hit(entry, self.l2.counters)
+                return self.residents.promote(entry, payload)
+            return self._settled(self.get(key))
+
+        return then(self._handoff.off_thread(lambda: unpack(packed)), promote)
+
+    def _settled(self, found: Entry | Future[Entry | None] | None) -> Entry | None:
+        """An answer that must be given now: what would have to be waited for once more is a miss."""
+        return None if isinstance(found, Future) else found
+
+    def _found_on_disk(self, key: bytes, entry: Entry | None) -> Entry | None:
+        assert self.l3 is not None
+        counters = self.l3.counters
+        newer = self.residents.find(key)
+        if newer is not None:  # put while the disk was read
+            return self._settled(self.get(key))
+        if entry is None:
+            counters.misses += 1
+            self._count_miss(key)
+            return None
+        self._count_hit(entry, counters)
+        if self.residents.place(entry, entry.page.group):
+            counters.promotions += 1
+            if entry.flags & PACKED:  # it went to L2
+                return self.residents.promote(entry)
+        return entry
+
+    def _count_hit(self, entry: Entry, counters: Any) -> None:
+        self.hits += 1
+        counters.hits += 1
+        entry.page.group.namespace.hits += 1
+
+    def _count_miss(self, key: bytes) -> None:
         self.misses += 1
         self._namespace_of(key).misses += 1
-        return None
 
     def peek(self, key: bytes) -> Entry | Future[Entry | None] | None:
         """Give the live entry of a canonical key, or None, without counting or promoting."""
-        entry = self.table.get(key)
-        if entry is not None and entry.expires_ms > self.now_ms():
-            return entry
-        return None
+        entry = self.residents.find(key)
+        if entry is not None:
+            if entry.expires_ms <= self.now_ms():
+                return None
+            return unpacked(entry)
+        self._handoff.run_done()
+        return self.l3.find(key, wait=self._handoff.waits) if self.l3 is not None else None
 
     def drain_hits(self) -> None:
         """Tell the policy and the counters of the hits that were logged."""
@@ -107,6 +192,7 @@ class MultiLevelCache:
         self.l1.policy.on_hits(log)
         count = len(log)
         self.hits += count
+        self.l1.counters.hits += count
         if len(self.groups.namespaces) == 1:
             self._default.hits += count
         else:
@@ -115,9 +201,9 @@ class MultiLevelCache:
         log.clear()
 
     def scan(self, cursor: int, count: int, match: Callable[[bytes], bool] | None = None) -> tuple[int, list[bytes]]:
-        """List live keys from `cursor` on; gives the next cursor (0: the end) and about `count` keys.
+        """List live keys in memory from `cursor` on; gives the next cursor (0: the end) and about `count` keys.
 
-        Every key that is present during the whole scan is listed at least once.
+        Every key that is in memory during the whole scan is listed at least once. What lies on disk only is not listed.
         """
         now_ms = self.now_ms()
         pages = self.groups.pages
@@ -134,7 +220,8 @@ class MultiLevelCache:
         return (cursor if cursor < len(pages) else 0), found
 
     def __len__(self) -> int:
-        return len(self.table) - self._dead
+        """How many entries are in memory, without those that were invalidated."""
+        return len(self.residents)
 
     # -- writes --------------------------------------------------------------------------------------------------
 
@@ -154,47 +241,37 @@ class MultiLevelCache:
 
         `expires_ms` is on the node's clock. Raises LimitError for what is past a limit, UsageError for bad tags.
         """
-        size = len(key) + len(payload) + len(metadata) + ENTRY_BYTES
-        if size > self._easy_bytes or expires_ms <= 0 or not key:
+        if len(key) + len(payload) > self._easy_bytes or expires_ms <= 0 or not key:
             self._check_put(key, payload, expires_ms)
         at = key.find(b":", 0, 256)
         namespace = self._default if at < 0 else self.groups.namespace(key[:at])
         group = namespace.groups.get((tags, codec)) or self.groups.group(namespace, tuple(tags), codec)
         gate = self.gate
-        if lease is not None and not self.leases.admits(key, lease, namespace.name, group.tags, self.now_ms()):
+        leases = self.leases
+        if lease is not None and not leases.admits(key, lease, namespace.name, group.tags, self.now_ms()):
             return False
         gate.seq = version = gate.seq + 1
         gate.void_key(key)
-        old = self.table.get(key)
+        residents = self.residents
+        old = residents.find(key)
         if old is not None:
-            self._replace(old)
+            residents.unlink(old, RemovalCause.REPLACED)
+        entry = new_entry(key, payload, version, expires_ms=expires_ms, cost_s=cost_s, metadata=metadata)
         namespace.puts += 1
         self.puts += 1
-        level = self.l1
-        charged = self.groups.bytes_used + (0 if group.pages else group.size)
-        if level.needs_room(size, charged) and not self._make_room(group, size):
-            self._changed("keys", (key,), RemovalCause.REPLACED)
-            self.leases.voided(key, self.now_ms())
-            return False
-        entry = Entry.__new__(Entry)
-        entry.key = key
-        entry.size = size
-        entry.cost_s = cost_s
-        entry.expires_ms = expires_ms
-        entry.order = entry.link = entry.frame = None
-        entry.raw = payload
-        entry.version = version
-        entry.metadata = metadata
-        entry.packed = False
-        self.groups.add(entry, group)
-        level.insert(entry)
-        namespace.entries += 1
-        namespace.bytes += size
-        if len(self.leases):
-            self.leases.filled(key, entry)
+        stored = residents.place(entry, group)
+        if len(leases):
+            leases.filled(key, entry)
         if self.listener is not None:
             self._changed("keys", (key,), RemovalCause.REPLACED)
-        return True
+        if self.l3 is not None and self.l3.on:
+            if not stored:
+                entry.page = Page(group, -1)
+            queued = self.l3.put(entry, payload)
+            if isinstance(queued, Future):
+                return self._handoff.settle(then(queued, lambda committed: stored or committed))
+            return stored or queued
+        return stored
 
     def _check_put(self, key: bytes, payload: bytes, expires_ms: int) -> None:
         limits = self.config
@@ -214,73 +291,116 @@ class MultiLevelCache:
         """Give a live entry another expiry; False when there is none."""
         if expires_ms <= 0:
             raise UsageError(f"expires_ms={expires_ms} is no time: give a positive TTL, or NEVER_MS for none")
-        entry = self.table.get(key)
-        if entry is None or entry.expires_ms <= self.now_ms():
+        found = self.peek(key)
+        if isinstance(found, Future):
+            return then(found, lambda entry: self._settled_expiry(key, entry, expires_ms))
+        return self._set_expiry_of(key, found, expires_ms)
+
+    def _settled_expiry(self, key: bytes, entry: Entry | None, expires_ms: int) -> bool:
+        changed = self._set_expiry_of(key, entry, expires_ms)
+        return bool(changed) if not isinstance(changed, Future) else True
+
+    def _set_expiry_of(self, key: bytes, found: Entry | None, expires_ms: int) -> bool | Future[bool]:
+        entry = self.residents.find(key) or found
+        if found is None or entry is None:
             return False
         entry.expires_ms = expires_ms
-        self.l1.policy.on_update(entry)
+        if entry.level is not None:
+            entry.level.policy.on_update(entry)
         self._changed("keys", (key,), RemovalCause.REPLACED)
+        if self.l3 is not None and self.l3.on:
+            found.expires_ms = expires_ms
+            queued = self.l3.put(found, found.payload)
+            if isinstance(queued, Future):
+                return self._handoff.settle(then(queued, lambda _: True))
         return True
 
     # -- invalidation --------------------------------------------------------------------------------------------
 
     def remove(self, key: bytes) -> bool | Future[bool]:
         """Invalidate one key; whether a live entry was there."""
-        return self.invalidate_keys((key,)) == 1
+        removed = self.invalidate_keys((key,))
+        if isinstance(removed, Future):
+            return then(removed, bool)
+        return removed == 1
 
     def invalidate_keys(self, keys: Sequence[bytes]) -> int | Future[int]:
         """Invalidate keys; gives the number of live entries among them."""
         now_ms = self.now_ms()
         self.gate.next_seq()
         removed = 0
+        l3 = self.l3 if self.l3 is not None and self.l3.on else None
+        ack: Future[bool] | None = None
         for key in keys:
             self.gate.void_key(key)
-            entry = self.table.get(key)
+            entry = self.residents.find(key)
+            live = entry is not None and entry.expires_ms > now_ms
             if entry is not None:
-                removed += entry.expires_ms > now_ms
-                self._unlink(entry, RemovalCause.INVALIDATED)
+                self.residents.unlink(entry, RemovalCause.INVALIDATED)
+            if l3 is not None:
+                live = live or l3.holds(key)
+                ack = l3.delete(key)
+            removed += live
             self.leases.voided(key, now_ms)
         self._changed("keys", keys, RemovalCause.INVALIDATED)
+        if ack is not None:
+            return self._handoff.settle(then(ack, lambda _: removed))
         return removed
 
     def invalidate_tags(self, tags: Iterable[bytes]) -> int | Future[int]:
         """Invalidate everything that carries any of the tags; gives the number of live entries."""
         names = tuple(tags)
         seq = self.gate.mark_tags(names)
-        removed = self._kill(self.groups.groups_of_tags(names), seq)
-        self._changed("tags", names, RemovalCause.INVALIDATED)
-        return removed
+        on_disk = self.l3.invalidate(TAG, names, seq) if self.l3 is not None else None
+        return self._kill(self.groups.groups_of_tags(names), seq, on_disk, ("tags", names))
 
     def invalidate_namespace(self, namespace: bytes) -> int | Future[int]:
         """Invalidate everything in a namespace; gives the number of live entries."""
         seq = self.gate.mark_namespace(namespace)
+        on_disk = self.l3.invalidate(NAMESPACE, (namespace,), seq) if self.l3 is not None else None
         record = self.groups.namespaces.get(namespace)
-        removed = self._kill(list(record.groups.values()), seq) if record is not None else 0
-        self._changed("namespace", (namespace,), RemovalCause.INVALIDATED)
-        return removed
+        groups = list(record.groups.values()) if record is not None else []
+        return self._kill(groups, seq, on_disk, ("namespace", (namespace,)))
 
     def clear(self) -> int | Future[int]:
         """Invalidate everything; gives the number of live entries."""
         seq = self.gate.mark_clear()
+        on_disk = self.l3.clear(seq) if self.l3 is not None else None
         groups = [group for record in self.groups.namespaces.values() for group in record.groups.values()]
-        removed = self._kill(groups, seq)
-        self._changed("all", (), RemovalCause.INVALIDATED)
-        return removed
+        return self._kill(groups, seq, on_disk, ("all", ()))
 
-    def _kill(self, groups: list[Group], seq: int) -> int:
-        """Make all entries of these groups a miss; they are unlinked later, in slices."""
-        now_ms = self.now_ms()
-        removed = killed = 0
-        for group in groups:
-            for page in group.pages:
-                for entry in page.entries:
-                    if entry.version <= seq and (expires_ms := entry.expires_ms) != DEAD_MS:
-                        killed += 1
-                        removed += expires_ms > now_ms
-                        entry.expires_ms = DEAD_MS
-            self._sweeps.extend(group.pages)
-        self._dead += killed
-        return removed
+    def _kill(
+        self, groups: list[Group], seq: int, on_disk: Future[int] | None, change: tuple[str, tuple[bytes, ...]]
+    ) -> int | Future[int]:
+        """Kill what lies in memory, in slices where the owner has other things to do, and wait for the disk."""
+        pages = [page for group in groups for page in group.pages]
+        killed: Future[tuple[int, int]] = Future()
+        self._kill_slice(pages, 0, (0, 0), seq, killed)
+
+        def count(in_memory: tuple[int, int], rows: int) -> int:
+            self._changed(*change, RemovalCause.INVALIDATED)
+            # Most records on disk are also in memory: count those once.
+            return in_memory[0] + max(0, rows - in_memory[1])
+
+        if on_disk is None:
+            return self._handoff.settle(then(killed, lambda in_memory: count(in_memory, 0)))
+
+        def wait_for_disk(in_memory: tuple[int, int]) -> Future[int]:
+            return then(on_disk, lambda rows: count(in_memory, rows))
+
+        return self._handoff.settle(then_ask(killed, wait_for_disk))
+
+    def _kill_slice(
+        self, pages: list[Page], start: int, so_far: tuple[int, int], seq: int, killed: Future[tuple[int, int]]
+    ) -> None:
+        post = self._handoff.post
+        stop = len(pages) if post is None else start + KILL_PAGES
+        live, stored = self.residents.kill(pages[start:stop], seq)
+        so_far = (so_far[0] + live, so_far[1] + stored)
+        if post is None or stop >= len(pages):
+            killed.set_result(so_far)
+        else:
+            post(lambda: self._kill_slice(pages, stop, so_far, seq, killed))
 
     # -- leases --------------------------------------------------------------------------------------------------
 
@@ -289,10 +409,18 @@ class MultiLevelCache:
 
         `hold_ms`: how long the caller may compute before the lease goes to somebody else.
         """
-        entry = self.get(key)
-        if isinstance(entry, Entry):
-            return LeaseReply(LeaseState.HIT, entry)
-        return self.leases.ask(key, wait_ms, hold_ms, self.now_ms())
+        found = self.get(key)
+        if isinstance(found, Entry):
+            return LeaseReply(LeaseState.HIT, found)
+        if found is None:
+            return self.leases.ask(key, wait_ms, hold_ms, self.now_ms())
+
+        def ask(entry: Entry | None) -> LeaseReply | Future[LeaseReply]:
+            if entry is not None:
+                return LeaseReply(LeaseState.HIT, entry)
+            return self.leases.ask(key, wait_ms, hold_ms, self.now_ms())
+
+        return then_ask(found, ask)
 
     def release_lease(self, key: bytes, token: bytes) -> bool:
         """Give a lease back unused; False when it was not held any more."""
@@ -302,77 +430,82 @@ class MultiLevelCache:
 
     def tick(self) -> None:
         """Do a slice of upkeep; call it about every 50 ms."""
+        self._handoff.run_done()
         self.drain_hits()
         now_ms = self.now_ms()
         self.leases.tick(now_ms)
-        self._sweep()
-        self._expire(now_ms)
+        self.residents.sweep()
+        self.residents.expire(now_ms)
+        if self.l3 is not None:
+            self.l3.tick(now_ms)
 
-    def _sweep(self) -> None:
-        """Unlink a slice of the killed entries."""
-        sweeps = self._sweeps
-        for _ in range(min(SWEEP_PAGES, len(sweeps))):
-            for entry in [entry for entry in sweeps.popleft().entries if entry.expires_ms == DEAD_MS]:
-                self._unlink(entry, RemovalCause.INVALIDATED)
-
-    def _expire(self, now_ms: int) -> None:
-        """Unlink a slice of the expired entries."""
-        pages = self.groups.pages
-        for _ in range(min(EXPIRY_PAGES, len(pages))):
-            if self._expiry_cursor >= len(pages):
-                self._expiry_cursor = 0
-            page = pages[self._expiry_cursor]
-            self._expiry_cursor += 1
-            if page is not None:
-                for entry in [entry for entry in page.entries if entry.expires_ms <= now_ms]:
-                    self._drop_dead(entry)
+    def flush(self) -> None:
+        """Begin to write what is queued for the disk now, rather than when it is old enough."""
+        if self.l3 is not None:
+            self.l3.flush()
 
     def stats(self) -> dict[str, Any]:
         """Counters and gauges of the node, its levels and its namespaces."""
         self.drain_hits()
-        asked = self.hits + self.misses
+        self._handoff.run_done()
+        levels: dict[str, Any] = {}
+        for level in (self.l1, self.l2):
+            if level is not None:
+                levels[level.kind.value] = level.counters.as_dict() | {
+                    "entries": len(level.table),
+                    "bytes_used": level.bytes_used,
+                    "bytes_max": level.bytes_max,
+                    "policy": level.policy.name,
+                }
+        if self.l3 is not None:
+            levels["l3_disk"] = self.l3.stats()
+        memory = [level for level in (self.l1, self.l2) if level is not None]
         return {
             "hits": self.hits,
             "misses": self.misses,
-            "hit_ratio": self.hits / asked if asked else 0.0,
+            "hit_ratio": ratio(self.hits, self.misses),
             "puts": self.puts,
             "entries": len(self),
-            "removed": {cause.value: count for cause, count in self.removed.items()},
-            "memory_bytes": self.l1.bytes_used + self.groups.bytes_used,
+            "removed": {cause.value: sum(level.counters.removed[cause] for level in memory) for cause in RemovalCause},
+            "memory_bytes": self.residents.bytes_used,
+            "disk_bytes": levels["l3_disk"]["bytes_used"] if self.l3 is not None else 0,
+            "access_times": times_dict(self.access_times),
             "leases": {
                 "live": len(self.leases),
                 "granted": self.leases.granted,
                 "refused": self.leases.refused,
             },
+            "inv_seq": self.inv_seq,
+            "levels": levels,
             "namespaces": {
-                name.decode("utf-8", "replace"): {
-                    "hits": record.hits,
-                    "misses": record.misses,
-                    "puts": record.puts,
-                    "entries": record.entries,
-                    "bytes": record.bytes,
-                }
+                name.decode("utf-8", "replace"): namespace_dict(record)
                 for name, record in self.groups.namespaces.items()
             },
         }
 
-    def close(self, deadline_s: float = 10.0) -> None:  # noqa: ARG002
-        """Flush what is queued and let go of everything; closing twice is harmless."""
+    def close(self, deadline_s: float = 10.0) -> None:
+        """Write what is queued, within the deadline, and let go of everything; closing twice is harmless."""
+        if self._closed:
+            return
         self.drain_hits()
+        self._closed = True
+        clean = True
+        if self.l3 is not None:
+            until_ns = perf_ns() + int(deadline_s * 1e9)
+            while not self.l3.idle and perf_ns() < until_ns:
+                self.l3.flush()
+                self._handoff.run_done_for(0.05)
+            clean = self.l3.idle
+        ended = self._handoff.worker.stop(deadline_s)
+        self._handoff.run_done()
+        if self.l3 is not None and ended:
+            self.l3.close(clean=clean)
 
     def validate(self) -> None:
         """Check the internals; raises AssertionError with what is wrong. For tests."""
-        self.l1.validate()
-        self.groups.validate()
+        self.residents.validate()
         self.gate.validate()
         self.leases.validate()
-        assert self.l1.bytes_used + self.groups.bytes_used <= self.l1.bytes_max
-        assert self._dead == sum(entry.expires_ms == DEAD_MS for entry in self.table.values())
-        assert sum(len(page.entries) for page in self.groups.pages if page) == len(self.table)
-        for record in self.groups.namespaces.values():
-            entries = [entry for group in record.groups.values() for page in group.pages for entry in page.entries]
-            assert record.entries == len(entries)
-            assert record.bytes == sum(entry.size for entry in entries)
 
     # -- inside --------------------------------------------------------------------------------------------------
 
@@ -380,47 +513,16 @@ class MultiLevelCache:
         at = key.find(b":", 0, 256)
         return self._default if at < 0 else self.groups.namespace(key[:at])
 
+    def _group_of(self, namespace: bytes, tags: tuple[bytes, ...], codec: int) -> Group:
+        return self.groups.group(self.groups.namespace(namespace), tags, codec)
+
     def _changed(self, kind: str, names: Sequence[bytes], cause: RemovalCause) -> None:
         """Tell the listener of a change that readers elsewhere must know of."""
         self.inv_seq += 1
         if self.listener is not None:
             self.listener.changed(kind, names, cause, self.inv_seq)
 
-    def _unlink(self, entry: Entry, cause: RemovalCause) -> None:
-        """Take an entry out of its level, its group and the counts."""
-        level = entry.level
-        assert level is not None
-        level.remove(entry)
-        self._forget(entry, cause)
-
-    def _replace(self, old: Entry) -> None:
-        self._unlink(old, RemovalCause.REPLACED if old.expires_ms != DEAD_MS else RemovalCause.INVALIDATED)
-
-    def _drop_dead(self, entry: Entry) -> None:
-        """Unlink an entry that was found expired or killed."""
-        self._unlink(entry, RemovalCause.INVALIDATED if entry.expires_ms == DEAD_MS else RemovalCause.EXPIRED)
-
-    def _forget(self, entry: Entry, cause: RemovalCause) -> None:
-        if entry.expires_ms == DEAD_MS:
-            self._dead -= 1
-        self.groups.discard(entry)
-        namespace = entry.page.group.namespace
-        namespace.entries -= 1
-        namespace.bytes -= entry.size
-        self.removed[cause] += 1
-
-    def _make_room(self, group: Group, size: int) -> bool:
-        """Evict until an entry of `size` in `group` fits; False when it never will."""
-        level = self.l1
-        groups = self.groups
-        new_group_bytes = 0 if group.pages else group.size
-        if size + new_group_bytes > level.bytes_max:
-            return False
-        self.drain_hits()
-        while level.table and level.needs_room(size, groups.bytes_used + (0 if group.pages else group.size)):
-            if self._sweeps:
-                self._sweep()
-                continue
-            victim = level.pop_victim()
-            self._forget(victim, RemovalCause.EVICTED if victim.expires_ms != DEAD_MS else RemovalCause.INVALIDATED)
-        return True
+    def _pack_later(self, entry: Entry, payload: bytes) -> None:
+        """Pack a large payload in the worker."""
+        done = self._handoff.off_thread(lambda: pack(payload))
+        then(done, lambda packed: self.residents.packed_later(entry, payload, packed))

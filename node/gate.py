@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 MARKS_MAX: Final = 100_000
+TAG: Final = b"t"
+NAMESPACE: Final = b"n"
 
 
 class Marks:
@@ -31,6 +33,16 @@ class Marks:
 
     def __len__(self) -> int:
         return len(self.namespaces) + len(self.tags) + (self.clear_seq >= 0)
+
+    def of_kind(self, kind: bytes) -> dict[bytes, int]:
+        """The marks of tags (`t`) or of namespaces (`n`)."""
+        return self.tags if kind == TAG else self.namespaces
+
+    def clear(self) -> None:
+        """Forget all marks."""
+        self.clear_seq = -1
+        self.namespaces.clear()
+        self.tags.clear()
 
     def covers(self, asked_at: int, namespace: bytes, tags: Iterable[bytes]) -> bool:
         """Whether something that was asked for at `asked_at` has been invalidated since."""

@@ -14,6 +14,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from .errors import LimitError, UsageError
+from .keys import DEFAULT_NAMESPACE
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -100,7 +101,9 @@ class GroupTable:
 
     def _forget_idle_namespaces(self) -> None:
         """Forget the counters of namespaces without entries, so that made-up names can't fill the memory."""
-        self.namespaces = {name: record for name, record in self.namespaces.items() if record.groups}
+        self.namespaces = {
+            name: record for name, record in self.namespaces.items() if record.groups or name == DEFAULT_NAMESPACE
+        }
         self._namespaces_kept = max(NAMESPACES_IDLE_MAX, len(self.namespaces))
 
     def group(self, namespace: Namespace, tags: tuple[bytes, ...], codec: int) -> Group:
@@ -116,6 +119,7 @@ class GroupTable:
 
     def _enter(self, group: Group) -> None:
         """List a group that gets its first entry."""
+        assert (group.tags, group.codec) not in group.namespace.groups
         group.namespace.groups[group.tags, group.codec] = group
         for tag in group.tags:
             self.tags.setdefault(tag, set()).add(group)

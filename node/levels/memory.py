@@ -10,25 +10,28 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ..entry import Entry
+from ..stats import LevelCounters
 
 if TYPE_CHECKING:
     from ..policies.base import Policy
+    from ..types import CacheLevel
 
 
 class MemoryLevel:
     """Entries by canonical key within a budget of bytes and, when `entries_max` is not None, of entries."""
 
-    def __init__(self, name: str, bytes_max: int, entries_max: int | None, policy: Policy) -> None:
-        self.name = name
+    def __init__(self, kind: CacheLevel, bytes_max: int, entries_max: int | None, policy: Policy) -> None:
+        self.kind = kind
         self.bytes_max = bytes_max
         self.entries_max = entries_max if entries_max is not None else 1 << 62
         self.policy = policy
         self.table: dict[bytes, Entry] = {}
         self.bytes_used = 0
+        self.counters = LevelCounters()
 
-    def needs_room(self, size: int, extra_bytes: int = 0) -> bool:
-        """Whether something must leave before an entry of `size` fits beside `extra_bytes` of others."""
-        return self.bytes_used + size + extra_bytes > self.bytes_max or len(self.table) >= self.entries_max
+    def needs_room(self, size: int, charged: int = 0) -> bool:
+        """Whether something must leave before an entry of `size` fits, with `charged` bytes for the tag tables."""
+        return self.bytes_used + size + charged > self.bytes_max or len(self.table) >= self.entries_max
 
     def insert(self, entry: Entry) -> None:
         """Take in an entry whose key is not held and for which there is room."""

@@ -39,6 +39,7 @@ class Policy(Protocol):
     access (an entry read twice stands there twice; entries that have left meanwhile must be harmless); `on_update`
     after size, cost or expiry of a held entry changed in place; then exactly one of `on_remove` (it left for another
     reason) and `pop_victim` (the policy gave it up). `pop_victim` is only called while the policy holds an entry.
+    `admits` is asked before entries are evicted for a newcomer.
     """
 
     name: str
@@ -54,6 +55,10 @@ class Policy(Protocol):
 
     def on_remove(self, entry: Evictable) -> None:
         """Forget an entry that left for another reason than eviction."""
+
+    def admits(self, key: bytes, size: int, cost_s: float, bytes_needed: int) -> bool:
+        """Whether a newcomer is worth evicting `bytes_needed` bytes for; False sends it to the next level at once."""
+        ...
 
     def pop_victim(self) -> Evictable:
         """Give up one entry and forget it."""

@@ -64,7 +64,7 @@ def test_active_expiry_frees_memory_without_reads(engine: MultiLevelCache, clock
     clock.advance(11)
     engine.tick()
     assert len(engine.table) == 0
-    assert engine.removed[RemovalCause.EXPIRED] == 500
+    assert engine.l1.counters.removed[RemovalCause.EXPIRED] == 500
 
 
 def test_overwriting_at_capacity_evicts_nobody(make_engine: Make) -> None:
@@ -73,8 +73,8 @@ def test_overwriting_at_capacity_evicts_nobody(make_engine: Make) -> None:
     for key in (b"a", b"b", b"c", b"a", b"b", b"c"):
         engine.put(key, b"v")
     assert sorted(engine.table) == [b"a", b"b", b"c"]
-    assert engine.removed[RemovalCause.EVICTED] == 0
-    assert engine.removed[RemovalCause.REPLACED] == 3
+    assert engine.l1.counters.removed[RemovalCause.EVICTED] == 0
+    assert engine.l1.counters.removed[RemovalCause.REPLACED] == 3
 
 
 def test_lru_evicts_what_was_read_longest_ago(make_engine: Make) -> None:
@@ -150,7 +150,7 @@ def test_invalidate_tags_reaches_exactly_the_entries_with_the_tag(engine: MultiL
     engine.tick()
     assert payload(engine, b"k2") == b"new"
     assert len(engine.table) == len(engine) == 500
-    assert engine.removed[RemovalCause.INVALIDATED] == 501
+    assert engine.l1.counters.removed[RemovalCause.INVALIDATED] == 501
 
 
 def test_invalidate_namespace_and_clear(engine: MultiLevelCache) -> None:

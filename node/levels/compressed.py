@@ -1,0 +1,53 @@
+"""L2: memory that holds entries in zlib form.
+
+Invariants: an entry is packed only where that makes it smaller than 0.9 of its payload, so unpacking is never in vain;
+what leaves this level upwards is unpacked: nobody outside ever sees a packed payload.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from zlib_ng import zlib_ng
+
+from ..entry import PACKED
+from .memory import MemoryLevel
+
+if TYPE_CHECKING:
+    from ..entry import Entry
+
+PACKED_RATIO_MAX: Final = 0.9
+PACK_BYTES_MIN: Final = 64  # below, the header of the zlib stream eats what is gained
+ZLIB_LEVEL: Final = 1  # measured on JSON and embeddings: level 6 gains 3-5 % more for four times the time
+
+
+def pack(payload: bytes) -> bytes | None:
+    """Give the zlib form, or None when it is not worth it. Releases the GIL for large payloads."""
+    if len(payload) < PACK_BYTES_MIN:
+        return None
+    packed: bytes = zlib_ng.compress(payload, ZLIB_LEVEL)
+    return packed if len(packed) < PACKED_RATIO_MAX * len(payload) else None
+
+
+def unpack(packed: bytes) -> bytes:
+    """Give the payload of a zlib form that `pack` made."""
+    payload: bytes = zlib_ng.decompress(packed)
+    return payload
+
+
+class CompressedLevel(MemoryLevel):
+    """A memory level whose entries are packed where that pays."""
+
+    def take_packed(self, entry: Entry, packed: bytes) -> None:
+        """Exchange the payload of an entry that is about to be inserted for its packed form."""
+        entry.size += len(packed) - entry.payload_bytes
+        entry.raw = packed
+        entry.frame = None
+        entry.flags |= PACKED
+
+    def shrink(self, entry: Entry, packed: bytes) -> None:
+        """Exchange the payload of an entry that is held for its packed form."""
+        self.bytes_used -= entry.size
+        self.take_packed(entry, packed)
+        self.bytes_used += entry.size
+        self.policy.on_update(entry)

@@ -1,0 +1,259 @@
+"""The LMDB file of L3: records, and their indexes by tag, namespace, expiry and age in the same transaction.
+
+Keys of the database are 16-byte BLAKE2b digests of the full keys, which so may have any length; the full key stands
+in the record and is compared on every read.
+
+Invariants: an index row without its record, or of another version, is harmless and dropped when met; records and
+their rows change in one transaction; `versions` and `count` describe the committed records, and the stamp of the next
+transaction is stored before it is committed. Writes come from one thread.
+"""
+
+from __future__ import annotations
+
+from hashlib import blake2b
+from typing import TYPE_CHECKING, Any, Final
+
+import lmdb
+
+from ..entry import NEVER_MS
+from ..errors import CorruptionError
+from ..gate import TAG
+from ..keys import namespace_of
+from .records import Record, decode_head, encode
+from .sidefile import SideFile, Stamp
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+    from pathlib import Path
+
+    from ..entry import Entry
+
+FILLED_MAX: Final = 0.8  # of the map: copy-on-write and fragmentation of large values need the rest
+SLICE_RECORDS: Final = 500
+EVICTED_AT_FULL: Final = 0.1
+
+
+def digest(name: bytes) -> bytes:
+    """The 16 bytes under which a key or tag stands."""
+    return blake2b(name, digest_size=16).digest()
+
+
+def number(value: int) -> bytes:
+    """A number so that bytes sort as numbers do."""
+    return value.to_bytes(8, "big")
+
+
+class RecordStore:
+    """An open LMDB file of records. `bytes_max` bounds the file itself."""
+
+    def __init__(self, path: Path, bytes_max: int, *, sync: bool, side: SideFile | None) -> None:
+        self.bytes_max = bytes_max // 4096 * 4096
+        self._side = side
+        self._sync = sync
+        read_only = side is None
+        self.env: Any = lmdb.open(
+            str(path),
+            map_size=self.bytes_max,
+            subdir=False,
+            max_dbs=8,
+            max_readers=16,
+            mode=0o600,
+            sync=sync,
+            readahead=False,
+            meminit=False,
+            readonly=read_only,
+            lock=not read_only,
+        )
+        open_db = self.env.open_db
+        create = not read_only
+        self.records = open_db(b"records", create=create)
+        self.tags = open_db(b"tags", create=create, dupsort=True, dupfixed=True)
+        self.namespaces = open_db(b"namespaces", create=create, dupsort=True, dupfixed=True)
+        self.expiry = open_db(b"expiry", create=create, dupsort=True, dupfixed=True)
+        self.ages = open_db(b"ages", create=create)
+        self.tombstones = open_db(b"tombstones", create=create)
+        self._data = (self.records, self.tags, self.namespaces, self.expiry, self.ages)
+        self.page_bytes = self.env.stat()["psize"]
+        self.versions = 0
+        self.count = 0
+        self.bytes_used = 0
+
+    @property
+    def last_txn(self) -> int:
+        """Number of the last committed transaction."""
+        return int(self.env.info()["last_txnid"])
+
+    def begin_read(self) -> Any:
+        """A read transaction: a context manager, with `get(digest)` for records. Buffers die with it."""
+        return self.env.begin(db=self.records, buffers=True)
+
+    def write(self, change: Callable[[Any], None]) -> None:
+        """Run a change in one write transaction, with its stamp; on an error nothing has happened."""
+        versions, count = self.versions, self.count
+        try:
+            with self.env.begin(write=True, buffers=True) as txn:
+                change(txn)
+                if self._side is not None:
+                    self._side.stamp(Stamp(txn.id(), self.versions, self.count), sync=self._sync)
+                self.bytes_used = self._measure(txn)
+        except BaseException:
+            self.versions, self.count = versions, count
+            raise
+
+    def _measure(self, txn: Any) -> int:
+        pages = 0
+        for db in self._data:
+            stat = txn.stat(db)
+            pages += stat["branch_pages"] + stat["leaf_pages"] + stat["overflow_pages"]
+        return int(pages * self.page_bytes)
+
+    # -- changes, inside a transaction ---------------------------------------------------------------------------
+
+    def put(self, txn: Any, entry: Entry, payload: bytes) -> None:
+        """Store a record with its index rows, in place of the one before."""
+        name = digest(entry.key)
+        self.delete(txn, name)
+        txn.put(name, encode(entry, payload), db=self.records)
+        for tag in entry.page.group.tags:
+            txn.put(digest(tag), name, db=self.tags)
+        txn.put(b"n" + entry.page.group.namespace.name, name, db=self.namespaces)
+        if entry.expires_ms != NEVER_MS:
+            txn.put(number(entry.expires_ms), name, db=self.expiry)
+        txn.put(number(entry.version), name, db=self.ages)
+        self.versions += entry.version
+        self.count += 1
+
+    def delete(self, txn: Any, name: bytes) -> bool:
+        """Delete a record with its index rows; False when there is none. Raises CorruptionError for a damaged head."""
+        data = txn.get(name, db=self.records)
+        if data is None:
+            return False
+        record = decode_head(memoryview(data))
+        for tag in record.tags:
+            txn.delete(digest(tag), name, db=self.tags)
+        txn.delete(b"n" + namespace_of(record.key), name, db=self.namespaces)
+        if record.expires_ms != NEVER_MS:
+            txn.delete(number(record.expires_ms), name, db=self.expiry)
+        txn.delete(number(record.version), db=self.ages)
+        txn.delete(name, db=self.records)
+        self.versions -= record.version
+        self.count -= 1
+        return True
+
+    def delete_where(self, txn: Any, name: bytes, unwanted: Callable[[Record], bool]) -> bool:
+        """Delete a record if its head says so."""
+        data = txn.get(name, db=self.records)
+        return data is not None and unwanted(decode_head(memoryview(data))) and self.delete(txn, name)
+
+    def evict(self, txn: Any, bytes_wanted: int) -> int:
+        """Delete the records that were put longest ago until about `bytes_wanted` are free; gives their number."""
+        evicted = freed = 0
+        with txn.cursor(db=self.ages) as cursor:
+            while freed < bytes_wanted and cursor.first():
+                name = bytes(cursor.value())
+                data = txn.get(name, db=self.records)
+                if data is None or decode_head(memoryview(data)).version != int.from_bytes(cursor.key(), "big"):
+                    cursor.delete()
+                    continue
+                freed += len(data) + 256
+                self.delete(txn, name)
+                evicted += 1
+        return evicted
+
+    def drop_all(self, txn: Any) -> None:
+        """Delete everything."""
+        for db in (*self._data, self.tombstones):
+            txn.drop(db, delete=False)
+        self.versions = self.count = 0
+
+    # -- slices of upkeep, inside a transaction ------------------------------------------------------------------
+
+    def rows(self, txn: Any, kind: bytes, name: bytes, limit: int) -> list[bytes]:
+        """Up to `limit` records that carry a tag or belong to a namespace."""
+        db, key = (self.tags, digest(name)) if kind == TAG else (self.namespaces, b"n" + name)
+        with txn.cursor(db=db) as cursor:
+            if not cursor.set_key(key):
+                return []
+            found = []
+            for row in cursor.iternext_dup():
+                found.append(bytes(row))
+                if len(found) == limit:
+                    break
+            return found
+
+    def count_rows(self, txn: Any, kind: bytes, name: bytes) -> int:
+        """How many records carry a tag or belong to a namespace."""
+        db, key = (self.tags, digest(name)) if kind == TAG else (self.namespaces, b"n" + name)
+        with txn.cursor(db=db) as cursor:
+            return int(cursor.count()) if cursor.set_key(key) else 0
+
+    def expired_rows(self, txn: Any, now_ms: int, limit: int) -> list[tuple[bytes, bytes]]:
+        """Up to `limit` (expiry, record) rows that are due."""
+        found: list[tuple[bytes, bytes]] = []
+        with txn.cursor(db=self.expiry) as cursor:
+            for key, name in cursor.iternext(keys=True, values=True):
+                if int.from_bytes(key, "big") > now_ms or len(found) == limit:
+                    break
+                found.append((bytes(key), bytes(name)))
+        return found
+
+    def names_after(self, txn: Any, name: bytes, limit: int) -> list[bytes]:
+        """The next `limit` records after `name`, in the order of their digests."""
+        found: list[bytes] = []
+        with txn.cursor(db=self.records) as cursor:
+            if cursor.set_range(name + b"\0"):
+                for key in cursor.iternext(keys=True, values=False):
+                    found.append(bytes(key))
+                    if len(found) == limit:
+                        break
+        return found
+
+    def walk(self, txn: Any) -> Iterator[tuple[bytes, Record]]:
+        """All records by digest."""
+        with txn.cursor(db=self.records) as cursor:
+            for name, data in cursor:
+                yield bytes(name), decode_head(memoryview(data))
+
+    def check(self) -> tuple[Stamp, int]:
+        """Walk everything; gives the stamp that the records add up to and the number of index rows.
+
+        Raises CorruptionError for what does not hold together; LMDB itself may crash on a damaged page.
+        """
+        rows = 0
+        with self.env.begin(buffers=True) as txn:
+            versions = count = wanted = 0
+            for name, record in self.walk(txn):
+                if digest(record.key) != name:
+                    raise CorruptionError("a record stands under the digest of another key")
+                versions += record.version
+                count += 1
+                wanted += 2 + len(record.tags) + (record.expires_ms != NEVER_MS)
+            for db in (self.tags, self.namespaces, self.expiry, self.ages):
+                with txn.cursor(db=db) as cursor:
+                    rows += sum(1 for _ in cursor)
+            if rows < wanted:
+                raise CorruptionError(f"{wanted} index rows were expected, {rows} are there")
+        self.load_tombstones()
+        return Stamp(self.last_txn, versions, count), rows
+
+    def load_tombstones(self) -> list[tuple[bytes, bytes, int]]:
+        """The (kind, name, seq) of invalidations whose records have not been swept yet."""
+        with self.env.begin() as txn, txn.cursor(db=self.tombstones) as cursor:
+            return [(value[8:9], value[9:], int.from_bytes(value[:8], "big")) for _, value in cursor]
+
+    def put_tombstones(self, txn: Any, kind: bytes, names: Iterable[bytes], seq: int) -> None:
+        """Store an invalidation of tags or a namespace."""
+        for name in names:
+            txn.put(kind + digest(name), number(seq) + kind + name, db=self.tombstones)
+
+    def drop_tombstone(self, txn: Any, kind: bytes, name: bytes, seq: int) -> None:
+        """Forget an invalidation whose records have been swept, unless it was repeated meanwhile."""
+        value = txn.get(kind + digest(name), db=self.tombstones)
+        if value is not None and int.from_bytes(value[:8], "big") == seq:
+            txn.delete(kind + digest(name), db=self.tombstones)
+
+    def close(self, *, sync: bool) -> None:
+        """Close the file, after flushing it to the disk when asked to."""
+        if sync:
+            self.env.sync(True)
+        self.env.close()

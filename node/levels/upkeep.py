@@ -1,0 +1,178 @@
+"""What L3 does in the background, a slice at a time: it deletes what is dead already for every reader.
+
+Invariants: nothing here changes what a reader sees; a slice is one short transaction, and one is under way at a time; a
+tombstone is dropped only after all that it covers is gone, including what was queued before it.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import TYPE_CHECKING, Any, Final
+
+from ..types import RemovalCause
+from .sidefile import is_suspect
+from .store import SLICE_RECORDS
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from ..config import NodeConfig
+    from ..gate import Marks
+    from ..handoff import Handoff
+    from ..stats import LevelCounters
+    from .recovery import Opened
+
+LOOK_EVERY_MS: Final = 1000
+
+
+class Upkeep:
+    """Sweeps tombstones, suspects and expired records of an L3, and sees whether its file is still there."""
+
+    def __init__(
+        self,
+        config: NodeConfig,
+        handoff: Handoff,
+        counters: LevelCounters,
+        tombs: Marks,
+        switch_off: Callable[[str], None],
+    ) -> None:
+        self._config = config
+        self._handoff = handoff
+        self._counters = counters
+        self._tombs = tombs
+        self._switch_off = switch_off
+        self._sweeps: deque[tuple[bytes, bytes, int]] = deque()
+        self._looked_at_ms = 0
+        self.suspects: bytes | None = None
+        self._suspect_at = b""
+        self._start_seq = 0
+        self.busy = False
+
+    def sweep_later(self, kind: bytes, names: tuple[bytes, ...], seq: int) -> None:
+        """Take note of a tombstone."""
+        self._sweeps.extend((kind, name, seq) for name in names)
+
+    def forget_sweeps(self) -> None:
+        """All records and tombstones are gone."""
+        self._sweeps.clear()
+
+    def begin_suspects(self, suspects: bytes | None, start_seq: int) -> None:
+        """Take note of the marks that a crash has left; they are about versions before `start_seq`."""
+        self.suspects = suspects
+        self._start_seq = start_seq
+
+    def tick(self, opened: Opened, now_ms: int, flushed_seq: int) -> None:
+        """Start the next slice, unless one is under way. All changes up to `flushed_seq` are in the file."""
+        if self.busy:
+            return
+        if self.suspects is not None:
+            self._sweep_suspects(opened, self.suspects)
+        elif self._sweeps and self._sweeps[0][2] <= flushed_seq:
+            self._sweep(opened, *self._sweeps[0])
+        elif now_ms - self._looked_at_ms >= LOOK_EVERY_MS:
+            self._looked_at_ms = now_ms
+            self._look_after(opened, now_ms)
+
+    def _sweep(self, opened: Opened, kind: bytes, name: bytes, seq: int) -> None:
+        """Delete a slice of the records that a tombstone covers; at the end, the tombstone."""
+        store = opened.store
+
+        def job() -> tuple[int, bool]:
+            removed = 0
+            finished = False
+
+            def change(txn: Any) -> None:
+                nonlocal removed, finished
+                rows = store.rows(txn, kind, name, SLICE_RECORDS)
+                for row in rows:
+                    if store.delete_where(txn, row, lambda record: record.version <= seq):
+                        removed += 1
+                # Newer records with the same tag stay: then only a walk past them tells that all is done.
+                if removed < len(rows):
+                    for row in store.rows(txn, kind, name, 1 << 62):
+                        removed += store.delete_where(txn, row, lambda record: record.version <= seq)
+                finished = removed == 0 or len(rows) < SLICE_RECORDS
+                if finished:
+                    store.drop_tombstone(txn, kind, name, seq)
+
+            store.write(change)
+            return removed, finished
+
+        def done(found: tuple[int, bool]) -> None:
+            self._counters.removed[RemovalCause.INVALIDATED] += found[0]
+            marks = self._tombs.of_kind(kind)
+            if found[1] and self._sweeps and self._sweeps[0] == (kind, name, seq):
+                self._sweeps.popleft()
+                if marks.get(name) == seq:
+                    del marks[name]
+
+        self._start(job, done)
+
+    def _sweep_suspects(self, opened: Opened, suspects: bytes) -> None:
+        """Delete a slice of the records that may be older than a change which a crash has lost."""
+        store = opened.store
+        start_seq = self._start_seq
+
+        def job() -> list[bytes]:
+            names: list[bytes] = []
+
+            def change(txn: Any) -> None:
+                names.extend(store.names_after(txn, self._suspect_at, 4 * SLICE_RECORDS))
+                for name in names:
+                    store.delete_where(
+                        txn, name, lambda record: record.version < start_seq and is_suspect(suspects, record.key)
+                    )
+
+            store.write(change)
+            return names
+
+        def done(names: list[bytes]) -> None:
+            if names:
+                self._suspect_at = names[-1]
+                return
+            self.suspects = None
+            opened.side.wipe_suspects()
+
+        self._start(job, done)
+
+    def _look_after(self, opened: Opened, now_ms: int) -> None:
+        """Delete a slice of expired records, and see whether the file is still there."""
+        assert self._config.data_dir is not None
+        if not (self._config.data_dir / "data.mdb").exists():
+            self._switch_off("its file has vanished")
+            return
+        store = opened.store
+
+        def job() -> int:
+            removed = 0
+
+            def change(txn: Any) -> None:
+                nonlocal removed
+                rows = store.expired_rows(txn, now_ms, SLICE_RECORDS)
+                for _, name in rows:
+                    removed += store.delete_where(txn, name, lambda record: record.expires_ms <= now_ms)
+
+            with store.env.begin(buffers=True) as txn:
+                due = store.expired_rows(txn, now_ms, 1)
+            if due:
+                store.write(change)
+            return removed
+
+        def done(removed: int) -> None:
+            self._counters.removed[RemovalCause.EXPIRED] += removed
+            if removed:
+                self._looked_at_ms = 0  # go on with the next slice at the next tick
+
+        self._start(job, done)
+
+    def _start(self, job: Callable[[], Any], done: Callable[[Any], None]) -> None:
+        def finished(result: Any) -> None:
+            self.busy = False
+            done(result)
+
+        def failed(error: BaseException) -> None:
+            self.busy = False
+            self._switch_off(f"{type(error).__name__}: {error}")
+
+        self.busy = True
+        self._handoff.run(job, finished, failed)

@@ -1,0 +1,286 @@
+"""The memory levels together: who is in L1, who in L2, and how entries move between them and leave.
+
+Invariants: an entry that stands in a group is in exactly one memory level, and the counts of its namespace include
+it; the tables of tags are charged to L1's budget; a killed entry (`expires_ms == DEAD_MS`) is counted in `dead` until
+it is unlinked; nothing that is dead or expired is demoted.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import TYPE_CHECKING, Final
+
+from .entry import DEAD_MS, PACKED, STORED, Entry, new_entry
+from .groups import Group, GroupTable, Page
+from .levels.compressed import CompressedLevel, pack, unpack
+from .levels.memory import MemoryLevel
+from .policies import make_policy
+from .types import CacheLevel, RemovalCause
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from .config import NodeConfig
+
+SWEEP_PAGES: Final = 8  # pages (of up to 256 entries) that one slice unlinks: 1-2 ms
+EXPIRY_PAGES: Final = 16
+KILL_PAGES: Final = 32  # pages that one slice kills: below 1 ms
+PACK_INLINE_BYTES_MAX: Final = 64 * 1024  # zlib-ng level 1 packs this in about 0.3 ms
+
+
+class Residents:
+    """Entries in memory. `pack_later`, when set, packs a large payload off the owner's thread and then calls back."""
+
+    def __init__(self, config: NodeConfig, now_ms: Callable[[], int]) -> None:
+        self._now_ms = now_ms
+        self.groups = GroupTable()
+        l1_policy = make_policy(config.policy, seed=config.seed, entries_hint=config.l1_bytes_max // 1024)
+        self.l1 = MemoryLevel(CacheLevel.L1_MEMORY, config.l1_bytes_max, config.l1_entries_max, l1_policy)
+        self.l2: CompressedLevel | None = None
+        if config.l2_bytes_max:
+            l2_policy = make_policy(config.l2_policy, seed=config.seed + 1, entries_hint=config.l2_bytes_max // 1024)
+            self.l2 = CompressedLevel(CacheLevel.L2_COMPRESSED, config.l2_bytes_max, config.l2_entries_max, l2_policy)
+        self.pack_later: Callable[[Entry, bytes], None] | None = None
+        self.before_eviction: Callable[[], None] = lambda: None
+        self.dead = 0
+        self._sweeps: deque[Page] = deque()
+        self._expiry_cursor = 0
+
+    def __len__(self) -> int:
+        return len(self.l1.table) + (len(self.l2.table) if self.l2 is not None else 0) - self.dead
+
+    @property
+    def bytes_used(self) -> int:
+        """Bytes charged for everything in memory."""
+        return self.l1.bytes_used + self.groups.bytes_used + (self.l2.bytes_used if self.l2 is not None else 0)
+
+    def find(self, key: bytes) -> Entry | None:
+        """The entry of a key in any memory level, alive or not."""
+        entry = self.l1.table.get(key)
+        if entry is None and self.l2 is not None:
+            entry = self.l2.table.get(key)
+        return entry
+
+    # -- in ------------------------------------------------------------------------------------------------------
+
+    def place(self, entry: Entry, group: Group) -> bool:
+        """Take in an entry whose key is not held: into L1, or into L2 when L1 is not for it. False: no room at all."""
+        size = entry.size
+        level = self.l1
+        charged = self.groups.bytes_used + (0 if group.pages else group.size)
+        if level.needs_room(size, charged) and not self._make_room(entry, group):
+            return self._place_below(entry, group)
+        self.groups.add(entry, group)
+        level.insert(entry)
+        namespace = group.namespace
+        namespace.entries += 1
+        namespace.bytes += size
+        return True
+
+    def _place_below(self, entry: Entry, group: Group) -> bool:
+        if self.l2 is None or group.size > self.l1.bytes_max - self.groups.bytes_used:
+            return False
+        self.groups.add(entry, group)
+        group.namespace.entries += 1
+        group.namespace.bytes += entry.size
+        if not self._demote(entry):
+            self._forget(entry)
+            return False
+        return True
+
+    def _make_room(self, entry: Entry, group: Group) -> bool:
+        """Evict until the entry fits into L1; False when it never will, or is not worth what it would displace."""
+        level = self.l1
+        groups = self.groups
+        size = entry.size
+        charged = groups.bytes_used + (0 if group.pages else group.size)
+        if size + (0 if group.pages else group.size) > level.bytes_max:
+            return False
+        self.before_eviction()
+        needed = level.bytes_used + size + charged - level.bytes_max
+        if needed > 0 and not level.policy.admits(entry.key, size, entry.cost_s, needed):
+            return False
+        l2 = self.l2
+        while level.needs_room(size, charged):
+            if self._sweeps:
+                self.sweep()
+            elif l2 is not None and l2.table and (groups.bytes_used * 2 > level.bytes_max or not level.table):
+                # The tag tables of what lies in L2 are about to starve L1.
+                self._evict(l2)
+            elif level.table:
+                victim = level.pop_victim()
+                if not self._demote(victim):
+                    self._let_go(level, victim, RemovalCause.EVICTED)
+            else:
+                return False
+            charged = groups.bytes_used + (0 if group.pages else group.size)
+        return True
+
+    # -- between -------------------------------------------------------------------------------------------------
+
+    def _demote(self, entry: Entry) -> bool:
+        """Move an entry that has left L1 into L2; False when it has no place there."""
+        l2 = self.l2
+        if l2 is None or entry.expires_ms <= self._now_ms():
+            return False
+        before = entry.size
+        payload = entry.payload
+        later = self.pack_later if len(payload) > PACK_INLINE_BYTES_MAX else None
+        if later is None and (packed := pack(payload)) is not None:
+            l2.take_packed(entry, packed)
+        if entry.size > l2.bytes_max:
+            entry.page.group.namespace.bytes += entry.size - before
+            return False
+        while l2.needs_room(entry.size):
+            self._evict(l2)
+        entry.page.group.namespace.bytes += entry.size - before
+        l2.insert(entry)
+        self.l1.counters.demotions += 1
+        if later is not None:
+            later(entry, payload)
+        return True
+
+    def packed_later(self, entry: Entry, payload: bytes, packed: bytes | None) -> None:
+        """Take the packed form that was made off the owner's thread, if the entry still lies there."""
+        l2 = self.l2
+        if l2 is not None and packed is not None and entry.level is l2 and entry.raw is payload:
+            before = entry.size
+            l2.shrink(entry, packed)
+            entry.page.group.namespace.bytes += entry.size - before
+
+    def promote(self, entry: Entry, payload: bytes | None = None) -> Entry:
+        """Move an entry from L2 to L1 and give it; where L1 refuses it, give a copy that is in no level.
+
+        `payload`: its unpacked form, when that has been made elsewhere.
+        """
+        l2 = self.l2
+        assert l2 is not None
+        if payload is None:
+            payload = unpack(entry.payload) if entry.flags & PACKED else entry.payload
+        group = entry.page.group
+        copy = copy_of(entry, payload)
+        if copy.size + group.size > self.l1.bytes_max:
+            return copy
+        l2.remove(entry)
+        self._forget(entry)
+        if self.place(copy, group):
+            l2.counters.promotions += copy.level is self.l1
+        return copy
+
+    # -- out -----------------------------------------------------------------------------------------------------
+
+    def unlink(self, entry: Entry, cause: RemovalCause) -> None:
+        """Take an entry out of memory."""
+        level = entry.level
+        assert level is not None
+        level.remove(entry)
+        self._let_go(level, entry, cause)
+
+    def drop_dead(self, entry: Entry) -> None:
+        """Take an entry out of memory that was found expired or killed."""
+        self.unlink(entry, RemovalCause.EXPIRED)
+
+    def _evict(self, level: MemoryLevel) -> None:
+        self._let_go(level, level.pop_victim(), RemovalCause.EVICTED)
+
+    def _let_go(self, level: MemoryLevel, entry: Entry, cause: RemovalCause) -> None:
+        """Count why an entry leaves memory for good; one that is dead leaves for that reason, whoever finds it."""
+        namespace = entry.page.group.namespace
+        if entry.expires_ms == DEAD_MS:
+            cause = RemovalCause.INVALIDATED
+        elif cause is RemovalCause.EVICTED and entry.expires_ms <= self._now_ms():
+            cause = RemovalCause.EXPIRED
+        level.counters.removed[cause] += 1
+        if cause is RemovalCause.EVICTED:
+            namespace.evicted += 1
+        elif cause is RemovalCause.EXPIRED:
+            namespace.expired += 1
+        elif cause is RemovalCause.INVALIDATED:
+            namespace.invalidated += 1
+        self._forget(entry)
+
+    def _forget(self, entry: Entry) -> None:
+        if entry.expires_ms == DEAD_MS:
+            self.dead -= 1
+        self.groups.discard(entry)
+        namespace = entry.page.group.namespace
+        namespace.entries -= 1
+        namespace.bytes -= entry.size
+
+    # -- killing, sweeping, expiring -----------------------------------------------------------------------------
+
+    def kill(self, pages: list[Page], seq: int) -> tuple[int, int]:
+        """Make the entries of these pages with a version up to `seq` a miss; they are unlinked later.
+
+        Gives how many live entries were killed and how many of those lie on disk too.
+        """
+        now_ms = self._now_ms()
+        killed = live = stored = 0
+        for page in pages:
+            for entry in page.entries:
+                if entry.version <= seq and (expires_ms := entry.expires_ms) != DEAD_MS:
+                    killed += 1
+                    if expires_ms > now_ms:
+                        live += 1
+                        stored += entry.flags & STORED != 0
+                    entry.expires_ms = DEAD_MS
+        self._sweeps.extend(pages)
+        self.dead += killed
+        return live, stored
+
+    def sweep(self) -> None:
+        """Unlink a slice of the killed entries."""
+        sweeps = self._sweeps
+        for _ in range(min(SWEEP_PAGES, len(sweeps))):
+            for entry in [entry for entry in sweeps.popleft().entries if entry.expires_ms == DEAD_MS]:
+                self.unlink(entry, RemovalCause.INVALIDATED)
+
+    def expire(self, now_ms: int) -> None:
+        """Unlink the expired entries of the next pages."""
+        pages = self.groups.pages
+        for _ in range(min(EXPIRY_PAGES, len(pages))):
+            if self._expiry_cursor >= len(pages):
+                self._expiry_cursor = 0
+            page = pages[self._expiry_cursor]
+            self._expiry_cursor += 1
+            if page is not None:
+                for entry in [entry for entry in page.entries if entry.expires_ms <= now_ms]:
+                    self.unlink(entry, RemovalCause.EXPIRED)
+
+    def validate(self) -> None:
+        """Check the internals; raises AssertionError with what is wrong."""
+        self.l1.validate()
+        self.groups.validate()
+        held = list(self.l1.table.values())
+        if self.l2 is not None:
+            self.l2.validate()
+            held.extend(self.l2.table.values())
+            assert not self.l2.table.keys() & self.l1.table.keys()
+        assert self.l1.bytes_used + self.groups.bytes_used <= self.l1.bytes_max
+        assert self.dead == sum(entry.expires_ms == DEAD_MS for entry in held)
+        assert sum(len(page.entries) for page in self.groups.pages if page) == len(held)
+        assert not any(entry.flags & PACKED for entry in self.l1.table.values())
+        for record in self.groups.namespaces.values():
+            entries = [entry for group in record.groups.values() for page in group.pages for entry in page.entries]
+            assert record.entries == len(entries)
+            assert record.bytes == sum(entry.size for entry in entries)
+
+
+def unpacked(entry: Entry) -> Entry:
+    """The entry, or a copy in no level where its payload is packed."""
+    return copy_of(entry, unpack(entry.payload)) if entry.flags & PACKED else entry
+
+
+def copy_of(entry: Entry, payload: bytes) -> Entry:
+    """A new entry, in no level yet, with what travels with `entry` and an unpacked payload."""
+    copy = new_entry(
+        entry.key,
+        payload,
+        entry.version,
+        expires_ms=entry.expires_ms,
+        cost_s=entry.cost_s,
+        metadata=entry.metadata,
+    )
+    copy.flags = entry.flags & STORED
+    copy.page = entry.page
+    return copy

@@ -1,0 +1,75 @@
+"""Counters of a node: per level here, per namespace in the groups, merged where a figure for all is asked for.
+
+Invariants: counters only grow; a ratio is computed when it is asked for, so that it is right at every moment.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from .types import RemovalCause
+
+if TYPE_CHECKING:
+    from .groups import Namespace
+    from .histogram import Histogram
+
+
+def _no_removals() -> dict[RemovalCause, int]:
+    return dict.fromkeys(RemovalCause, 0)
+
+
+@dataclass(slots=True)
+class LevelCounters:
+    """What happened in one level. `promotions` are entries that left upwards, `demotions` those that left downwards."""
+
+    hits: int = 0
+    misses: int = 0
+    puts: int = 0
+    promotions: int = 0
+    demotions: int = 0
+    removed: dict[RemovalCause, int] = field(default_factory=_no_removals)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain numbers, for the wire."""
+        return {
+            "hits": self.hits,
+            "misses": self.misses,
+            "hit_ratio": ratio(self.hits, self.misses),
+            "puts": self.puts,
+            "promotions": self.promotions,
+            "demotions": self.demotions,
+            "removed": {cause.value: count for cause, count in self.removed.items()},
+        }
+
+
+def ratio(hits: int, misses: int) -> float:
+    """Hits by requests; 0.0 before the first request."""
+    return hits / (hits + misses) if hits else 0.0
+
+
+def namespace_dict(record: Namespace) -> dict[str, Any]:
+    """Counters of one namespace as plain numbers."""
+    return {
+        "hits": record.hits,
+        "misses": record.misses,
+        "hit_ratio": ratio(record.hits, record.misses),
+        "puts": record.puts,
+        "entries": record.entries,
+        "bytes": record.bytes,
+        "evicted": record.evicted,
+        "expired": record.expired,
+        "invalidated": record.invalidated,
+    }
+
+
+def times_dict(times: Histogram) -> dict[str, Any]:
+    """Access times: quantiles in microseconds, and the buckets for an exact merge."""
+    count = sum(times.counts)
+    return {
+        "count": count,
+        "mean_us": times.total_ns / count / 1000 if count else 0.0,
+        "p50_us": times.quantile_ns(0.5) / 1000,
+        "p99_us": times.quantile_ns(0.99) / 1000,
+        "buckets": times.as_dict(),
+    }

@@ -42,6 +42,8 @@ class Residents:
             self.l2 = CompressedLevel(CacheLevel.L2_COMPRESSED, config.l2_bytes_max, config.l2_entries_max, l2_policy)
         self.pack_later: Callable[[Entry, bytes], None] | None = None
         self.before_eviction: Callable[[], None] = lambda: None
+        self.gone: Callable[[bytes, RemovalCause], object] | None = None
+        """Told of every entry that expires, or is evicted and lies on no disk."""
         self.dead = 0
         self._sweeps: deque[Page] = deque()
         self._expiry_cursor = 0
@@ -191,6 +193,9 @@ class Residents:
         elif cause is RemovalCause.EVICTED and entry.expires_ms <= self._now_ms():
             cause = RemovalCause.EXPIRED
         level.counters.removed[cause] += 1
+        if self.gone is not None and cause in (RemovalCause.EVICTED, RemovalCause.EXPIRED):
+            if cause is RemovalCause.EXPIRED or not entry.flags & STORED:
+                self.gone(entry.key, cause)
         if cause is RemovalCause.EVICTED:
             namespace.evicted += 1
         elif cause is RemovalCause.EXPIRED:

@@ -74,8 +74,7 @@ class Connection(asyncio.Protocol):
         self.last_command = "NULL"
         self.transaction: Transaction | None = None
         self.tracking: TrackingClient | None = None
-        self.watching = False
-        self.no_evict = False
+        self.leases: dict[bytes, bytes] = {}  # token -> key of the fill leases that were granted here
         self.reply_mode = ReplyMode.ON
         self.closing = False
         self.output_since_ms = 0  # since when the client has not read what it was sent; 0: it reads
@@ -109,6 +108,8 @@ class Connection(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 (asyncio's signature)
         """Forget the client."""
         self.closing = True
+        if self._later is not None and self._later.cancel:
+            self._later.future.cancel()
         self._later = None
         self._stash.clear()
         self.server.dismiss(self)
@@ -307,9 +308,6 @@ class Connection(asyncio.Protocol):
             self.reply_mode = ReplyMode.ON
         elif self.reply_mode is ReplyMode.SKIP_NEXT:
             self.reply_mode = ReplyMode.SKIP
-        if self._pushes:
-            out.extend(self._pushes)
-            self._pushes.clear()
         if len(reply) > LARGE_REPLY_BYTES:
             self.write(out)
             out.clear()
@@ -340,7 +338,7 @@ class Connection(asyncio.Protocol):
 
     def write(self, out: list[bytes]) -> None:
         """Send replies; cuts the client off when it has left too much unread."""
-        if self.server.pushes_pending:
+        if self.server.dirty:
             self.server.flush_pushes()
         data = out[0] if len(out) == 1 else b"".join(out)
         self.server.bytes_out += len(data)
@@ -351,6 +349,7 @@ class Connection(asyncio.Protocol):
     def push(self, message: bytes) -> None:
         """Send a message that no command asked for; between replies, never inside one."""
         self._pushes.append(message)
+        self.server.dirty = True
         self.server.pushes_pending.add(self)
 
     def flush_pushes(self) -> None:

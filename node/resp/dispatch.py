@@ -21,6 +21,7 @@ from stratacache.node.errors import (
     UnavailableError,
     UsageError,
 )
+from stratacache.node.keys import canonical
 from stratacache.node.resp import proxy
 from stratacache.node.resp.replies import OK, CommandError, error
 from stratacache.node.resp.table import Access, Command, Flag, Later, Reply, find
@@ -84,7 +85,24 @@ def perform(connection: Connection, found: Command, argv: list[bytes]) -> Reply:
             elsewhere = proxy.route(connection, server.forwarder, found, argv)
             if elsewhere is not None:
                 return elsewhere
+    if connection.tracking is not None:
+        return _run_tracked(connection, found, argv)
     return found.handler(connection, argv)
+
+
+def _run_tracked(connection: Connection, found: Command, argv: list[bytes]) -> Reply:
+    """Run a command of a client that is told of changes to what it reads."""
+    server = connection.server
+    state = connection.tracking
+    if found.flags & Flag.READ:
+        server.tracking.remember(connection, [canonical(raw) for raw in found.keys(argv)])
+    server.current = connection
+    try:
+        return found.handler(connection, argv)
+    finally:
+        server.current = None
+        if state is not None and found.name != "client|caching":
+            state.caching = None
 
 
 def _failed(connection: Connection, problem: BaseException) -> bytes:

@@ -10,7 +10,7 @@ import asyncio
 import logging
 import secrets
 import ssl
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,11 +20,13 @@ import msgpack
 
 from stratacache.node.entry import NEVER_MS
 from stratacache.node.resp import commands
+from stratacache.node.resp.commands.tracking import Tracking
 from stratacache.node.resp.config import ServerConfig
 from stratacache.node.resp.connection import Connection
 from stratacache.node.resp.routing import Forwarder
 from stratacache.node.resp.table import Access
 from stratacache.node.resp.watch import Watchers
+from stratacache.node.types import RemovalCause
 
 if TYPE_CHECKING:
     from stratacache.node.engine import MultiLevelCache
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 TICK_S: Final = 0.05
+ChangeListener = Callable[[str, Sequence[bytes], RemovalCause, int], None]
 
 assert commands.__all__, "importing the commands fills the table"
 
@@ -95,6 +98,13 @@ class NodeServer:
         self.bytes_in = 0
         self.bytes_out = 0
         self.watchers = Watchers(self)
+        self.tracking = Tracking(self)
+        self.listeners: list[ChangeListener] = []
+        """Also told of every change of the engine; call `listen` after changing it."""
+        self.patterns: Callable[[], dict[str, Any]] = dict
+        """What SC.PATTERNS answers."""
+        self.current: Connection | None = None  # the tracking client whose command is being run
+        self.dirty = False  # changes wait to be pushed
         self.loop: asyncio.AbstractEventLoop
         self._servers: list[asyncio.AbstractServer] = []
         self._ticking: asyncio.TimerHandle | None = None
@@ -236,8 +246,13 @@ class NodeServer:
         self.forget(client)
 
     def forget(self, client: Connection) -> None:
-        """Stop telling a client of changes."""
+        """Stop telling a client of changes, and give its leases to who waits for them."""
         self.watchers.discard(client)
+        self.tracking.discard(client)
+        self.listen()
+        for token, key in client.leases.items():
+            self.engine.release_lease(key, token)
+        client.leases.clear()
 
     def stats(self) -> dict[str, Any]:
         """The server's own counters."""
@@ -259,8 +274,33 @@ class NodeServer:
         if word in self.errors or len(self.errors) < 128:
             self.errors[word] = self.errors.get(word, 0) + 1
 
+    def listen(self) -> None:
+        """Hear of the engine's changes as long as anybody wants to be told: each put costs less without."""
+        wanted = len(self.watchers) or self.tracking.clients or self.listeners
+        self.engine.listener = self if wanted else None
+        self.engine.residents.gone = self._gone if self.tracking.clients else None
+
+    def changed(self, kind: str, names: Sequence[bytes], cause: RemovalCause, seq: int) -> None:
+        """Take note of a change of the engine; it is pushed before its maker is answered."""
+        self.dirty = True
+        if kind == "keys":
+            self.watchers.keys_changed(names)
+            if self.tracking.clients:
+                self.tracking.keys_changed(names)
+        else:
+            self.watchers.group_changed(kind, names)
+            if self.tracking.clients:
+                self.tracking.group_changed(kind, names)
+        for listener in self.listeners:
+            listener(kind, names, cause, seq)
+
+    def _gone(self, key: bytes, cause: RemovalCause) -> None:  # noqa: ARG002
+        self.dirty = True
+        self.tracking.keys_changed((key,))
+
     def flush_pushes(self) -> None:
         """Send what waits for near caches and tracking clients."""
+        self.dirty = False
         self.watchers.flush()
         while self.pushes_pending:
             self.pushes_pending.pop().flush_pushes()

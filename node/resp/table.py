@@ -45,14 +45,18 @@ class Flag(IntFlag):
 class Later:
     """A reply that is not known yet: the connection waits for `future`, then answers `then(result)`.
 
-    `then` may raise like a handler and may return a Later itself.
+    `then` may raise like a handler and may return a Later itself. With `cancel` the future is cancelled when the client
+    goes away before it is done.
     """
 
-    __slots__ = ("future", "then")
+    __slots__ = ("cancel", "future", "then")
 
-    def __init__(self, future: Future[Any] | asyncio.Future[Any], then: Callable[[Any], Reply]) -> None:
+    def __init__(
+        self, future: Future[Any] | asyncio.Future[Any], then: Callable[[Any], Reply], *, cancel: bool = False
+    ) -> None:
         self.future = future
         self.then = then
+        self.cancel = cancel
 
 
 Reply = bytes | Later
@@ -77,6 +81,7 @@ class Command:
     summary: str = ""
     group: str = "string"
     subcommands: dict[bytes, Command] = field(default_factory=dict)
+    find_keys: Callable[[list[bytes]], list[bytes]] | None = None  # where keys stand at no regular places
 
     @property
     def access(self) -> Access:
@@ -96,6 +101,8 @@ class Command:
 
     def keys(self, argv: list[bytes]) -> list[bytes]:
         """The arguments that are keys, as they were sent."""
+        if self.find_keys is not None:
+            return self.find_keys(argv)
         if not self.first:
             return []
         end = len(argv) if self.last < 0 else self.last + 1
@@ -113,13 +120,13 @@ def command(
     keys: tuple[int, int, int] = (0, 0, 0),
     *,
     group: str = "string",
-    summary: str = "",
+    find_keys: Callable[[list[bytes]], list[bytes]] | None = None,
 ) -> Callable[[Handler], Handler]:
     """Enter the decorated handler into the table. `client|list` enters a subcommand of `client`."""
 
     def enter(handler: Handler) -> Handler:
-        text = summary or (handler.__doc__ or "").strip().split("\n", maxsplit=1)[0]
-        made = Command(name, arity, flags, handler, *keys, summary=text, group=group)
+        summary = (handler.__doc__ or "").strip().split("\n", maxsplit=1)[0]
+        made = Command(name, arity, flags, handler, *keys, summary=summary, group=group, find_keys=find_keys)
         parent, _, sub = name.upper().encode().partition(b"|")
         where = COMMANDS[parent].subcommands if sub else COMMANDS
         assert (sub or parent) not in where, f"{name} is in the table twice"

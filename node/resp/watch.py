@@ -7,6 +7,7 @@ watches.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
 from stratacache.node.resp.replies import bulk, bulks, integer, push
@@ -38,25 +39,21 @@ class Watchers:
         """Begin to push to a client."""
         self.flush()
         self._clients.add(client)
+        self._server.listen()
 
     def discard(self, client: Connection) -> None:
         """Stop pushing to a client."""
         self._clients.discard(client)
 
-    def key(self, key: bytes) -> None:
-        """Note that a key changed or went."""
+    def keys_changed(self, keys: Sequence[bytes]) -> None:
+        """Note that keys changed or went."""
         if self._clients:
-            self._keys[key] = None
+            self._keys.update(dict.fromkeys(keys))
 
-    def group(self, kind: bytes, names: list[bytes]) -> None:
+    def group_changed(self, kind: str, names: Sequence[bytes]) -> None:
         """Note that tags, a namespace or everything was invalidated."""
         if self._clients:
-            self._groups.append((kind, names))
-
-    @property
-    def pending(self) -> bool:
-        """Whether changes wait to be sent."""
-        return bool(self._keys or self._groups)
+            self._groups.append((kind.encode(), list(names)))
 
     def flush(self) -> None:
         """Hand what was noted to the watching connections."""

@@ -104,7 +104,9 @@ def _stats(server: NodeServer) -> Facts:
         "keyspace_hits": stats["hits"],
         "keyspace_misses": stats["misses"],
         "total_error_replies": sum(server.errors.values()),
-        "tracking_total_keys": 0,
+        "tracking_total_keys": server.tracking.keys,
+        "tracking_total_items": server.tracking.items,
+        "tracking_total_prefixes": server.tracking.prefixes,
     }
 
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+from concurrent.futures import Future
 from typing import TYPE_CHECKING, Final
 
 from stratacache.node.keys import canonical
 from stratacache.node.resp.commands.arguments import count_of
 from stratacache.node.resp.commands.entries import bulk_of, gather
-from stratacache.node.resp.dispatch import when
 from stratacache.node.resp.replies import CommandError, array, bulk, integer
-from stratacache.node.resp.table import Flag, Reply, command
+from stratacache.node.resp.table import Flag, Later, Reply, command
 
 if TYPE_CHECKING:
     from stratacache.node.leases import LeaseReply
@@ -17,13 +17,24 @@ if TYPE_CHECKING:
 
 HOLD_MS_MAX: Final = 24 * 3600 * 1000
 WAIT_MS_MAX: Final = 3600 * 1000
+HELD_MAX: Final = 4096
 
 
-def _reply(answer: LeaseReply) -> bytes:
+def _reply(connection: Connection, key: bytes, answer: LeaseReply) -> bytes:
     state = bulk(answer.state.value.encode())
+    if answer.token:
+        _hold(connection, answer.token, key)
     if answer.entry is not None:
         return array([state, integer(answer.entry.codec), bulk_of(answer.entry)])
     return array([state, bulk(answer.token)]) if answer.token else array([state])
+
+
+def _hold(connection: Connection, token: bytes, key: bytes) -> None:
+    """Remember a lease, so that it ends with its connection. Past the bound the oldest runs its whole time."""
+    held = connection.leases
+    if len(held) >= HELD_MAX:
+        del held[next(iter(held))]
+    held[token] = key
 
 
 @command("sc.lease", 4, Flag.WRITE, (1, 1, 1), group="native")
@@ -31,7 +42,11 @@ def sc_lease(connection: Connection, argv: list[bytes]) -> Reply:
     """Get a value, or the lease to compute it, or wait for who holds the lease."""
     wait_ms = count_of(argv[2], "wait_ms", 0, WAIT_MS_MAX)
     hold_ms = count_of(argv[3], "hold_ms", 1, HOLD_MS_MAX)
-    return when(connection.engine.lease(canonical(argv[1]), wait_ms, hold_ms), _reply)
+    key = canonical(argv[1])
+    answer = connection.engine.lease(key, wait_ms, hold_ms)
+    if isinstance(answer, Future):
+        return Later(answer, lambda given: _reply(connection, key, given), cancel=True)
+    return _reply(connection, key, answer)
 
 
 @command("sc.mlease", -3, Flag.WRITE, (2, -1, 1), group="native")
@@ -39,8 +54,12 @@ def sc_mlease(connection: Connection, argv: list[bytes]) -> Reply:
     """Ask for many values or their leases; never waits for who holds one."""
     hold_ms = count_of(argv[1], "hold_ms", 1, HOLD_MS_MAX)
     engine = connection.engine
-    answers = [engine.lease(canonical(raw), 0, hold_ms) for raw in argv[2:]]
-    return gather(answers, lambda given: array([_reply(answer) for answer in given]))
+    keys = [canonical(raw) for raw in argv[2:]]
+
+    def reply(given: list[LeaseReply]) -> bytes:
+        return array([_reply(connection, key, answer) for key, answer in zip(keys, given, strict=True)])
+
+    return gather([engine.lease(key, 0, hold_ms) for key in keys], reply)
 
 
 @command("sc.release", -3, Flag.WRITE, (1, -1, 2), group="native")
@@ -50,4 +69,6 @@ def sc_release(connection: Connection, argv: list[bytes]) -> Reply:
         raise CommandError("ERR wrong number of arguments for 'sc.release' command")
     engine = connection.engine
     pairs = [(argv[index], argv[index + 1]) for index in range(1, len(argv), 2)]
+    for _, token in pairs:
+        connection.leases.pop(token, None)
     return integer(sum([engine.release_lease(canonical(raw), token) for raw, token in pairs]))

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 PROTOCOL = 1
 CODEC_MAX = 255
+TOUCHES_MAX = 16
+"""Hits of a near cache that count, for one key and report: beyond that they tell the policy nothing new."""
 
 
 @command("sc.hello", 2, group="native")
@@ -186,6 +188,9 @@ def sc_put(connection: Connection, argv: list[bytes]) -> Reply:
     key = canonical(argv[1])
     options = parse_put(argv[3:], connection.engine.now_ms())
 
+    if options.lease is not None:
+        connection.leases.pop(options.lease, None)
+
     def reply(done: bool) -> bytes:
         return OK if done else connection.null
 
@@ -200,7 +205,11 @@ def sc_put(connection: Connection, argv: list[bytes]) -> Reply:
     return change(connection, key, decide)
 
 
-@command("sc.mput", -6, Flag.WRITE, group="native")
+def _mput_keys(argv: list[bytes]) -> list[bytes]:
+    return argv[2 : 2 + 4 * count_of(argv[1], "n", 1, (len(argv) - 2) // 4) : 4]
+
+
+@command("sc.mput", -6, Flag.WRITE, group="native", find_keys=_mput_keys)
 def sc_mput(connection: Connection, argv: list[bytes]) -> Reply:
     """Put many payloads with the same TTL, tags, cost and metadata."""
     count = count_of(argv[1], "n", 1, (len(argv) - 2) // 4)
@@ -211,6 +220,7 @@ def sc_mput(connection: Connection, argv: list[bytes]) -> Reply:
         key, payload, _, lease = argv[2 + 4 * index : 6 + 4 * index]
         options.codec = codec
         options.lease = lease or None
+        connection.leases.pop(lease, None)
         done.append(_put(connection, canonical(key), payload, options))
     return gather(done, lambda stored: array([ONE if one else ZERO for one in stored]))
 
@@ -264,3 +274,34 @@ def sc_stats(connection: Connection, argv: list[bytes]) -> Reply:
     stats = dict(connection.engine.stats())
     stats["server"] = connection.server.stats()
     return bulk(msgpack.packb(stats))
+
+
+@command("sc.patterns", 1, group="native")
+def sc_patterns(connection: Connection, argv: list[bytes]) -> Reply:
+    """Access patterns that this node has seen."""
+    return bulk(msgpack.packb(connection.server.patterns()))
+
+
+@command("sc.touched", -3, Flag.READ, (1, -1, 2), group="native")
+def sc_touched(connection: Connection, argv: list[bytes]) -> Reply:
+    """Note hits that a near cache served, so that eviction knows what is wanted."""
+    if len(argv) % 2 == 0:
+        raise CommandError("ERR wrong number of arguments for 'sc.touched' command")
+    engine = connection.engine
+    now_ms = engine.now_ms()
+    for index in range(1, len(argv), 2):
+        count = count_of(argv[index + 1], "count", 1)
+        entry = engine.table.get(canonical(argv[index]))
+        if entry is not None and entry.expires_ms > now_ms:
+            engine.hit_log.extend([entry] * min(count, TOUCHES_MAX))
+    engine.drain_hits()
+    return OK
+
+
+@command("sc.watch", 1, Flag.NO_MULTI, group="native")
+def sc_watch(connection: Connection, argv: list[bytes]) -> Reply:
+    """Begin to push every change of this shard on this connection."""
+    if connection.resp != 3:
+        raise CommandError("ERR SC.WATCH needs RESP3: send HELLO 3 first")
+    connection.server.watchers.add(connection)
+    return OK

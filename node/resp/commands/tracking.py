@@ -1,9 +1,284 @@
-"""CLIENT TRACKING."""
+"""CLIENT TRACKING: Redis's help for client-side caches, fed by the same changes as our own pushes.
+
+In the default mode the table remembers which client read which key, and forgets it with the first message about it.
+In broadcast mode a client hears of every change under its prefixes. A removal by tag or namespace becomes one message
+for each tracked key that it covers; a broadcast client, whose keys nobody knows, is told to forget everything.
+
+Invariants: a client is told of a change before whoever made it has its answer; the table holds at most
+`tracked_keys_max` keys, and one that has to make room is reported as changed.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Final
+
+from stratacache.node.keys import namespace_of
+from stratacache.node.resp.commands.arguments import SYNTAX, integer_of
+from stratacache.node.resp.replies import NULLS, OK, CommandError, bulk, bulks, integer, members, pairs, push
+from stratacache.node.resp.table import Reply, command
+
+if TYPE_CHECKING:
+    from stratacache.node.resp.connection import Connection
+    from stratacache.node.resp.server import NodeServer
+
+_UNKNOWN_TAGS: Final = b"?"
+
 
 class TrackingClient:
-    """What one client tracks."""
+    """How one client wants to be told. `redirect`: number of the client to tell instead, 0 for itself."""
 
-    redirect: int = 0
+    __slots__ = ("broadcast", "caching", "no_loop", "opt_in", "opt_out", "prefixes", "redirect")
+
+    def __init__(self) -> None:
+        self.redirect = 0
+        self.broadcast = False
+        self.no_loop = False
+        self.opt_in = False
+        self.opt_out = False
+        self.prefixes: list[bytes] = []
+        self.caching: bool | None = None  # CLIENT CACHING for the next command
+
+
+class Tracking:
+    """Which clients are to be told of which keys."""
+
+    def __init__(self, server: NodeServer) -> None:
+        self._server = server
+        self._readers: dict[bytes, set[int]] = {}
+        self._groups: dict[bytes, set[bytes]] = {}
+        self._groups_of: dict[bytes, tuple[bytes, ...]] = {}
+        self.clients: dict[int, Connection] = {}
+
+    @property
+    def keys(self) -> int:
+        """Tracked keys."""
+        return len(self._readers)
+
+    @property
+    def items(self) -> int:
+        """Pairs of key and client."""
+        return sum(map(len, self._readers.values()))
+
+    @property
+    def prefixes(self) -> int:
+        """Prefixes of broadcast clients."""
+        return sum(len(client.tracking.prefixes) for client in self.clients.values() if client.tracking)
+
+    def remember(self, client: Connection, keys: Iterable[bytes]) -> None:
+        """A client is about to read keys."""
+        state = client.tracking
+        if state is None or state.broadcast:
+            return
+        if (state.opt_in and not state.caching) or (state.opt_out and state.caching is False):
+            return
+        for key in keys:
+            readers = self._readers.get(key)
+            if readers is None:
+                self._enter(key)
+                readers = self._readers[key] = set()
+            readers.add(client.id)
+
+    def _enter(self, key: bytes) -> None:
+        if len(self._readers) >= self._server.config.tracked_keys_max:
+            self._tell_readers(next(iter(self._readers)))
+        entry = self._server.engine.table.get(key)
+        tags = (_UNKNOWN_TAGS,) if entry is None else tuple([b"t" + tag for tag in entry.tags])
+        groups = self._groups_of[key] = (b"n" + namespace_of(key), *tags)
+        for group in groups:
+            self._groups.setdefault(group, set()).add(key)
+
+    def _tell_readers(self, key: bytes) -> None:
+        """Tell the clients that read a key, and forget it."""
+        readers = self._readers.pop(key, None)
+        if readers is None:
+            return
+        for group in self._groups_of.pop(key):
+            keys = self._groups[group]
+            keys.discard(key)
+            if not keys:
+                del self._groups[group]
+        for number in readers:
+            client = self.clients.get(number)
+            if client is not None:
+                self._tell(client, bulks([key]))
+
+    def keys_changed(self, keys: Iterable[bytes]) -> None:
+        """Keys were put, changed, or went away."""
+        broadcast = [client for client in self.clients.values() if client.tracking and client.tracking.broadcast]
+        for key in keys:
+            self._tell_readers(key)
+            for client in broadcast:
+                assert client.tracking is not None
+                if not client.tracking.prefixes or key.startswith(tuple(client.tracking.prefixes)):
+                    self._tell(client, bulks([key]))
+
+    def group_changed(self, kind: str, names: Sequence[bytes]) -> None:
+        """Tags, a namespace or everything was invalidated."""
+        if kind == "all":
+            self._readers.clear()
+            self._groups.clear()
+            self._groups_of.clear()
+            for client in list(self.clients.values()):
+                self._tell(client, None)
+            return
+        groups = [b"t" + tag for tag in names] + [_UNKNOWN_TAGS] if kind == "tags" else [b"n" + name for name in names]
+        for group in groups:
+            for key in list(self._groups.get(group, ())):
+                self._tell_readers(key)
+        for client in list(self.clients.values()):
+            if client.tracking is not None and client.tracking.broadcast:
+                self._tell(client, None)
+
+    def _tell(self, client: Connection, keys: bytes | None) -> None:
+        state = client.tracking
+        if state is None or (state.no_loop and self._server.current is client):
+            return
+        target: Connection | None = client
+        if state.redirect:
+            target = self._server.connections.get(state.redirect)
+            if target is None:
+                if client.resp == 3:
+                    client.push(push([bulk(b"tracking-redir-broken"), integer(state.redirect)]))
+                return
+        if target is not None and target.resp == 3:
+            target.push(push([bulk(b"invalidate"), NULLS[3] if keys is None else keys]))
+
+    def discard(self, client: Connection) -> None:
+        """Stop telling a client. Its keys leave the table with their next change."""
+        client.tracking = None
+        self.clients.pop(client.id, None)
+        if not self.clients:
+            self._readers.clear()
+            self._groups.clear()
+            self._groups_of.clear()
+
+
+def _options(connection: Connection, words: list[bytes]) -> TrackingClient:
+    state = TrackingClient()
+    position = 0
+    while position < len(words):
+        word = words[position].upper()
+        position += 1
+        if word == b"REDIRECT" and position < len(words):
+            if state.redirect:
+                raise CommandError("ERR A client can only redirect to a single other client")
+            state.redirect = integer_of(words[position])
+            position += 1
+            if state.redirect not in connection.server.connections:
+                raise CommandError("ERR The client ID you want redirect to does not exist")
+        elif word == b"PREFIX" and position < len(words):
+            state.prefixes.append(words[position])
+            position += 1
+        elif word == b"BCAST":
+            state.broadcast = True
+        elif word == b"OPTIN":
+            state.opt_in = True
+        elif word == b"OPTOUT":
+            state.opt_out = True
+        elif word == b"NOLOOP":
+            state.no_loop = True
+        else:
+            raise CommandError(SYNTAX)
+    return state
+
+
+def _check_prefixes(prefixes: list[bytes]) -> None:
+    for index, one in enumerate(prefixes):
+        for other in prefixes[:index]:
+            if one.startswith(other) or other.startswith(one):
+                raise CommandError(
+                    f"ERR Prefix '{one.decode('utf-8', 'surrogateescape')}' overlaps with an existing prefix "
+                    f"'{other.decode('utf-8', 'surrogateescape')}'. Prefixes for a single client must not overlap."
+                )
+
+
+def _check(old: TrackingClient | None, new: TrackingClient) -> None:
+    again = "before disabling tracking for this client, and then re-enabling it with a different mode."
+    if new.prefixes and not new.broadcast:
+        raise CommandError("ERR PREFIX option requires BCAST mode to be enabled")
+    if old is not None and old.broadcast != new.broadcast:
+        raise CommandError(f"ERR You can't switch BCAST mode on/off {again}")
+    if new.broadcast and (new.opt_in or new.opt_out):
+        raise CommandError("ERR OPTIN and OPTOUT are not compatible with BCAST")
+    if new.opt_in and new.opt_out:
+        raise CommandError("ERR You can't specify both OPTIN mode and OPTOUT mode")
+    if old is not None and ((new.opt_in and old.opt_out) or (new.opt_out and old.opt_in)):
+        raise CommandError(f"ERR You can't switch OPTIN/OPTOUT mode {again}")
+    _check_prefixes((old.prefixes if old is not None else []) + new.prefixes)
+
+
+@command("client|tracking", -3, group="connection")
+def client_tracking(connection: Connection, argv: list[bytes]) -> Reply:
+    """Turn tracking on or off."""
+    switch = argv[2].upper()
+    state = _options(connection, argv[3:])
+    tracking = connection.server.tracking
+    if switch == b"ON":
+        old = connection.tracking
+        _check(old, state)
+        if old is not None:
+            state.prefixes = old.prefixes + state.prefixes
+        connection.tracking = state
+        tracking.clients[connection.id] = connection
+    elif switch == b"OFF":
+        tracking.discard(connection)
+    else:
+        raise CommandError(SYNTAX)
+    connection.server.listen()
+    connection.refresh_mode()
+    return OK
+
+
+@command("client|caching", 3, group="connection")
+def client_caching(connection: Connection, argv: list[bytes]) -> Reply:
+    """Whether the keys of the next command are tracked."""
+    state = connection.tracking
+    if state is None or not (state.opt_in or state.opt_out):
+        raise CommandError(
+            "ERR CLIENT CACHING can be called only when the client is in tracking mode "
+            "with OPTIN or OPTOUT mode enabled"
+        )
+    answer = argv[2].upper()
+    if answer == b"YES":
+        if not state.opt_in:
+            raise CommandError("ERR CLIENT CACHING YES is only valid when tracking is enabled in OPTIN mode.")
+        state.caching = True
+    elif answer == b"NO":
+        if not state.opt_out:
+            raise CommandError("ERR CLIENT CACHING NO is only valid when tracking is enabled in OPTOUT mode.")
+        state.caching = False
+    else:
+        raise CommandError(SYNTAX)
+    return OK
+
+
+@command("client|getredir", 2, group="connection")
+def client_getredir(connection: Connection, argv: list[bytes]) -> Reply:
+    """The client that is told instead of this one; 0 for itself, -1 when it does not track."""
+    return integer(-1 if connection.tracking is None else connection.tracking.redirect)
+
+
+@command("client|trackinginfo", 2, group="connection")
+def client_trackinginfo(connection: Connection, argv: list[bytes]) -> Reply:
+    """How this client tracks."""
+    state = connection.tracking
+    flags = [b"off"] if state is None else [b"on"]
+    if state is not None:
+        for name, value in (
+            (b"bcast", state.broadcast),
+            (b"optin", state.opt_in),
+            (b"optout", state.opt_out),
+            (b"noloop", state.no_loop),
+            (b"caching-yes", state.caching is True),
+            (b"caching-no", state.caching is False),
+            (b"broken_redirect", bool(state.redirect) and state.redirect not in connection.server.connections),
+        ):
+            if value:
+                flags.append(name)
+    facts = [
+        (bulk(b"flags"), members([bulk(name) for name in flags], connection.resp)),
+        (bulk(b"redirect"), integer(-1 if state is None else state.redirect)),
+        (bulk(b"prefixes"), bulks([] if state is None else state.prefixes)),
+    ]
+    return pairs(facts, connection.resp)

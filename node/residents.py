@@ -193,9 +193,9 @@ class Residents:
         elif cause is RemovalCause.EVICTED and entry.expires_ms <= self._now_ms():
             cause = RemovalCause.EXPIRED
         level.counters.removed[cause] += 1
-        if self.gone is not None and cause in (RemovalCause.EVICTED, RemovalCause.EXPIRED):
-            if cause is RemovalCause.EXPIRED or not entry.flags & STORED:
-                self.gone(entry.key, cause)
+        on_disk = cause is RemovalCause.EVICTED and entry.flags & STORED
+        if self.gone is not None and cause in (RemovalCause.EVICTED, RemovalCause.EXPIRED) and not on_disk:
+            self.gone(entry.key, cause)
         if cause is RemovalCause.EVICTED:
             namespace.evicted += 1
         elif cause is RemovalCause.EXPIRED:

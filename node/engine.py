@@ -404,11 +404,16 @@ class MultiLevelCache:
 
     # -- leases --------------------------------------------------------------------------------------------------
 
-    def lease(self, key: bytes, wait_ms: int, hold_ms: int) -> LeaseReply | Future[LeaseReply]:
+    def lease(
+        self, key: bytes, wait_ms: int, hold_ms: int, *, refresh: bool = False
+    ) -> LeaseReply | Future[LeaseReply]:
         """Give the entry, or the lease to compute it, or wait up to `wait_ms` for who holds the lease.
 
-        `hold_ms`: how long the caller may compute before the lease goes to somebody else.
+        `hold_ms`: how long the caller may compute before the lease goes to somebody else. `refresh`: give the lease
+        although a live entry is there, to compute it anew before it expires.
         """
+        if refresh:
+            return self.leases.ask(key, wait_ms, hold_ms, self.now_ms())
         found = self.get(key)
         if isinstance(found, Entry):
             return LeaseReply(LeaseState.HIT, found)

@@ -29,7 +29,11 @@ PACK_INLINE_BYTES_MAX: Final = 64 * 1024  # zlib-ng level 1 packs this in about 
 
 
 class Residents:
-    """Entries in memory. `pack_later`, when set, packs a large payload off the owner's thread and then calls back."""
+    """Entries in memory.
+
+    `pack_later`, when set, packs a large payload off the owner's thread and then calls back. `gone`, when set, hears of
+    every entry that leaves by expiry, or by eviction while it does not lie on disk.
+    """
 
     def __init__(self, config: NodeConfig, now_ms: Callable[[], int]) -> None:
         self._now_ms = now_ms

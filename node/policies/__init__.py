@@ -7,10 +7,20 @@ from collections.abc import Callable
 from ..errors import UsageError
 from ..types import EvictionPolicy
 from .base import Policy
+from .fifo import FifoPolicy
+from .intelligent import IntelligentPolicy
+from .lfu import LfuPolicy
 from .lru import LruPolicy
+from .size_based import SizeBasedPolicy
+from .ttl import TtlPolicy
 
 _MAKERS: dict[EvictionPolicy, Callable[[int, int], Policy]] = {
     EvictionPolicy.LRU: lambda _seed, _entries_hint: LruPolicy(),
+    EvictionPolicy.LFU: lambda _seed, _entries_hint: LfuPolicy(),
+    EvictionPolicy.FIFO: lambda _seed, _entries_hint: FifoPolicy(),
+    EvictionPolicy.TTL: lambda _seed, _entries_hint: TtlPolicy(),
+    EvictionPolicy.INTELLIGENT: lambda seed, _entries_hint: IntelligentPolicy(seed=seed),
+    EvictionPolicy.SIZE_BASED: lambda _seed, _entries_hint: SizeBasedPolicy(),
 }
 
 

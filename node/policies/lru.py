@@ -1,9 +1,6 @@
 """LRU: give up the entry that was read or put longest ago.
 
-A doubly linked list through the policy's two slots of the entries themselves, so that it costs no memory per entry.
-
-Invariants: the list runs from the least to the most recently used; an entry is in it exactly when its `order` and
-`link` are set; `order` is the one used before it, `link` the one used after it.
+Invariants: the ring runs from the least to the most recently used and holds every entry.
 """
 
 from __future__ import annotations
@@ -11,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from .base import Evictable
+from .ring import append, count, new_ring, unlink
 
 
 class LruPolicy:
@@ -19,32 +17,27 @@ class LruPolicy:
     name = "lru"
 
     def __init__(self) -> None:
-        self._ring = ring = Evictable(b"", 0)  # link: least recently used; order: most recently used
-        ring.order = ring.link = ring
+        self._ring = new_ring()
         self._len = 0
 
     def on_insert(self, entry: Evictable) -> None:
         """Begin to hold an entry, as the most recently used."""
-        ring = self._ring
-        newest = ring.order
-        entry.order = newest
-        entry.link = ring
-        newest.link = ring.order = entry
+        append(self._ring, entry)
         self._len += 1
 
     def on_hits(self, entries: Sequence[Evictable]) -> None:
         """Move entries to the recent end, in order."""
         ring = self._ring
         newest = ring.order
-        for entry in entries:
+        for entry in entries:  # unlink and append, inlined: this runs for every hit of the node
             if entry is newest:
                 continue
-            before = entry.order
-            if before is None:
+            older = entry.order
+            if older is None:
                 continue
-            after = entry.link
-            before.link = after
-            after.order = before
+            newer = entry.link
+            older.link = newer
+            newer.order = older
             newest.link = entry
             entry.order = newest
             entry.link = ring
@@ -56,11 +49,7 @@ class LruPolicy:
 
     def on_remove(self, entry: Evictable) -> None:
         """Forget an entry."""
-        before = entry.order
-        after = entry.link
-        before.link = after
-        after.order = before
-        entry.order = entry.link = None
+        unlink(entry)
         self._len -= 1
 
     def admits(self, key: bytes, size: int, cost_s: float, bytes_needed: int) -> bool:  # noqa: ARG002
@@ -77,12 +66,5 @@ class LruPolicy:
         return self._len
 
     def validate(self) -> None:
-        """Check that the list is whole in both directions."""
-        count = 0
-        entry = self._ring
-        while entry.link is not self._ring:
-            assert entry.link.order is entry
-            entry = entry.link
-            count += 1
-        assert self._ring.order is entry
-        assert count == self._len
+        """Check that the ring is whole in both directions."""
+        assert count(self._ring) == self._len

@@ -319,3 +319,29 @@ def test_bad_configuration_names_the_option(options: dict[str, object]) -> None:
     """A wrong option is refused with its name in the message."""
     with pytest.raises(UsageError, match=next(iter(options))):
         NodeConfig(**options).validate()  # type: ignore[arg-type]
+
+
+def test_lease_for_a_refresh_is_given_although_the_entry_lives(engine: MultiLevelCache) -> None:
+    """Refresh-ahead computes anew while readers still get the old value."""
+    engine.put(b"a", b"old")
+    reply = engine.lease(b"a", 0, 1000, refresh=True)
+    assert isinstance(reply, LeaseReply)
+    assert reply.state is LeaseState.LEASE
+    assert payload(engine, b"a") == b"old"
+    assert engine.put(b"a", b"new", lease=reply.token)
+    assert payload(engine, b"a") == b"new"
+
+
+def test_gone_hears_of_evictions_and_expiries(make_engine: Make, clock: ManualClock) -> None:
+    """Whoever tracks keys is told when they leave on their own, not when they are invalidated or replaced."""
+    engine = make_engine(l1_entries_max=1)
+    heard: list[tuple[bytes, RemovalCause]] = []
+    engine.residents.gone = lambda key, cause: heard.append((key, cause))
+    engine.put(b"a", b"1")
+    engine.put(b"b", b"2", expires_ms=engine.now_ms() + 10)
+    clock.advance(10)
+    engine.get(b"b")
+    engine.put(b"c", b"3")
+    engine.put(b"c", b"4")
+    engine.remove(b"c")
+    assert heard == [(b"a", RemovalCause.EVICTED), (b"b", RemovalCause.EXPIRED)]

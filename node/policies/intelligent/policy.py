@@ -50,6 +50,10 @@ class IntelligentPolicy:
         """Forget an entry that left for another reason than eviction."""
         self._residents.remove(entry)
 
+    def admits(self, key: bytes, size: int, cost_s: float, bytes_needed: int) -> bool:  # noqa: ARG002
+        """Every newcomer is worth it."""
+        return True
+
     def pop_victim(self) -> Evictable:
         """Give up one entry and forget it."""
         weight = len(self._residents)

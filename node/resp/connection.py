@@ -404,6 +404,11 @@ class Connection(asyncio.Protocol):
         self.server.forget(self)
         self.refresh_mode()
 
+    def leave_transaction(self) -> None:
+        """Forget what MULTI has queued."""
+        self.transaction = None
+        self.refresh_mode()
+
     def check_reply_bytes(self, size: int) -> None:
         """Refuse a reply that no client may have outstanding, before it is built; raises CommandError."""
         limit = self.server.config.output_bytes_max

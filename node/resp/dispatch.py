@@ -61,7 +61,11 @@ def _run(connection: Connection, argv: list[bytes]) -> Reply:
     if found is None:
         return refuse(connection, _unknown(argv))
     if not found.fits(len(argv)):
-        return refuse(connection, f"ERR wrong number of arguments for '{found.name}' command")
+        wrong = f"wrong number of arguments for '{found.name}' command"
+        if found.name == "exec":
+            connection.leave_transaction()
+            return refuse(connection, f"EXECABORT Transaction discarded because of: {wrong}")
+        return refuse(connection, f"ERR {wrong}")
     flags = found.flags
     access = connection.access
     if access is not Access.FULL and found.access & ~access:

@@ -19,6 +19,7 @@ import hiredis
 
 from stratacache.node.errors import InvalidationIncompleteError, UnavailableError
 from stratacache.node.keys import canonical
+from stratacache.node.resp.commands.arguments import cursor_of
 from stratacache.node.resp.replies import CommandError, Status, encode, error
 from stratacache.node.resp.routing import Forwarder
 from stratacache.node.resp.table import Command, Flag, Later, Reply
@@ -169,9 +170,7 @@ async def _scan(connection: Connection, forwarder: Forwarder, found: Command, ar
     """
     own = connection.server.identity.shard
     shards = sorted({own, *forwarder.shards()})
-    if not argv[1].isdigit() or int(argv[1]) >= 1 << 64:
-        raise CommandError("ERR invalid cursor")
-    local, number = divmod(int(argv[1]), len(shards))
+    local, number = divmod(cursor_of(argv[1]), len(shards))
     words = [argv[0], b"%d" % local, *argv[2:]]
     shard = shards[number]
     part = await (_here(connection, found, words) if shard == own else _call(forwarder, shard, words))

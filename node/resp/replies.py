@@ -17,7 +17,6 @@ ONE: Final = b":1\r\n"
 EMPTY_ARRAY: Final = b"*0\r\n"
 NULLS: Final = (b"", b"", b"$-1\r\n", b"_\r\n")
 """The null of each protocol, indexed by its number."""
-NULL_ARRAYS: Final = (b"", b"", b"*-1\r\n", b"_\r\n")
 
 
 class CommandError(Exception):

@@ -36,6 +36,13 @@ def integer_of(text: bytes, problem: str = NOT_AN_INTEGER) -> int:
     return value
 
 
+def cursor_of(text: bytes) -> int:
+    """A SCAN cursor; a negative one is taken modulo 2^64, as C does. Raises CommandError."""
+    if not text.removeprefix(b"-").isdigit() or len(text) > 20:
+        raise CommandError("ERR invalid cursor")
+    return int(text) % (1 << 64)
+
+
 def count_of(text: bytes, what: str, least: int = 0, most: int = INT64_MAX) -> int:
     """An integer within bounds, for our own commands."""
     value = integer_in(text)

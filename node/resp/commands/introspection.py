@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any, Final
 from stratacache.node.resp.commands.arguments import glob
 from stratacache.node.resp.commands.session import REDIS_VERSION
 from stratacache.node.resp.replies import (
-    NULL_ARRAYS,
     OK,
     CommandError,
     array,
@@ -305,8 +304,7 @@ def command_count(connection: Connection, argv: list[bytes]) -> Reply:
 @command("command|info", -2, group="server")
 def command_info(connection: Connection, argv: list[bytes]) -> Reply:
     """Arity, flags and keys of commands."""
-    null = NULL_ARRAYS[connection.resp]
-    return array([_entry(found, connection.resp) if found else null for found in _named(argv[2:])])
+    return array([_entry(found, connection.resp) if found else connection.null for found in _named(argv[2:])])
 
 
 @command("command|docs", -2, group="server")
@@ -322,7 +320,7 @@ def command_list(connection: Connection, argv: list[bytes]) -> Reply:
     return bulks([found.name.encode() for found in COMMANDS.values()])
 
 
-@command("command|getkeys", -3, group="server")
+@command("command|getkeys", -4, group="server")
 def command_getkeys(connection: Connection, argv: list[bytes]) -> Reply:
     """The keys of a whole command."""
     words = argv[2:]

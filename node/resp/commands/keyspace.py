@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from stratacache.node.keys import canonical
-from stratacache.node.resp.commands.arguments import SYNTAX, glob, integer_of
+from stratacache.node.resp.commands.arguments import SYNTAX, cursor_of, glob, integer_of
 from stratacache.node.resp.commands.entries import gather
 from stratacache.node.resp.dispatch import when
 from stratacache.node.resp.replies import OK, CommandError, array, bulk, bulks, integer, status
@@ -111,8 +111,7 @@ def keys(connection: Connection, argv: list[bytes]) -> Reply:
 @command("scan", -2, Flag.READ | Flag.SPANS, group="generic")
 def scan(connection: Connection, argv: list[bytes]) -> Reply:
     """List keys step by step."""
-    if not argv[1].isdigit() or int(argv[1]) >= 1 << 64:
-        raise CommandError("ERR invalid cursor")
+    cursor = cursor_of(argv[1])
     count = 10
     match: Callable[[bytes], bool] | None = None
     wanted = True
@@ -128,5 +127,5 @@ def scan(connection: Connection, argv: list[bytes]) -> Reply:
             match = _matcher(argv[index + 1])
         else:
             wanted = argv[index + 1].lower() == b"string"
-    cursor, found = connection.engine.scan(int(argv[1]), min(count, 100_000), match)
+    cursor, found = connection.engine.scan(cursor, min(count, 100_000), match)
     return array([bulk(b"%d" % cursor), bulks(found if wanted else [])])

@@ -183,14 +183,16 @@ def _options(connection: Connection, words: list[bytes]) -> TrackingClient:
     return state
 
 
-def _check_prefixes(prefixes: list[bytes]) -> None:
-    for index, one in enumerate(prefixes):
-        for other in prefixes[:index]:
-            if one.startswith(other) or other.startswith(one):
-                raise CommandError(
-                    f"ERR Prefix '{one.decode('utf-8', 'surrogateescape')}' overlaps with an existing prefix "
-                    f"'{other.decode('utf-8', 'surrogateescape')}'. Prefixes for a single client must not overlap."
-                )
+def _check_prefixes(old: list[bytes], new: list[bytes]) -> None:
+    for index, one in enumerate(new):
+        for others, what in ((old, "an existing"), (new[index + 1 :], "another provided")):
+            for other in others:
+                if one.startswith(other) or other.startswith(one):
+                    first, second = (text.decode("utf-8", "surrogateescape") for text in (one, other))
+                    raise CommandError(
+                        f"ERR Prefix '{first}' overlaps with {what} prefix '{second}'. "
+                        "Prefixes for a single client must not overlap."
+                    )
 
 
 def _check(old: TrackingClient | None, new: TrackingClient) -> None:
@@ -205,7 +207,7 @@ def _check(old: TrackingClient | None, new: TrackingClient) -> None:
         raise CommandError("ERR You can't specify both OPTIN mode and OPTOUT mode")
     if old is not None and ((new.opt_in and old.opt_out) or (new.opt_out and old.opt_in)):
         raise CommandError(f"ERR You can't switch OPTIN/OPTOUT mode {again}")
-    _check_prefixes((old.prefixes if old is not None else []) + new.prefixes)
+    _check_prefixes(old.prefixes if old is not None else [], new.prefixes)
 
 
 @command("client|tracking", -3, group="connection")
@@ -218,7 +220,7 @@ def client_tracking(connection: Connection, argv: list[bytes]) -> Reply:
         old = connection.tracking
         _check(old, state)
         if old is not None:
-            state.prefixes = old.prefixes + state.prefixes
+            state.prefixes = sorted(old.prefixes + state.prefixes)
         connection.tracking = state
         tracking.clients[connection.id] = connection
     elif switch == b"OFF":

@@ -105,8 +105,7 @@ def exec_(connection: Connection, argv: list[bytes]) -> Reply:
     transaction = connection.transaction
     if transaction is None:
         raise CommandError("ERR EXEC without MULTI")
-    connection.transaction = None
-    connection.refresh_mode()
+    connection.leave_transaction()
     if transaction.spoiled:
         raise CommandError("EXECABORT Transaction discarded because of previous errors.")
     return transaction.run()
@@ -117,6 +116,5 @@ def discard(connection: Connection, argv: list[bytes]) -> Reply:
     """Forget what was queued."""
     if connection.transaction is None:
         raise CommandError("ERR DISCARD without MULTI")
-    connection.transaction = None
-    connection.refresh_mode()
+    connection.leave_transaction()
     return OK

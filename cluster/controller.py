@@ -1,0 +1,221 @@
+"""What keeps a cache alive on Kubernetes: it creates it where it is absent, and says whether it is whole.
+
+Pure and synchronous: `handle(event, now_ms)` returns effects in the order in which they are to be carried out. The
+controller is on no request's path. It may die, and it may run twice: creating is guarded by the coordinator's name in
+Ray, and what is removed is removed by its `uid`, so that neither of two can hurt what the other made.
+
+Invariants:
+- it creates only where there is room for every shard, so that a cluster that is still gathering its nodes is not taken
+  for a small one;
+- a running cluster is replaced only when what it runs with differs from what is wanted, which is asked anew each time;
+- ready means: every wanted shard is active and has answered within the last round.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from stratacache.cluster.config import ClusterConfig
+
+LOOK_EVERY_MS: Final = 2_000
+RETRY_MIN_MS: Final = 1_000
+RETRY_MAX_MS: Final = 15_000
+NOT_COMPARED: Final = frozenset({"uid", "token", "start_timeout_ms"})
+"""Fields that may differ from what runs: its own, secret (compared apart), or of the next start only."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Running:
+    """A cluster as its coordinator tells. `endpoints` holds the active shards; `failed` says why it never ran."""
+
+    uid: str
+    ready: bool
+    config: Mapping[str, Any]
+    token_is_ours: bool
+    endpoints: Mapping[str, str] = field(default_factory=dict)
+    epoch: int = 0
+    failed: str = ""
+    reasons: Mapping[str, str] = field(default_factory=dict)
+
+
+# ------------------------------------------------------------------ what it hears
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ticked:
+    """Time has passed; sent about once a second."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RayConnected:
+    """The way into Ray is open."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RayLost:
+    """Ray does not answer, or not any more."""
+
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Looked:
+    """What Ray runs under the cluster's name, None for nothing, and how many shards its nodes have places for."""
+
+    running: Running | None
+    places: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answered:
+    """The shards that answered a PING just now."""
+
+    shards: frozenset[str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Done:
+    """What was asked for last has been done."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Failed:
+    """What was asked for last could not be done."""
+
+    reason: str
+
+
+Event = Ticked | RayConnected | RayLost | Looked | Answered | Done | Failed
+
+
+# ------------------------------------------------------------------ what it asks for
+
+
+@dataclass(frozen=True, kw_only=True)
+class Connect:
+    """Open the way into Ray. Answer: RayConnected or RayLost."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Look:
+    """See what runs. Answer: Looked or RayLost."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Create:
+    """Start the cluster. Answer: Done or Failed."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Remove:
+    """End the cluster of this life, flushing its disks, and no other. Answer: Done or Failed."""
+
+    uid: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ping:
+    """Ask every one of these shards over the network. Answer: Answered."""
+
+    endpoints: Mapping[str, str]
+
+
+Effect = Connect | Look | Create | Remove | Ping
+
+
+class Controller:
+    """Keeps one cluster as `config` describes it; see the module's text."""
+
+    def __init__(self, config: ClusterConfig) -> None:
+        self.config = config
+        self.connected = False
+        self.running: Running | None = None
+        self.answering: frozenset[str] = frozenset()
+        self.places = 0
+        self.reason = "it has not looked yet"
+        self.created = 0
+        self.removed = 0
+        self.failures = 0
+        self._next_ms = 0
+        self._asked: Effect | None = None
+
+    @property
+    def shards_ready(self) -> int:
+        """How many of the wanted shards answered in the last round."""
+        return len(self.answering & set(self.config.shard_ids()))
+
+    @property
+    def ready(self) -> bool:
+        """Whether the cache is whole: the coordinator says so, and every shard has answered."""
+        return self.running is not None and self.running.ready and self.shards_ready == self.config.shards
+
+    def differs(self) -> tuple[str, ...]:
+        """The fields in which the running cluster is not what is wanted."""
+        if self.running is None:
+            return ()
+        wanted = self.config.to_map()
+        fields = [name for name in wanted if name not in NOT_COMPARED and self.running.config.get(name) != wanted[name]]
+        return (*fields, *(() if self.running.token_is_ours else ("token",)))
+
+    def handle(self, event: Event, now_ms: int) -> list[Effect]:
+        """Take note of an event and say what is to be done."""
+        effects: list[Effect] = []
+        match event:
+            case Ticked():
+                if now_ms >= self._next_ms:
+                    effects = [Look() if self.connected else Connect()]
+            case RayConnected():
+                self.connected = True
+                effects = [Look()]
+            case RayLost(reason=reason):
+                self.connected, self.running, self.answering = False, None, frozenset()
+                self._retry(f"Ray does not answer: {reason}", now_ms)
+            case Looked(running=running, places=places):
+                self.running, self.places = running, places
+                effects = self._decide(now_ms)
+            case Answered(shards=shards):
+                self.answering, self.failures = shards, 0
+                self.reason = "" if self.ready else self._why()
+                self._next_ms = now_ms + LOOK_EVERY_MS
+            case Done():
+                self.created += isinstance(self._asked, Create)
+                self.removed += isinstance(self._asked, Remove)
+                effects = [Look()]
+            case Failed(reason=reason):
+                self._retry(reason, now_ms)
+        self._asked = effects[-1] if effects else None
+        return effects
+
+    def _decide(self, now_ms: int) -> list[Effect]:
+        running = self.running
+        if running is None:
+            self.answering = frozenset()
+            if self.places < self.config.shards:
+                self.reason = f"waiting for Ray nodes: {self.config.shards} shards, places for {self.places}"
+                self._next_ms = now_ms + LOOK_EVERY_MS
+                return []
+            self.reason = "creating the cache"
+            return [Create()]
+        if running.failed:
+            self.reason = f"removing what could not be formed: {running.failed}"
+            return [Remove(uid=running.uid)]
+        if differs := self.differs():
+            self.answering = frozenset()
+            self.reason = f"restarting the cache, since {', '.join(differs)} changed"
+            return [Remove(uid=running.uid)]
+        return [Ping(endpoints=dict(running.endpoints))]
+
+    def _why(self) -> str:
+        running = self.running
+        if running is None:
+            return self.reason
+        silent = [shard for shard in self.config.shard_ids() if shard not in self.answering]
+        told = [f"{shard} ({running.reasons[shard]})" if running.reasons.get(shard) else shard for shard in silent]
+        return f"no answer from {', '.join(told)}" if silent else "a view change is under way"
+
+    def _retry(self, reason: str, now_ms: int) -> None:
+        self.reason = reason
+        self._next_ms = now_ms + min(RETRY_MAX_MS, RETRY_MIN_MS << min(self.failures, 5))
+        self.failures += 1

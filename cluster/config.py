@@ -18,6 +18,7 @@ MIB: Final = 1 << 20
 SHARDS_MAX: Final = 1000
 RAY_NAMESPACE: Final = "stratacache"
 _NAME: Final = re.compile(r"[a-z0-9]([a-z0-9-]{0,45}[a-z0-9])?")
+_RESOURCE: Final = re.compile(r"([A-Za-z0-9_.-]+)?")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,7 +27,11 @@ class ClusterConfig:
 
     `uid` names one life of the cluster (from start to stop) and is made by `start()`; `host` is the address shards
     listen on ("": loopback on one machine, each Ray node's own address when the cluster spans several and a token is
-    set); with `port` P, shard-i listens on P+i, with 0 on any free port. `data_dir` None means no L3.
+    set); with `port` P, shard-i listens on P+i, with 0 on any free port; with `port_span` K as well, on the first free
+    one of P to P+K-1 on its Ray node. `data_dir` None means no L3.
+    With `node_resource` R only Ray nodes that have the custom resource R hold shards, each at most as many as its
+    amount. A node that has the resource R-home-J too is the home of the shards J*amount and on, and of no others: what
+    they have on disk lies there, so they wait for it rather than start elsewhere.
     """
 
     name: str = "default"
@@ -35,6 +40,8 @@ class ClusterConfig:
     replicas: int = 1
     host: str = ""
     port: int = 0
+    port_span: int = 0
+    node_resource: str = ""
     token: str | None = None
     insecure: bool = False
     data_dir: str | None = None
@@ -56,6 +63,8 @@ class ClusterConfig:
             raise UsageError(f"shards is {self.shards}; it must be from 1 to {SHARDS_MAX}")
         if self.replicas != 1:
             raise UsageError(f"replicas is {self.replicas}; this version keeps one copy of each key: use --replicas 1")
+        if not _RESOURCE.fullmatch(self.node_resource):
+            raise UsageError(f"node_resource {self.node_resource!r} is not valid: use letters, digits, _ . and -")
         self._validate_network()
         self._validate_sizes()
         if self.policy not in {policy.value for policy in EvictionPolicy}:
@@ -69,8 +78,11 @@ class ClusterConfig:
             raise UsageError(f"start_timeout_ms is {self.start_timeout_ms}; it must be at least 1000")
 
     def _validate_network(self) -> None:
-        if self.port and not (self.port >= 1 and self.port + self.shards - 1 <= 65_535):
-            raise UsageError(f"port {self.port} leaves no room for {self.shards} shards: ports go up to 65535")
+        count = self.port_span or self.shards
+        if self.port and not (self.port >= 1 and self.port + count - 1 <= 65_535):
+            raise UsageError(f"port {self.port} leaves no room for {count} shards: ports go up to 65535")
+        if self.port_span and not (self.port and self.port_span > 0):
+            raise UsageError(f"port_span is {self.port_span}: it needs a port to count from, and must be above 0")
         if self.host and self.host not in LOOPBACK and not (self.token or self.insecure):
             raise UsageError(
                 f"host {self.host} can be reached from outside this machine: set a token, or say --insecure"

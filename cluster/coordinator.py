@@ -79,6 +79,7 @@ class Coordinator:
         self.port = port
         self.members = {shard: Member(id=shard) for shard in shard_ids}
         self.nodes: tuple[m.NodeSeen, ...] = ()
+        self.draining: set[str] = set()
         self.phase = Phase.NEW
         self.view: View | None = None
         self.change: Change | None = None
@@ -120,6 +121,9 @@ class Coordinator:
                 self._confirmed_ms = max(self._confirmed_ms, sent_ms)
             case m.NodesSeen(nodes=nodes):
                 self.nodes = nodes
+                self.draining &= {node.id for node in nodes}
+            case m.NodeDraining(node=node):
+                self._on_draining(node, effects)
             case m.Recovered():
                 self._on_recovered(event, now_ms)
             case m.ShardStarted():
@@ -290,6 +294,11 @@ class Coordinator:
         if self.phase in (Phase.FORMING, Phase.RUNNING) and epoch >= self.epoch:
             self.epoch, self.change, self._takes_over = epoch, None, True
 
+    def _on_draining(self, node: str, effects: list[m.CoordinatorEffect]) -> None:
+        self.draining.add(node)
+        there = [one for one in self.members.values() if one.process is Process.UP and one.home == node]
+        effects += [m.CloseShard(shard=member.id, incarnation=member.incarnation) for member in there]
+
     def _on_stop(self, effects: list[m.CoordinatorEffect]) -> None:
         self.phase, self.change = Phase.STOPPING, None
         for member in self.members.values():
@@ -301,14 +310,17 @@ class Coordinator:
     # -------------------------------------------------------------- processes and views
 
     def _start_missing(self, now_ms: int, effects: list[m.CoordinatorEffect]) -> None:
-        for member in self.members.values():
+        nodes = [node for node in self.nodes if node.id not in self.draining]
+        for index, member in enumerate(self.members.values()):
             if member.process is not Process.NONE or now_ms < member.retry_ms:
                 continue
-            member.incarnation += 1
-            member.process, member.started_ms = Process.STARTING, now_ms
             homes = {one.id: one.home for one in self.members.values()}
-            member.home = place(member.id, self.nodes, homes)
-            index = list(self.members).index(member.id)
+            node = place(member.id, index, nodes, homes)
+            if node is None:
+                member.reason = "no Ray node has a place for it"
+                continue
+            member.incarnation += 1
+            member.process, member.started_ms, member.home = Process.STARTING, now_ms, node
             port = self.port + index if self.port else member.port
             effects.append(m.StartShard(shard=member.id, incarnation=member.incarnation, node=member.home, port=port))
 

@@ -20,6 +20,7 @@ from stratacache.cluster import messages as m
 from stratacache.cluster.config import RAY_NAMESPACE, ClusterConfig, shard_actor_name
 from stratacache.cluster.coordinator import Coordinator, Phase
 from stratacache.cluster.merge import Carried, merged_stats
+from stratacache.cluster.placement import node_seen
 from stratacache.cluster.registry import Registry
 from stratacache.cluster.shard_actor import ShardActor, ShardSpec, listen_address
 from stratacache.node.errors import CacheError, UnavailableError, UsageError
@@ -124,6 +125,8 @@ class CoordinatorActor:
             "epoch": core.view.epoch if core.view is not None else 0,
             "term": core.term,
             "replicas": core.replicas,
+            "reason": core.reason,
+            "config": {name: value for name, value in self.config.to_map().items() if name != "token"},
             "shards": shards,
         }
 
@@ -148,6 +151,16 @@ class CoordinatorActor:
         except Exception:  # noqa: BLE001 - a shard that can't answer has no news
             return None
         return answer
+
+    async def drain(self, node: str, deadline_s: float) -> list[str]:
+        """Close the shards of a Ray node that is about to go, and start none there; returns which those were."""
+        shards = [one.id for one in self.core.members.values() if one.home == node and one.started is not None]
+        before = set(self._closing)
+        self._hear(m.NodeDraining(node=node))
+        await self._effects.join()
+        if closing := self._closing - before:
+            await asyncio.wait(closing, timeout=deadline_s)
+        return shards
 
     async def stop(self, deadline_s: float = 20.0) -> None:
         """Close every shard and end its process. The caller then ends this actor."""
@@ -240,12 +253,12 @@ class CoordinatorActor:
         own = ray.util.get_node_ip_address()
         alive = [node for node in await asyncio.to_thread(ray.nodes) if node["Alive"]]
         if self.core.phase is Phase.NEW:
-            self._one_machine = len({node["NodeManagerAddress"] for node in alive}) <= 1
-        nodes = tuple(
-            m.NodeSeen(id=node["NodeID"], address=node["NodeManagerAddress"])
-            for node in sorted(alive, key=lambda node: str(node["NodeID"]))
-            if not self._one_machine or node["NodeManagerAddress"] == own
+            several = len({node["NodeManagerAddress"] for node in alive}) > 1
+            self._one_machine = not several and not self.config.node_resource
+        found = (
+            node_seen(node, self.config.node_resource) for node in sorted(alive, key=lambda one: str(one["NodeID"]))
         )
+        nodes = tuple(node for node in found if node and (not self._one_machine or node.address == own))
         self._addresses = {node.id: node.address for node in nodes}
         if nodes != self.core.nodes:
             self._hear(m.NodesSeen(nodes=nodes))
@@ -301,7 +314,7 @@ class CoordinatorActor:
             host=listen_address(config.host, address, one_machine=self._one_machine),
             port=effect.port,
             node=effect.node,
-            pinned=self._one_machine,
+            pinned=self._one_machine or any(node.home is not None for node in self.core.nodes),
         )
         where = NodeAffinitySchedulingStrategy(effect.node, soft=False) if effect.node else "SPREAD"
         try:

@@ -133,11 +133,14 @@ def start(config: ClusterConfig | None = None, /, **options: Any) -> ClusterHand
             )
             .remote(config)
         )
+        taken = _is_taken(coordinator)
     except ValueError:
+        taken = True
+    if taken:
         raise UsageError(
             f"a cache named {config.name!r} already runs in this Ray cluster: "
             "end it with `stratacache down`, or choose another --name"
-        ) from None
+        )
     handle = ClusterHandle(config.name, coordinator)
     try:
         handle.wait_ready(config.start_timeout_ms / 1000 + 5)
@@ -147,6 +150,21 @@ def start(config: ClusterConfig | None = None, /, **options: Any) -> ClusterHand
         shutil.rmtree(runtime_dir(config.uid), ignore_errors=True)
         raise
     return handle
+
+
+def _is_taken(coordinator: Any) -> bool:
+    """Whether the new actor's name was taken: over Ray Client that shows at its first call, not at its creation.
+
+    Nothing may be cleaned up then, since the actors of that name are not ours.
+    """
+    import ray
+    from ray.exceptions import RayError, RayTaskError
+
+    try:
+        ray.get(coordinator.status.remote(), timeout=CALL_DEADLINE_S)
+    except RayError as error:
+        return isinstance(error, ValueError) and not isinstance(error, RayTaskError)
+    return False
 
 
 def attach(name: str | None = None) -> ClusterHandle:

@@ -49,10 +49,15 @@ class DebtLog:
 
 @dataclass(frozen=True, kw_only=True)
 class NodeSeen:
-    """A Ray node that is alive and may hold shards."""
+    """A Ray node that is alive and may hold shards, at most `capacity` (None: any number).
+
+    With `home` J it is where the shards J*capacity and on belong, and no others may be there.
+    """
 
     id: str
     address: str
+    capacity: int | None = None
+    home: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -173,6 +178,13 @@ class NameConfirmed:
 
 
 @dataclass(frozen=True, kw_only=True)
+class NodeDraining:
+    """A Ray node is about to go: its shards are to write out what they hold, and to end."""
+
+    node: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class StopRequested:
     """The cluster is to end."""
 
@@ -194,6 +206,7 @@ CoordinatorEvent = (
     | EpochTaken
     | Recovered
     | NameConfirmed
+    | NodeDraining
     | StopRequested
     | Ticked
 )

@@ -114,7 +114,10 @@ class ShardActor:
 
     async def _listen(self) -> None:
         spec, config = self.spec, self.spec.config
-        for port in (spec.port,) if config.port or not spec.port else (spec.port, 0):
+        ports: Sequence[int] = (spec.port,) if config.port or not spec.port else (spec.port, 0)
+        if config.port_span:
+            ports = range(config.port, config.port + config.port_span)
+        for port in ports:
             self.server = NodeServer(
                 self.engine,
                 ServerConfig(

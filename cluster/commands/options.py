@@ -64,7 +64,10 @@ def cache_options(command: F) -> F:
     for option in reversed(
         (
             click.option(
-                "--address", metavar="ADDRESS", help="strata://host:port[,host:port]; else the cache is looked up."
+                "--address",
+                metavar="ADDRESS",
+                envvar="STRATACACHE_ADDRESS",
+                help="strata://host:port[,host:port]; else the cache is looked up.  [env: STRATACACHE_ADDRESS]",
             ),
             click.option("--name", default=None, help="The cluster's name, when several run."),
             click.option("--token", envvar="STRATACACHE_TOKEN", help="The access token.  [env: STRATACACHE_TOKEN]"),

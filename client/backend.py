@@ -17,6 +17,7 @@ from typing import Protocol, TypeVar
 
 from stratacache.client.address import Address, parse_address
 from stratacache.client.core.effects import Operation
+from stratacache.client.core.near import NearCache
 from stratacache.client.core.refresh import bootstrap, seed_shard
 from stratacache.client.core.state import Core
 from stratacache.client.options import ClientOptions
@@ -32,6 +33,9 @@ def new_core(options: ClientOptions, address: Address) -> Core:
     seed = options.seed if options.seed is not None else int.from_bytes(os.urandom(8), "big")
     core = Core(options, monotonic=time.monotonic, random=Random(seed))  # noqa: S311 - jitter, not secrets
     core.seeds = tuple(seed_shard(seed) for seed in address.seeds)
+    if options.near_bytes_max:
+        core.near = NearCache(core)
+        core.view_listeners.append(core.near.view_changed)
     return core
 
 
@@ -105,6 +109,8 @@ class Backend:
     def reset_after_fork(self) -> None:
         """Make it usable in a forked child."""
         self.core.flights.reset_after_fork()
+        if self.core.near is not None:
+            self.core.near.reset_after_fork()
         self.shell.reset_after_fork()
 
 

@@ -43,6 +43,7 @@ class CacheClient:
     def _bind(self, default_namespace: str) -> None:
         self._ops = Operations(self._backend.core, default_namespace, strict=self._strict)
         self._run = self._backend.shell.run
+        self._near = self._backend.core.near
 
     def __repr__(self) -> str:
         where = self._options.address or "the cluster of this Ray program"
@@ -63,7 +64,12 @@ class CacheClient:
 
     def get(self, key: Key, default: Any = MISS, *, namespace: str | None = None) -> Any:
         """The value under `key`, or `default` when there is none. Arrays are read-only."""
-        return self._run(self._ops.get(self._ops.full(key, namespace), default))
+        full = self._ops.full(key, namespace)
+        if self._near is not None and not self._closed:
+            value = self._near.lookup(full)
+            if value is not MISS:
+                return value
+        return self._run(self._ops.get(full, default))
 
     def get_many(self, keys: Iterable[K], *, namespace: str | None = None) -> dict[K, Any]:
         """The values of those keys that are cached, asked of all shards at once."""

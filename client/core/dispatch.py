@@ -63,7 +63,11 @@ def ask_owners(
     attempt = 0
     core.budget.earn()
     while True:
-        groups = core.route(keys, pending, read=plan.read, avoid=avoid, failed=failed)
+        unserved: dict[int, CacheError] = {}
+        groups = core.route(keys, pending, read=plan.read, avoid=avoid, failed=unserved)
+        if unserved and core.may_ask_for_suspended() and (yield from refresh_view(core, deadline=deadline)):
+            continue  # a shard that was suspended may be back: what this view says of it need not be the last word
+        failed.update(unserved)
         if not groups:
             return failed
         parts = [plan.build(indices) for _, indices in groups.values()]

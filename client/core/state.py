@@ -8,18 +8,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from random import Random
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from stratacache.client.codec import decode
 from stratacache.client.core.circuit import Circuit, RetryBudget
 from stratacache.client.core.counters import Counters, QuietLog
 from stratacache.client.core.flight import Flights
-from stratacache.client.core.near import NearCache
 from stratacache.client.options import ClientOptions
 from stratacache.client.ring import Ring
 from stratacache.client.view import ACTIVE, ShardInfo, View
 from stratacache.node.errors import AccessError, CacheError, UnavailableError
 from stratacache.node.types import MISS
+
+if TYPE_CHECKING:
+    from stratacache.client.core.near import NearCache
 
 Groups = dict[str, tuple[ShardInfo, list[int]]]
 
@@ -39,6 +41,7 @@ class Core:
         self.ring = Ring(View(epoch=-1))
         self.seeds: tuple[ShardInfo, ...] = ()
         self.token = options.token  # inside Ray it comes with the view
+        self.ask_for_suspended_after = 0.0
         self.refresh_after = 0.0  # no view refresh that a failure asks for before this time
         self.view_listeners: list[Callable[[View], None]] = []
         self.near: NearCache | None = None
@@ -80,6 +83,14 @@ class Core:
     def active_shards(self) -> list[ShardInfo]:
         """The shards that may serve."""
         return [shard for shard in self.view.shards if shard.state == ACTIVE]
+
+    def may_ask_for_suspended(self) -> bool:
+        """Whether to look for a newer view because keys have nobody to serve them; every 0.25 s at most."""
+        now = self.monotonic()
+        if now < self.ask_for_suspended_after or all(shard.state == ACTIVE for shard in self.view.shards):
+            return False
+        self.ask_for_suspended_after = now + 0.25
+        return True
 
     def route(
         self,

@@ -133,15 +133,15 @@ class AioConnection(asyncio.Protocol):
         self._fail(EOFError("the client closed the connection"))
 
 
-async def open_aio(shard: ShardInfo, core: Core, tls: ssl.SSLContext | None, *, resp3: bool = False) -> AioConnection:
+async def open_aio(shard: ShardInfo, core: Core, tls: ssl.SSLContext | None, *, watch: bool = False) -> AioConnection:
     """Connect and greet, by the same rules as the blocking shell. Raises ShardFailure."""
     if shard.unix and (not shard.port or _worth_a_try(shard, core)):
         try:
-            return await _attempt(shard, core, None, by_unix=True, resp3=resp3)
+            return await _attempt(shard, core, None, by_unix=True, watch=watch)
         except ShardFailure:
             if not shard.port:
                 raise
-    return await _attempt(shard, core, tls, by_unix=False, resp3=resp3)
+    return await _attempt(shard, core, tls, by_unix=False, watch=watch)
 
 
 def _worth_a_try(shard: ShardInfo, core: Core) -> bool:
@@ -149,7 +149,7 @@ def _worth_a_try(shard: ShardInfo, core: Core) -> bool:
 
 
 async def _attempt(
-    shard: ShardInfo, core: Core, tls: ssl.SSLContext | None, *, by_unix: bool, resp3: bool
+    shard: ShardInfo, core: Core, tls: ssl.SSLContext | None, *, by_unix: bool, watch: bool
 ) -> AioConnection:
     loop = asyncio.get_running_loop()
     connection = AioConnection(shard, loop)
@@ -160,14 +160,14 @@ async def _attempt(
             else:
                 name = (core.options.tls_server_name or shard.host) if tls is not None else None
                 await loop.create_connection(lambda: connection, shard.host, shard.port, ssl=tls, server_hostname=name)
-            replies = await connection.ask(greeting(core.token, resp3=resp3))
+            replies = await connection.ask(greeting(core.token, watch=watch))
     except (OSError, EOFError, HiredisError) as error:
         connection.close()
         raise failure_of(shard, error, sent=False) from error
     except BaseException:
         connection.close()
         raise
-    wrong = check_greeting(replies, shard, exact=by_unix and bool(shard.port))
+    wrong = check_greeting(replies, shard, exact=by_unix and bool(shard.port), watch=watch)
     if wrong is not None:
         connection.close()
         refused = wrong if isinstance(wrong, AccessError) else None

@@ -32,6 +32,7 @@ from stratacache.client.transport.connection import (
     tls_context,
 )
 from stratacache.client.transport.pool import Pool
+from stratacache.client.transport.watch import Watcher
 from stratacache.client.transport.wire import pack
 from stratacache.client.view import ShardInfo, View
 
@@ -49,6 +50,9 @@ class BlockingShell:
         self._lock = threading.Lock()
         self.pools: dict[str, Pool] = {}
         self.closed = False
+        self._watcher: Watcher | None = None
+        if core.near is not None:
+            core.near.listen = self._listen
 
     def run(self, operation: Operation[T]) -> T:
         """Carry an operation out to its result."""
@@ -161,14 +165,31 @@ class BlockingShell:
         pool.give(connection)
         return replies
 
+    def _listen(self) -> None:
+        """Begin to hear pushes, if nobody does in this process."""
+        near = self._core.near
+        if self._watcher is not None or near is None or self.closed:
+            return
+        with self._lock:
+            if self._watcher is None:
+                self._watcher = Watcher(self._core, near, self._open_watching, self.run)
+
+    def _open_watching(self, shard: ShardInfo, deadline: float) -> Connection:
+        return open_connection(shard, self._core, self._tls, deadline, watch=True)
+
     def close(self) -> None:
-        """Close all connections."""
+        """Close all connections and stop listening."""
         self.closed = True
+        if self._watcher is not None:
+            self._watcher.stop()
         for pool in list(self.pools.values()):
             pool.close()
 
     def reset_after_fork(self) -> None:
         """Begin with no connections in a forked child."""
         self._lock = threading.Lock()
+        if self._watcher is not None:
+            self._watcher.abandon()
+            self._watcher = None
         for pool in self.pools.values():
             pool.forget()

@@ -14,13 +14,12 @@ import socket
 import ssl
 import struct
 import time
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from hiredis import HiredisError, Reader
 
-from stratacache.client.core.effects import Command, ShardFailure
+from stratacache.client.core.effects import ShardFailure
 from stratacache.client.core.state import Core
 from stratacache.client.options import ClientOptions
 from stratacache.client.transport.wire import check_greeting, greeting, pack
@@ -34,7 +33,7 @@ IOV_MAX = 512
 class Connection:
     """A greeted connection to `shard`."""
 
-    __slots__ = ("_buffer", "_reader", "_timeout_s", "_view", "shard", "sock", "tls", "used_at")
+    __slots__ = ("_buffer", "_pushes", "_reader", "_timeout_s", "_view", "shard", "sock", "tls", "used_at")
 
     def __init__(self, shard: ShardInfo, sock: socket.socket, *, tls: bool) -> None:
         self.shard = shard
@@ -45,6 +44,7 @@ class Connection:
         self._buffer = bytearray(RECEIVE_BYTES)
         self._view = memoryview(self._buffer)
         self._timeout_s = -1.0
+        self._pushes: list[Any] = []
 
     def set_timeout(self, timeout_s: float) -> None:
         """How long one read or write may take; near enough the last value, nothing is set anew."""
@@ -93,10 +93,31 @@ class Connection:
             reader.feed(buffer, 0, size)  # type: ignore[arg-type]  # any buffer will do
             while (reply := reader.gets()) is not _INCOMPLETE:
                 replies.append(reply)
+            if len(replies) > count:  # pushes that came with the answer to SC.WATCH
+                self._pushes = replies[count:]
+                del replies[count:]
             if len(replies) >= count:
                 return replies
             if time.monotonic() > until:
                 raise TimeoutError
+
+    def receive_pushes(self) -> tuple[list[Any], bool]:
+        """What a watching connection has got so far, and whether that is all that the kernel had.
+
+        Raises OSError, HiredisError or EOFError when the connection is of no more use.
+        """
+        messages, self._pushes = self._pushes, []
+        for _ in range(16):
+            try:
+                size = self.sock.recv_into(self._buffer)
+            except (BlockingIOError, ssl.SSLWantReadError):
+                return messages, True
+            if not size:
+                raise EOFError("the connection was closed")
+            self._reader.feed(self._buffer, 0, size)  # type: ignore[arg-type]  # any buffer will do
+            while (message := self._reader.gets()) is not _INCOMPLETE:
+                messages.append(message)
+        return messages, False
 
     def alive(self) -> bool:
         """Whether the other side still holds the connection, as far as the kernel knows."""
@@ -132,17 +153,21 @@ def failure_of(shard: ShardInfo, error: BaseException, *, sent: bool) -> ShardFa
 CONNECTION_ERRORS = (OSError, EOFError, HiredisError)
 
 
-def open_connection(shard: ShardInfo, core: Core, tls: ssl.SSLContext | None, deadline: float) -> Connection:
+def open_connection(
+    shard: ShardInfo, core: Core, tls: ssl.SSLContext | None, deadline: float, *, watch: bool = False
+) -> Connection:
     """Connect and greet: by the Unix socket when the shard that answers there is the expected one, else by TCP.
 
-    Raises ShardFailure.
+    With `watch` the connection is one for pushes and does not block. Raises ShardFailure.
     """
     options = core.options
     left_s = max(0.001, min(options.connect_deadline_s, deadline - core.monotonic()))
     until = core.monotonic() + left_s
     if shard.unix and (not shard.port or _unix_is_worth_a_try(shard, options)):
         try:
-            return _greeted(shard, _connect_unix(shard.unix, left_s), core, None, until, exact=bool(shard.port))
+            return _greeted(
+                shard, _connect_unix(shard.unix, left_s), core, None, until, exact=bool(shard.port), watch=watch
+            )
         except (OSError, ShardFailure) as error:
             if not shard.port:
                 raise error if isinstance(error, ShardFailure) else failure_of(shard, error, sent=False) from error
@@ -157,7 +182,7 @@ def open_connection(shard: ShardInfo, core: Core, tls: ssl.SSLContext | None, de
     except OSError as error:
         sock.close()
         raise failure_of(shard, error, sent=False) from error
-    return _greeted(shard, sock, core, tls, until, exact=False)
+    return _greeted(shard, sock, core, tls, until, exact=False, watch=watch)
 
 
 def _unix_is_worth_a_try(shard: ShardInfo, options: ClientOptions) -> bool:
@@ -183,19 +208,22 @@ def _greeted(
     until: float,
     *,
     exact: bool,
+    watch: bool,
 ) -> Connection:
     connection = Connection(shard, sock, tls=tls is not None)
     try:
         if tls is None:
             sock.settimeout(None)
         connection.set_timeout(core.options.connect_deadline_s)
-        commands: Sequence[Command] = greeting(core.token)
+        commands = greeting(core.token, watch=watch)
         connection.send(pack(commands))
         replies = connection.receive(len(commands), until)
+        if watch:
+            sock.setblocking(False)
     except CONNECTION_ERRORS as error:
         connection.close()
         raise failure_of(shard, error, sent=False) from error
-    wrong = check_greeting(replies, shard, exact=exact)
+    wrong = check_greeting(replies, shard, exact=exact, watch=watch)
     if wrong is not None:
         connection.close()
         refused = wrong if isinstance(wrong, AccessError) else None

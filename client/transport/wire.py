@@ -51,18 +51,20 @@ def _pack_scattered(command: Command, out: list[Any], small: list[bytes]) -> Non
             small.append(b"$%d\r\n%b\r\n" % (len(raw), raw))
 
 
-def greeting(token: str | None, *, resp3: bool = False) -> list[Command]:
-    """The commands that open a connection; the last one is SC.HELLO."""
+def greeting(token: str | None, *, watch: bool = False) -> list[Command]:
+    """The commands that open a connection: who we are, SC.HELLO, and SC.WATCH for one that is to hear pushes."""
     commands: list[Command] = []
-    if resp3:
+    if watch:
         commands.append((b"HELLO", 3, b"AUTH", b"default", token) if token else (b"HELLO", 3))
     elif token:
         commands.append((b"AUTH", token))
     commands.append((b"SC.HELLO", PROTOCOL))
+    if watch:
+        commands.append((b"SC.WATCH",))
     return commands
 
 
-def check_greeting(replies: Sequence[Any], shard: ShardInfo, *, exact: bool) -> CacheError | None:
+def check_greeting(replies: Sequence[Any], shard: ShardInfo, *, exact: bool, watch: bool = False) -> CacheError | None:
     """Whether the right shard answered; an error when it did not, or would not have us.
 
     `exact` asks for the incarnation too: a Unix socket's path may belong to another cluster's shard of the same name.
@@ -73,7 +75,7 @@ def check_greeting(replies: Sequence[Any], shard: ShardInfo, *, exact: bool) -> 
             if trouble.kind is Kind.FINAL and not isinstance(trouble.error, AccessError):
                 return UnavailableError(f"{shard.id} does not speak our protocol: {reply}")
             return trouble.error
-    facts = read_facts(replies[-1])
+    facts = read_facts(replies[-2 if watch else -1])
     if shard.id.startswith("?"):
         return None
     if facts.get("shard", shard.id) != shard.id:

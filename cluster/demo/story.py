@@ -1,0 +1,139 @@
+"""The demo's story in order: reference, cold, warm, a new model release, a killed shard, the status.
+
+Invariant: nothing is claimed that was not compared. Every result of every pass through the cache is checked against an
+uncached computation of the same input by the same release of the models.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import signal
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from stratacache.client import AIOperation
+from stratacache.cluster.demo import models, operations, pipeline
+from stratacache.cluster.demo.corpus import load_chunks
+from stratacache.cluster.demo.report import Report
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from stratacache.client import CacheClient
+    from stratacache.cluster.demo.corpus import Chunk
+    from stratacache.cluster.demo.pipeline import Pass, Release
+
+NEXT_DIMENSIONS = 48
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """What the demo runs with. `embed_model`: "lsa" or "minilm". `chunks_max`: only the first chunks of the corpus."""
+
+    shards: int = 3
+    embed_model: str = "lsa"
+    chunks_max: int | None = None
+
+
+def releases(chunks: Sequence[Chunk], embed_model: str) -> tuple[models.Models, models.Models]:
+    """The models, and the same models with a new release of the one behind EMBED."""
+    if embed_model == "minilm":
+        first = models.fit(chunks, embedder=models.Transformer(quantized=False))
+        return first, replace(first, embedder=models.Transformer(quantized=True))
+    first = models.fit(chunks)
+    return first, replace(first, embedder=models.fit_lsa(chunks, dimensions=NEXT_DIMENSIONS))
+
+
+class Story:
+    """Runs the passes over one corpus, one cache and one Ray cluster, and keeps what they found."""
+
+    def __init__(self, options: Options, handle: Any, cache: CacheClient, say: Callable[[str], None]) -> None:
+        import ray
+
+        self.handle = handle
+        self.cache = cache
+        self.say = say
+        self.chunks = load_chunks(options.chunks_max)
+        self.texts = [chunk.text for chunk in self.chunks]
+        say(f"corpus: {len(self.texts):,} chunks of Python's manual, {len(set(self.texts)):,} of them distinct")
+        first, second = releases(self.chunks, options.embed_model)
+        self.first = pipeline.Release("first", ray.put(first))
+        self.second = pipeline.Release("second", ray.put(second))
+
+    def run(self) -> Report:
+        """Tell the whole story; every pass through the cache is compared with the uncached reference."""
+        reference = self._pass("without the cache", self.first, through_cache=False)
+        cold = self._pass("cold", self.first)
+        warm = self._pass("warm", self.first)
+        counters = self._shard_counters()
+        wrong = cold.differs_from(reference) + warm.differs_from(reference)
+
+        name = operations.MODEL_NAMES[AIOperation.EMBED]
+        self.say(f"a new release of the model behind {name}: invalidating its tag")
+        renewed = self._pass("new model, no cache", self.second, through_cache=False)
+        invalidated = self.cache.invalidate_tags({f"model:{name}"})
+        fresh = self._pass("new model", self.second)
+        stale = len(self.texts) - fresh.differs_from(reference, only=AIOperation.EMBED)
+        wrong += fresh.differs_from(renewed)
+        recomputed = fresh.computed[AIOperation.EMBED]
+        self.say(f"invalidated {invalidated:,} results, recomputed {recomputed:,}, served stale {stale}")
+
+        victim = max(counters, key=lambda shard: counters[shard]["keys"])
+        struck = self._pass("a shard is killed", self.second, on_batch=self._killer(victim))
+        wrong += struck.differs_from(renewed)
+        self.say(f"{victim} was killed in the middle; the run ended with {struck.differs_from(renewed)} wrong results")
+        return Report(
+            chunks=len(self.texts),
+            distinct_chunks=len(set(self.texts)),
+            operations=[operation.value for operation in operations.OPERATIONS],
+            uncached_s=round(reference.wall_s, 3),
+            cold_s=round(cold.wall_s, 3),
+            warm_s=round(warm.wall_s, 3),
+            speedup=round(cold.wall_s / warm.wall_s, 2),
+            hits=sum(shard["hits"] for shard in counters.values()),
+            misses=sum(shard["misses"] for shard in counters.values()),
+            shards=counters,
+            levels=self._level_counters(),
+            seconds_saved=round(reference.work_s - warm.work_s, 3),
+            invalidated=invalidated,
+            stale_after_invalidation=stale,
+            recomputed_after_invalidation=recomputed,
+            recomputed_of_other_models=fresh.computed.total() - recomputed,
+            survived_shard_kill=struck.differs_from(renewed) == 0,
+            killed_shard=victim,
+            recomputed_after_kill=struck.computed.total(),
+            wrong_results=wrong,
+        )
+
+    def _pass(
+        self,
+        label: str,
+        release: Release,
+        *,
+        through_cache: bool = True,
+        on_batch: Callable[[int, int], None] | None = None,
+    ) -> Pass:
+        """One pass with a progress bar on a terminal, and one line when it is done."""
+        batches = -(-len(self.texts) // pipeline.BATCH_CHUNKS)
+        with click.progressbar(length=batches, label=f"  {label:<20}", file=sys.stderr) as bar:
+
+            def advance(done: int, of: int) -> None:
+                bar.update(1)
+                if on_batch is not None:
+                    on_batch(done, of)
+
+            done = pipeline.run_pass(release, self.texts, through_cache=through_cache, on_batch=advance)
+        self.say(f"{label:<20} {done.wall_s:7.2f} s   {done.computed.total():>6,} computed")
+        return done
+
+    def _killer(self, shard: str) -> Callable[[int, int], None]:
+        """A callback that kills the shard's process, without warning, once a third of the batches is done."""
+
+        def strike(done: int, of: int) -> None:
+            if done == max(1, of // 3):
+                os.kill(self.handle.pids()[shard], signal.SIGKILL)
+
+        return strike

@@ -13,12 +13,13 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from stratacache.client import AIOperation
+from stratacache.client.codec import encode, payload_bytes
 from stratacache.cluster.demo import operations
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from stratacache.client import AIOperation
     from stratacache.cluster.demo.models import Models
 
 BATCH_CHUNKS = 35
@@ -50,10 +51,8 @@ class Pass:
 
 def digest(value: Any) -> bytes:
     """A fingerprint of a result: equal exactly when type, structure and every byte are equal."""
-    from stratacache.client import encode
-
     codec, payload = encode(value)
-    return hashlib.blake2b(bytes([codec]) + payload, digest_size=16).digest()
+    return hashlib.blake2b(bytes([codec]) + payload_bytes(payload), digest_size=16).digest()
 
 
 @dataclass(frozen=True)

@@ -26,18 +26,18 @@ def test_the_python_examples_run_as_printed() -> None:
         scope: dict[str, Any] = {}
         first, second = (block.replace("127.0.0.1:6380", f"127.0.0.1:{port}") for block in blocks)
         before_last, last = first.rstrip().rsplit("\n", 1)
-        exec(compile(before_last, "README.md", "exec"), scope)  # noqa: S102
+        exec(compile(before_last, "README.md", "exec"), scope)
         cache, embed = scope["cache"], scope["embed"]
         key = embed.key_for("a chunk of text", model="minilm")
         assert isinstance(scope["vector"], np.ndarray)
         assert np.array_equal(cache.get(key), scope["vector"])
-        exec(compile(last, "README.md", "exec"), scope)  # noqa: S102
+        exec(compile(last, "README.md", "exec"), scope)
         assert cache.get(key) is MISS
 
         lines = second.rstrip().split("\n")
-        exec(compile(lines[0], "README.md", "exec"), scope)  # noqa: S102
-        assert eval(lines[1].split("#")[0], scope) == {"text": "42", "score": 0.9}  # noqa: S307
-        assert eval(lines[2].split("#")[0], scope) == {"answer": {"text": "42", "score": 0.9}}  # noqa: S307
-        exec(compile(lines[3], "README.md", "exec"), scope)  # noqa: S102
+        exec(compile(lines[0], "README.md", "exec"), scope)
+        assert eval(lines[1].split("#")[0], scope) == {"text": "42", "score": 0.9}
+        assert eval(lines[2].split("#")[0], scope) == {"answer": {"text": "42", "score": 0.9}}
+        exec(compile(lines[3], "README.md", "exec"), scope)
         assert cache.get("answer", namespace="rag") is MISS
         cache.close()

@@ -31,7 +31,7 @@ def command(name: str, as_json: bool) -> None:
     if as_json:
         print_json(report)
     else:
-        _print(report)
+        print_summary(report)
     if not report["ready"]:
         sys.exit(1)
 
@@ -60,7 +60,8 @@ def _figures(stats: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _print(report: dict[str, Any]) -> None:
+def print_summary(report: dict[str, Any]) -> None:
+    """Print the report as a table."""
     total = report["total"]
     click.echo(
         f"cache {report['name']}: {'ready' if report['ready'] else report['phase'] + ', not all shards serve'}, "

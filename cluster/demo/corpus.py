@@ -1,4 +1,4 @@
-"""The demo's corpus: the text of Python's manual, which ships with the interpreter, cut as a retrieval pipeline cuts it.
+"""The demo's corpus: the text of Python's manual, which ships with the interpreter, cut as for retrieval.
 
 The manual's topics share whole sections (`if` stands again in `compound`), so overlapping documents bring real repeats:
 about one chunk in six has been seen before. Nothing here is random; the same interpreter gives the same chunks.

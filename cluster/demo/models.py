@@ -1,7 +1,7 @@
 """The demo's models: TF-IDF, truncated SVD and topic centroids, fitted on the corpus with scikit-learn.
 
 They are small but real: fitted, versioned by name, and replaceable behind the same name, which is when a cache has to
-forget what the old weights computed. `Models` is read-only after `fit` and travels to Ray tasks through the object store.
+forget what the old weights computed. `Models` is read-only after `fit` and reaches Ray tasks by the object store.
 
 Sources: TextRank, Mihalcea and Tarau, "TextRank: Bringing Order into Texts", EMNLP 2004. Latent semantic analysis,
 Deerwester et al., JASIS 1990. Key phrases as the candidates whose vectors lie nearest to the text's: KeyBERT,
@@ -88,7 +88,7 @@ class Models:
         sentences = [part for part in SENTENCE_END.split(text.replace("\n", " ")) if part.strip()]
         if len(sentences) <= SUMMARY_SENTENCES:
             return " ".join(sentences)
-        vectors = TfidfVectorizer(token_pattern=r"\w+").fit_transform(sentences)
+        vectors = TfidfVectorizer(stop_words=None).fit_transform(sentences)
         rank = text_rank((vectors @ vectors.T).toarray())
         chosen = sorted(np.argsort(-rank, kind="stable")[:SUMMARY_SENTENCES])
         return " ".join(sentences[index] for index in chosen)

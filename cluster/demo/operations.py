@@ -28,7 +28,7 @@ MODEL_NAMES: Final = {
     AIOperation.EMBED: "lsa-vectors",
 }
 
-computed: Counter[AIOperation] = Counter()
+computed: Counter[str] = Counter()  # by model name
 
 
 class ModelStore:
@@ -59,28 +59,28 @@ models: Final = ModelStore()
 @cached(operation=AIOperation.SUMMARIZE, namespace=NAMESPACE, tags=["model:{model}"])
 def summarize(text: str, *, model: str) -> str:
     """The text's most central sentences."""
-    computed[AIOperation.SUMMARIZE] += 1
+    computed[model] += 1
     return models.get().summarize(text)
 
 
 @cached(operation=AIOperation.EXTRACT, namespace=NAMESPACE, tags=["model:{model}"])
 def extract(text: str, *, model: str) -> list[tuple[str, float]]:
     """The text's key phrases with their scores."""
-    computed[AIOperation.EXTRACT] += 1
+    computed[model] += 1
     return models.get().extract(text)
 
 
 @cached(operation=AIOperation.CLASSIFY, namespace=NAMESPACE, tags=["model:{model}"])
 def classify(text: str, *, model: str) -> dict[str, Any]:
     """The manual's topic that the text is nearest to."""
-    computed[AIOperation.CLASSIFY] += 1
+    computed[model] += 1
     return models.get().classify(text)
 
 
 @cached(operation=AIOperation.EMBED, namespace=NAMESPACE, tags=["model:{model}"])
 def embed(text: str, *, model: str) -> NDArray[np.float32]:
     """The text's vector."""
-    computed[AIOperation.EMBED] += 1
+    computed[model] += 1
     return models.get().embed(text)
 
 

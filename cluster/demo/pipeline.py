@@ -27,10 +27,10 @@ BATCH_CHUNKS = 35
 
 @dataclass(frozen=True, kw_only=True)
 class Batch:
-    """What one task did: result digests by operation in chunk order, calls that really computed, seconds in them."""
+    """What one task did: result digests by operation in chunk order, calls that computed (by model), seconds."""
 
     digests: dict[AIOperation, list[bytes]]
-    computed: Counter[AIOperation]
+    computed: Counter[str]
     seconds: float
 
 
@@ -38,8 +38,10 @@ class Batch:
 class Pass:
     """What one pass over the corpus did. `digests` by operation, in chunk order."""
 
-    digests: dict[AIOperation, list[bytes]] = field(default_factory=lambda: {name: [] for name in operations.OPERATIONS})
-    computed: Counter[AIOperation] = field(default_factory=Counter)
+    digests: dict[AIOperation, list[bytes]] = field(
+        default_factory=lambda: {name: [] for name in operations.OPERATIONS}
+    )
+    computed: Counter[str] = field(default_factory=Counter)
     wall_s: float = 0.0
     work_s: float = 0.0
 
@@ -92,7 +94,7 @@ def run_pass(
     texts: Sequence[str],
     *,
     through_cache: bool = True,
-    on_batch: Callable[[int, int], None] = lambda done, of: None,
+    on_batch: Callable[[int, int], None],
 ) -> Pass:
     """Run the pipeline over the texts as Ray tasks.
 

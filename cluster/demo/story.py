@@ -7,35 +7,26 @@ uncached computation of the same input by the same release of the models.
 from __future__ import annotations
 
 import os
-import sys
 import signal
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+import sys
+from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import click
 
 from stratacache.client import AIOperation
 from stratacache.cluster.demo import models, operations, pipeline
-from stratacache.cluster.demo.corpus import load_chunks
 from stratacache.cluster.demo.report import Report
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from stratacache.client import CacheClient
+    from stratacache.client.base import Cache
     from stratacache.cluster.demo.corpus import Chunk
     from stratacache.cluster.demo.pipeline import Pass, Release
+    from stratacache.cluster.launch import ClusterHandle
 
 NEXT_DIMENSIONS = 48
-
-
-@dataclass(frozen=True, kw_only=True)
-class Options:
-    """What the demo runs with. `embed_model`: "lsa" or "minilm". `chunks_max`: only the first chunks of the corpus."""
-
-    shards: int = 3
-    embed_model: str = "lsa"
-    chunks_max: int | None = None
 
 
 def releases(chunks: Sequence[Chunk], embed_model: str) -> tuple[models.Models, models.Models]:
@@ -50,16 +41,13 @@ def releases(chunks: Sequence[Chunk], embed_model: str) -> tuple[models.Models, 
 class Story:
     """Runs the passes over one corpus, one cache and one Ray cluster, and keeps what they found."""
 
-    def __init__(self, options: Options, handle: Any, cache: CacheClient, say: Callable[[str], None]) -> None:
+    def __init__(self, handle: ClusterHandle, cache: Cache, chunks: Sequence[Chunk], embed_model: str) -> None:
         import ray
 
         self.handle = handle
         self.cache = cache
-        self.say = say
-        self.chunks = load_chunks(options.chunks_max)
-        self.texts = [chunk.text for chunk in self.chunks]
-        say(f"corpus: {len(self.texts):,} chunks of Python's manual, {len(set(self.texts)):,} of them distinct")
-        first, second = releases(self.chunks, options.embed_model)
+        self.texts = [chunk.text for chunk in chunks]
+        first, second = releases(chunks, embed_model)
         self.first = pipeline.Release("first", ray.put(first))
         self.second = pipeline.Release("second", ray.put(second))
 
@@ -68,23 +56,25 @@ class Story:
         reference = self._pass("without the cache", self.first, through_cache=False)
         cold = self._pass("cold", self.first)
         warm = self._pass("warm", self.first)
-        counters = self._shard_counters()
+        counters, levels = self._counters()
         wrong = cold.differs_from(reference) + warm.differs_from(reference)
 
         name = operations.MODEL_NAMES[AIOperation.EMBED]
-        self.say(f"a new release of the model behind {name}: invalidating its tag")
+        click.echo(f"a new release of the model behind {name}: invalidating its tag")
         renewed = self._pass("new model, no cache", self.second, through_cache=False)
         invalidated = self.cache.invalidate_tags({f"model:{name}"})
         fresh = self._pass("new model", self.second)
         stale = len(self.texts) - fresh.differs_from(reference, only=AIOperation.EMBED)
         wrong += fresh.differs_from(renewed)
-        recomputed = fresh.computed[AIOperation.EMBED]
-        self.say(f"invalidated {invalidated:,} results, recomputed {recomputed:,}, served stale {stale}")
+        recomputed = fresh.computed[name]
+        click.echo(f"invalidated {invalidated:,} results, recomputed {recomputed:,}, served stale {stale}")
 
         victim = max(counters, key=lambda shard: counters[shard]["keys"])
         struck = self._pass("a shard is killed", self.second, on_batch=self._killer(victim))
         wrong += struck.differs_from(renewed)
-        self.say(f"{victim} was killed in the middle; the run ended with {struck.differs_from(renewed)} wrong results")
+        click.echo(
+            f"{victim} was killed in the middle; the run ended with {struck.differs_from(renewed)} wrong results"
+        )
         return Report(
             chunks=len(self.texts),
             distinct_chunks=len(set(self.texts)),
@@ -96,7 +86,7 @@ class Story:
             hits=sum(shard["hits"] for shard in counters.values()),
             misses=sum(shard["misses"] for shard in counters.values()),
             shards=counters,
-            levels=self._level_counters(),
+            levels=levels,
             seconds_saved=round(reference.work_s - warm.work_s, 3),
             invalidated=invalidated,
             stale_after_invalidation=stale,
@@ -126,8 +116,25 @@ class Story:
                     on_batch(done, of)
 
             done = pipeline.run_pass(release, self.texts, through_cache=through_cache, on_batch=advance)
-        self.say(f"{label:<20} {done.wall_s:7.2f} s   {done.computed.total():>6,} computed")
+        click.echo(f"{label:<20} {done.wall_s:7.2f} s   {done.computed.total():>6,} computed")
         return done
+
+    def _counters(self) -> tuple[dict[str, dict[str, int]], dict[str, dict[str, int]]]:
+        """The shards' own counters: keys, hits, misses and bytes by shard; hits and misses by level."""
+        stats = self.handle.stats()
+        shards = {
+            shard["id"]: {
+                "keys": shard["stats"]["entries"],
+                "hits": shard["stats"]["hits"],
+                "misses": shard["stats"]["misses"],
+                "bytes": sum(level["bytes_used"] for level in shard["stats"]["levels"].values()),
+            }
+            for shard in stats["shards"]
+        }
+        levels = {
+            name: {"hits": level["hits"], "misses": level["misses"]} for name, level in stats["total"]["levels"].items()
+        }
+        return shards, levels
 
     def _killer(self, shard: str) -> Callable[[int, int], None]:
         """A callback that kills the shard's process, without warning, once a third of the batches is done."""

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from stratacache.client.async_client import AsyncCacheClient
     from stratacache.client.base import AsyncCache, Cache, Fill
     from stratacache.client.connecting import connect, connect_async
+    from stratacache.client.decorator import cached
     from stratacache.client.keys import key_for
     from stratacache.client.options import ClientOptions
     from stratacache.client.sync_client import CacheClient
@@ -50,6 +51,7 @@ __all__ = [
     "LimitError",
     "UnavailableError",
     "UsageError",
+    "cached",
     "connect",
     "connect_async",
     "key_for",
@@ -63,19 +65,21 @@ _LAZY = {
     "CacheClient": "sync_client",
     "ClientOptions": "options",
     "Fill": "base",
+    "cached": "decorator",
     "connect": "connecting",
     "connect_async": "connecting",
     "key_for": "keys",
 }
 
+if not TYPE_CHECKING:  # type checkers see the imports above, and so a name that is missing
 
-def __getattr__(name: str) -> Any:
-    module = _LAZY.get(name)
-    if module is None:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(importlib.import_module(f"{__name__}.{module}"), name)
-    globals()[name] = value
-    return value
+    def __getattr__(name: str) -> Any:
+        module = _LAZY.get(name)
+        if module is None:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        value = getattr(importlib.import_module(f"{__name__}.{module}"), name)
+        globals()[name] = value
+        return value
 
 
 def __dir__() -> list[str]:

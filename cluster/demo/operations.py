@@ -84,7 +84,7 @@ def embed(text: str, *, model: str) -> NDArray[np.float32]:
     return models.get().embed(text)
 
 
-OPERATIONS: Final = {
+OPERATIONS: Final[dict[AIOperation, Any]] = {
     AIOperation.SUMMARIZE: summarize,
     AIOperation.EXTRACT: extract,
     AIOperation.CLASSIFY: classify,

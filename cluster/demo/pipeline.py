@@ -8,6 +8,7 @@ right, and the measure of what the cache saves.
 from __future__ import annotations
 
 import hashlib
+import inspect
 import time
 from collections import Counter
 from dataclasses import dataclass, field
@@ -79,7 +80,7 @@ def run_batch(release: Release, texts: Sequence[str], through_cache: bool) -> Ba
     started = time.perf_counter()
     digests: dict[AIOperation, list[bytes]] = {}
     for name, function in operations.OPERATIONS.items():
-        call = function if through_cache else function.__wrapped__
+        call = function if through_cache else inspect.unwrap(function)
         results = [call(text, model=operations.MODEL_NAMES[name]) for text in texts]
         digests[name] = [digest(result) for result in results]
     return Batch(

@@ -73,9 +73,9 @@ def _counters(stats: Mapping[str, Any]) -> dict[str, Any]:
     return result
 
 
-def _add(total: dict[str, Any], part: Mapping[str, Any], *, skip: frozenset[str]) -> None:
+def _add(total: dict[Any, Any], part: Mapping[Any, Any], *, skip: frozenset[str]) -> None:
     for name, value in part.items():
-        if name in skip or name.endswith("_ratio"):
+        if name in skip or str(name).endswith("_ratio"):
             continue
         if isinstance(value, Mapping):
             _add(total.setdefault(name, {}), value, skip=skip)

@@ -83,7 +83,6 @@ def run(options: Options, json_path: Path | None = None) -> Report:
             click.echo(report.page())
             if json_path is not None:
                 json_path.write_text(json.dumps(report.to_json(), indent=2) + "\n")
-            handle.wait_ready()
             click.echo()
             print_summary(summary(handle.stats()))
     finally:

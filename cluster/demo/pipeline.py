@@ -39,9 +39,7 @@ class Batch:
 class Pass:
     """What one pass over the corpus did. `digests` by operation, in chunk order."""
 
-    digests: dict[AIOperation, list[bytes]] = field(
-        default_factory=lambda: {name: [] for name in operations.OPERATIONS}
-    )
+    digests: dict[AIOperation, list[bytes]] = field(default_factory=dict)
     computed: Counter[str] = field(default_factory=Counter)
     wall_s: float = 0.0
     work_s: float = 0.0
@@ -73,13 +71,14 @@ class Release:
         return models
 
 
-def run_batch(release: Release, texts: Sequence[str], through_cache: bool) -> Batch:
-    """Run every operation on every text in this process."""
+def run_batch(release: Release, texts: Sequence[str], names: Sequence[AIOperation], through_cache: bool) -> Batch:
+    """Run these operations on every text in this process."""
     operations.models.use(release.name, release.load)
     before = operations.computed.copy()
     started = time.perf_counter()
     digests: dict[AIOperation, list[bytes]] = {}
-    for name, function in operations.OPERATIONS.items():
+    for name in names:
+        function = operations.OPERATIONS[name]
         call = function if through_cache else inspect.unwrap(function)
         results = [call(text, model=operations.MODEL_NAMES[name]) for text in texts]
         digests[name] = [digest(result) for result in results]
@@ -94,6 +93,7 @@ def run_pass(
     release: Release,
     texts: Sequence[str],
     *,
+    names: Sequence[AIOperation] = tuple(operations.OPERATIONS),
     through_cache: bool = True,
     on_batch: Callable[[int, int], None],
 ) -> Pass:
@@ -106,14 +106,14 @@ def run_pass(
     task = ray.remote(num_cpus=1, max_retries=3)(run_batch)
     started = time.perf_counter()
     references = [
-        task.remote(release, texts[start : start + BATCH_CHUNKS], through_cache)
+        task.remote(release, texts[start : start + BATCH_CHUNKS], names, through_cache)
         for start in range(0, len(texts), BATCH_CHUNKS)
     ]
     whole = Pass()
     for done, reference in enumerate(references, start=1):
         batch: Batch = ray.get(reference)
         for name, digests in batch.digests.items():
-            whole.digests[name].extend(digests)
+            whole.digests.setdefault(name, []).extend(digests)
         whole.computed += batch.computed
         whole.work_s += batch.seconds
         on_batch(done, len(references))

@@ -26,6 +26,8 @@ COMMANDS: Final = {
     "put": "store a value",
     "invalidate": "remove by key, tag, namespace, or everything",
     "node": "serve one cache node without Ray",
+    "controller": "keep a cache alive in a Ray cluster (what the Helm chart runs)",
+    "drain": "write this machine's shards to disk and end them, before it goes",
     "demo": "run an AI pipeline on a local cluster and show what the cache does",
 }
 

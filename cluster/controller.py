@@ -8,7 +8,8 @@ Invariants:
 - it creates only where there is room for every shard, so that a cluster that is still gathering its nodes is not taken
   for a small one;
 - a running cluster is replaced only when what it runs with differs from what is wanted, which is asked anew each time;
-- ready means: every wanted shard is active and has answered within the last round.
+- ready means: every wanted shard has said within the last round that it serves. It stays so while Ray's head or the
+  coordinator is away and the shards go on.
 """
 
 from __future__ import annotations
@@ -31,7 +32,6 @@ class Running:
     """A cluster as its coordinator tells. `endpoints` holds the active shards; `failed` says why it never ran."""
 
     uid: str
-    ready: bool
     config: Mapping[str, Any]
     token_is_ours: bool
     endpoints: Mapping[str, str] = field(default_factory=dict)
@@ -70,7 +70,7 @@ class Looked:
 
 @dataclass(frozen=True, kw_only=True)
 class Answered:
-    """The shards that answered a PING just now."""
+    """The shards that serve, as they have just said themselves."""
 
     shards: frozenset[str]
 
@@ -82,7 +82,7 @@ class Done:
 
 @dataclass(frozen=True, kw_only=True)
 class Failed:
-    """What was asked for last could not be done."""
+    """What was asked for last could not be done; Ray itself answers."""
 
     reason: str
 
@@ -117,7 +117,7 @@ class Remove:
 
 @dataclass(frozen=True, kw_only=True)
 class Ping:
-    """Ask every one of these shards over the network. Answer: Answered."""
+    """Ask every one of these shards over the network whether it serves. Answer: Answered."""
 
     endpoints: Mapping[str, str]
 
@@ -148,8 +148,8 @@ class Controller:
 
     @property
     def ready(self) -> bool:
-        """Whether the cache is whole: the coordinator says so, and every shard has answered."""
-        return self.running is not None and self.running.ready and self.shards_ready == self.config.shards
+        """Whether the cache is whole: every shard has said that it serves."""
+        return self.running is not None and self.shards_ready == self.config.shards
 
     def differs(self) -> tuple[str, ...]:
         """The fields in which the running cluster is not what is wanted."""
@@ -170,21 +170,21 @@ class Controller:
                 self.connected = True
                 effects = [Look()]
             case RayLost(reason=reason):
-                self.connected, self.running, self.answering = False, None, frozenset()
+                self.connected = False
                 self._retry(f"Ray does not answer: {reason}", now_ms)
+                effects = self._ping()
             case Looked(running=running, places=places):
                 self.running, self.places = running, places
                 effects = self._decide(now_ms)
             case Answered(shards=shards):
-                self.answering, self.failures = shards, 0
-                self.reason = "" if self.ready else self._why()
-                self._next_ms = now_ms + LOOK_EVERY_MS
+                self.answering = shards
             case Done():
                 self.created += isinstance(self._asked, Create)
                 self.removed += isinstance(self._asked, Remove)
                 effects = [Look()]
             case Failed(reason=reason):
                 self._retry(reason, now_ms)
+                effects = self._ping()
         self._asked = effects[-1] if effects else None
         return effects
 
@@ -205,15 +205,21 @@ class Controller:
             self.answering = frozenset()
             self.reason = f"restarting the cache, since {', '.join(differs)} changed"
             return [Remove(uid=running.uid)]
-        return [Ping(endpoints=dict(running.endpoints))]
+        self.reason, self.failures = "", 0
+        self._next_ms = now_ms + LOOK_EVERY_MS
+        return self._ping()
 
-    def _why(self) -> str:
+    def _ping(self) -> list[Effect]:
+        return [] if self.running is None else [Ping(endpoints=dict(self.running.endpoints))]
+
+    def why(self) -> str:
+        """One line for people: what is missing; empty when nothing is."""
         running = self.running
-        if running is None:
+        if self.reason or running is None or self.ready:
             return self.reason
         silent = [shard for shard in self.config.shard_ids() if shard not in self.answering]
         told = [f"{shard} ({running.reasons[shard]})" if running.reasons.get(shard) else shard for shard in silent]
-        return f"no answer from {', '.join(told)}" if silent else "a view change is under way"
+        return f"not serving: {', '.join(told)}"
 
     def _retry(self, reason: str, now_ms: int) -> None:
         self.reason = reason

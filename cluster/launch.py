@@ -66,6 +66,11 @@ class ClusterHandle:
         stats: dict[str, Any] = _ask(self._coordinator.stats.remote())
         return stats
 
+    def drain(self, node: str, deadline_s: float) -> list[str]:
+        """Close the shards of a Ray node, given by its id, that is about to go; returns their ids."""
+        shards: list[str] = _ask(self._coordinator.drain.remote(node, deadline_s), deadline_s + CALL_DEADLINE_S)
+        return shards
+
     def wait_ready(self, deadline_s: float = 60.0) -> None:
         """Wait until every shard serves again; raises UnavailableError when it does not come to that."""
         _ask(self._coordinator.wait_ready.remote(deadline_s), deadline_s + CALL_DEADLINE_S)

@@ -1,0 +1,33 @@
+"""`stratacache drain`: prepare this machine's shards for its end, as a pod's preStop hook does."""
+
+from __future__ import annotations
+
+import click
+
+from stratacache.cluster.commands.options import json_option, print_json
+from stratacache.cluster.launch import attach
+from stratacache.cluster.local_ray import connect_ray, find_ray, require_ray
+from stratacache.node.errors import UnavailableError
+
+
+@click.command("drain")
+@click.option("--name", default=None, help="The cluster's name, when several run.")
+@click.option("--timeout", "timeout_s", type=click.FloatRange(min=1), default=45.0, show_default=True, help="Seconds.")
+@json_option
+def command(name: str | None, timeout_s: float, as_json: bool) -> None:
+    """Have the shards on this Ray node write everything to disk and end; none is started here any more.
+
+    Their ranges miss until they run again: where the disk stays, they come back with what it holds.
+    """
+    require_ray()
+    address = find_ray()
+    if address is None:
+        raise UnavailableError("no Ray node runs here: there is nothing to drain")
+    connect_ray(address)
+    import ray
+
+    shards = attach(name).drain(ray.get_runtime_context().get_node_id(), timeout_s)
+    if as_json:
+        print_json({"shards": shards})
+    else:
+        click.echo(f"drained {', '.join(shards)}" if shards else "no shard runs here")

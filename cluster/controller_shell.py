@@ -1,0 +1,242 @@
+"""The controller's process: carries out what `controller.py` decides, and answers Kubernetes' probes and Prometheus.
+
+One loop in one thread talks to Ray and to the shards, one effect after the other; another thread serves HTTP and only
+reads. It is no Ray node: it comes in over Ray Client, and begins anew when that breaks.
+
+Invariant: whatever fails, the loop goes on; `healthy` turns false when it does not, so that Kubernetes restarts it.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import threading
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any, Final
+
+import hiredis
+
+from stratacache.cluster import controller as c
+from stratacache.cluster.config import SHARDS_MAX, ClusterConfig
+from stratacache.cluster.controller_metrics import render
+from stratacache.cluster.discovery import find_coordinator
+from stratacache.cluster.launch import ClusterHandle, start
+from stratacache.cluster.placement import node_seen
+from stratacache.node.errors import CacheError, UnavailableError
+
+TICK_S: Final = 1.0
+PING_DEADLINE_S: Final = 2.0
+STATS_EVERY_S: Final = 15.0
+STUCK_AFTER_S: Final = 120.0
+"""Beyond the longest wait that the loop has of its own: a start, and Ray Client's attempts to reconnect."""
+
+log = logging.getLogger(__name__)
+
+
+class ControllerShell:
+    """Runs one controller until `stop` is set. `config.token` is what clients must show."""
+
+    def __init__(self, config: ClusterConfig, ray_address: str, *, http_host: str, http_port: int) -> None:
+        self.core = c.Controller(config)
+        self.config = config
+        self.ray_address = ray_address
+        self.stop = threading.Event()
+        self.stats: dict[str, Any] = {}
+        self._handle: ClusterHandle | None = None
+        self._passed_s = time.monotonic()
+        self._stats_s = float("-inf")
+        self._said = ""
+        self._http = ThreadingHTTPServer((http_host, http_port), _handler(self))
+
+    @property
+    def http_port(self) -> int:
+        """The port that the probes are answered on."""
+        return int(self._http.server_address[1])
+
+    def healthy(self) -> bool:
+        """Whether the loop is alive; what Kubernetes' liveness probe asks."""
+        return time.monotonic() - self._passed_s < self.config.start_timeout_ms / 1000 + STUCK_AFTER_S
+
+    def run(self) -> None:
+        """Serve HTTP, and keep the cache alive until `stop` is set. The cache outlives this."""
+        thread = threading.Thread(target=self._http.serve_forever, name="http", daemon=True)
+        thread.start()
+        try:
+            while not self.stop.is_set():
+                self._turn()
+                self.stop.wait(TICK_S)
+        finally:
+            self._http.shutdown()
+            self._http.server_close()
+            self._disconnect()
+
+    def _turn(self) -> None:
+        effects = self.core.handle(c.Ticked(), _now_ms())
+        while effects and not self.stop.is_set():
+            self._passed_s = time.monotonic()
+            event = self._act(effects.pop(0))
+            effects += self.core.handle(event, _now_ms())
+        self._passed_s = time.monotonic()
+        said = self.core.why() or "every shard serves"
+        if said != self._said:
+            log.info("%s", said)
+            self._said = said
+
+    def _act(self, effect: c.Effect) -> c.Event:
+        try:
+            match effect:
+                case c.Connect():
+                    return self._connect()
+                case c.Look():
+                    return self._look()
+                case c.Create():
+                    start(replace(self.config, uid=""))
+                    return c.Done()
+                case c.Remove(uid=uid):
+                    return self._remove(uid)
+                case c.Ping(endpoints=endpoints):
+                    return c.Answered(shards=self._serving(endpoints))
+        except CacheError as error:
+            return c.Failed(reason=str(error))
+        except Exception as error:  # noqa: BLE001 - Ray Client raises anything when its channel breaks
+            return c.RayLost(reason=_line(error))
+
+    def _connect(self) -> c.Event:
+        import ray
+
+        self._disconnect()
+        ray.init(address=self.ray_address, namespace="stratacache", log_to_driver=False, logging_level="ERROR")
+        return c.RayConnected()
+
+    def _disconnect(self) -> None:
+        import ray
+
+        self._handle = None
+        try:
+            ray.shutdown()
+        except Exception as error:  # noqa: BLE001 - what is broken need not close well
+            log.debug("closing the way into Ray: %s", error)
+
+    def _look(self) -> c.Event:
+        import ray
+
+        resource = self.config.node_resource
+        seen = [node for raw in ray.nodes() if (node := node_seen(raw, resource)) is not None]
+        places = sum(SHARDS_MAX if node.capacity is None else node.capacity for node in seen)
+        try:
+            handle = ClusterHandle(self.config.name, find_coordinator(self.config.name))
+        except UnavailableError:
+            self._handle = None
+            return c.Looked(running=None, places=places)
+        running = self._describe(handle)
+        self._handle = handle
+        if time.monotonic() - self._stats_s > STATS_EVERY_S and not running.failed:
+            self.stats, self._stats_s = handle.stats(), time.monotonic()
+        return c.Looked(running=running, places=places)
+
+    def _describe(self, handle: ClusterHandle) -> c.Running:
+        status = handle.status()
+        failed = status["reason"] or "no reason given" if status["phase"] in ("failed", "stopping") else ""
+        serves = status["epoch"] > 0 and not failed
+        return c.Running(
+            uid=status["uid"],
+            config=status.get("config", {}),
+            token_is_ours=not serves or handle.token == self.config.token,
+            endpoints={one["id"]: f"{one['host']}:{one['port']}" for one in status["shards"] if one["port"]},
+            epoch=status["epoch"],
+            failed=failed,
+            reasons={one["id"]: one["reason"] for one in status["shards"] if one["reason"]},
+        )
+
+    def _remove(self, uid: str) -> c.Event:
+        handle = ClusterHandle(self.config.name, find_coordinator(self.config.name))
+        if handle.status()["uid"] == uid:
+            handle.stop()
+        return c.Done()
+
+    def _serving(self, endpoints: Mapping[str, str]) -> frozenset[str]:
+        return frozenset(shard for shard, address in endpoints.items() if serves(address, self.config.token))
+
+    def metrics(self) -> str:
+        """The page that Prometheus scrapes."""
+        return render(self.core, self.stats)
+
+
+def serves(address: str, token: str | None, deadline_s: float = PING_DEADLINE_S) -> bool:
+    """Whether the shard at `host:port` answers a PING and holds the right to serve.
+
+    EXISTS is a data command: a shard without its serving lease refuses it. As a native client we get MOVED where the
+    probe's key belongs to another shard, which is as good an answer.
+    """
+    host, _, port = address.rpartition(":")
+    commands: list[tuple[bytes, ...]] = [(b"SC.HELLO", b"1"), (b"PING",), (b"EXISTS", b"stratacache:probe")]
+    if token is not None:
+        commands.insert(0, (b"AUTH", token.encode()))
+    reader = hiredis.Reader()
+    replies: list[Any] = []
+    until = time.monotonic() + deadline_s
+    try:
+        with socket.create_connection((host.strip("[]"), int(port)), timeout=deadline_s) as connection:
+            connection.sendall(b"".join(hiredis.pack_command(command) for command in commands))  # type: ignore[arg-type]
+            while len(replies) < len(commands):
+                connection.settimeout(max(0.001, until - time.monotonic()))
+                data = connection.recv(65_536)
+                if not data:
+                    return False
+                reader.feed(data)
+                while (reply := reader.gets()) is not False:
+                    replies.append(reply)
+    except (OSError, ValueError, hiredis.ProtocolError):
+        return False
+    *_, ping, exists = replies
+    moved = isinstance(exists, hiredis.ReplyError) and str(exists).startswith("MOVED")
+    return ping in (b"PONG", "PONG") and (isinstance(exists, int) or moved)
+
+
+def _handler(shell: ControllerShell) -> type[BaseHTTPRequestHandler]:
+    class Handler(BaseHTTPRequestHandler):
+        """Answers the three paths that Kubernetes and Prometheus ask."""
+
+        def do_GET(self) -> None:
+            """Answer one request."""
+            match self.path.partition("?")[0]:
+                case "/healthz":
+                    ok = shell.healthy()
+                    self._answer(200 if ok else 503, "ok\n" if ok else "the loop has not passed for too long\n")
+                case "/readyz":
+                    ok = shell.core.ready
+                    self._answer(200 if ok else 503, "ok\n" if ok else f"{shell.core.why()}\n")
+                case "/metrics":
+                    self._answer(200, shell.metrics(), "text/plain; version=0.0.4; charset=utf-8")
+                case _:
+                    self._answer(404, "paths: /healthz /readyz /metrics\n")
+
+        def _answer(self, status: int, text: str, kind: str = "text/plain; charset=utf-8") -> None:
+            body = text.encode()
+            self.send_response(status)
+            self.send_header("Content-Type", kind)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the base class's name
+            """Say nothing: a probe every few seconds would drown the log."""
+
+    return Handler
+
+
+def ray_address() -> str:
+    """Where Ray is, from the environment, read once at the edge."""
+    return os.environ.get("RAY_ADDRESS", "auto")
+
+
+def _now_ms() -> int:
+    return time.monotonic_ns() // 1_000_000
+
+
+def _line(error: BaseException) -> str:
+    return " ".join(str(error).split())[:200] or type(error).__name__

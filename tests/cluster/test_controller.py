@@ -1,0 +1,165 @@
+"""The controller's decisions: what it creates, replaces, leaves alone, and when it says that the cache is whole."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from stratacache.cluster import controller as c
+from stratacache.cluster.config import ClusterConfig
+from stratacache.cluster.controller_metrics import NAMES, render
+
+CONFIG = ClusterConfig(shards=2, token="t", node_resource="stratacache")
+
+
+def running(**changes: Any) -> c.Running:
+    """A cluster that is as CONFIG describes it, but for the changes."""
+    fields = {name: value for name, value in CONFIG.to_map().items() if name != "token"}
+    endpoints = {"shard-0": "10.0.0.1:6380", "shard-1": "10.0.0.2:6380"}
+    base: dict[str, Any] = {"uid": "u", "config": fields, "token_is_ours": True, "endpoints": endpoints, "epoch": 3}
+    return c.Running(**{**base, **changes})
+
+
+def looking(now_ms: int = 0) -> c.Controller:
+    """A controller that has just connected and asked to look."""
+    core = c.Controller(CONFIG)
+    assert core.handle(c.Ticked(), now_ms) == [c.Connect()]
+    assert core.handle(c.RayConnected(), now_ms) == [c.Look()]
+    return core
+
+
+def whole() -> c.Controller:
+    """A controller that has found everything well."""
+    core = looking()
+    (ping,) = core.handle(c.Looked(running=running(), places=2), 0)
+    assert ping == c.Ping(endpoints={"shard-0": "10.0.0.1:6380", "shard-1": "10.0.0.2:6380"})
+    assert core.handle(c.Answered(shards=frozenset({"shard-0", "shard-1"})), 1) == []
+    assert core.ready
+    return core
+
+
+def test_it_creates_where_there_is_none() -> None:
+    """With room for all shards and nothing there, the cache is created once, and then looked at."""
+    core = looking()
+    assert core.handle(c.Looked(running=None, places=2), 0) == [c.Create()]
+    assert core.handle(c.Done(), 10) == [c.Look()]
+    assert core.created == 1
+
+
+def test_it_waits_for_all_nodes() -> None:
+    """One of two nodes is there: nothing is created, the reason says so, and it looks again later."""
+    core = looking()
+    assert core.handle(c.Looked(running=None, places=1), 0) == []
+    assert core.why() == "waiting for Ray nodes: 2 shards, places for 1"
+    assert core.handle(c.Ticked(), 1) == []
+    assert core.handle(c.Ticked(), c.LOOK_EVERY_MS) == [c.Look()]
+
+
+def test_a_running_cluster_is_left_alone() -> None:
+    """What is as wanted is only asked whether it serves; so a second controller changes nothing."""
+    core = whole()
+    for round_ in range(1, 5):
+        now_ms = round_ * c.LOOK_EVERY_MS
+        assert core.handle(c.Ticked(), now_ms) == [c.Look()]
+        effects = core.handle(c.Looked(running=running(), places=0), now_ms)
+        assert [type(effect) for effect in effects] == [c.Ping]
+        core.handle(c.Answered(shards=frozenset({"shard-0", "shard-1"})), now_ms)
+    assert (core.created, core.removed) == (0, 0)
+
+
+def test_losing_the_race_to_create_is_no_harm() -> None:
+    """When another controller was first, the failed creation leads to a look, which finds its cluster."""
+    core = looking()
+    core.handle(c.Looked(running=None, places=2), 0)
+    assert core.handle(c.Failed(reason="a cache named 'default' already runs"), 0) == []
+    assert core.handle(c.Ticked(), c.RETRY_MIN_MS) == [c.Look()]
+    assert [type(one) for one in core.handle(c.Looked(running=running(), places=2), 1_000)] == [c.Ping]
+    assert core.created == 0
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"config": {**CONFIG.to_map(), "shards": 5}}, "shards"),
+        ({"config": {**CONFIG.to_map(), "l1_bytes_max": 1}}, "l1_bytes_max"),
+        ({"token_is_ours": False}, "token"),
+        ({"failed": "port 6380 is in use"}, "port 6380 is in use"),
+    ],
+)
+def test_what_differs_is_replaced(changes: dict[str, Any], named: str) -> None:
+    """Another size, another setting, another token, a cluster that never formed: removed by its uid, then created."""
+    core = looking()
+    assert core.handle(c.Looked(running=running(**changes), places=2), 0) == [c.Remove(uid="u")]
+    assert named in core.why()
+    assert core.handle(c.Done(), 1) == [c.Look()]
+    assert core.handle(c.Looked(running=None, places=2), 2) == [c.Create()]
+    assert core.removed == 1
+
+
+def test_settings_of_the_next_start_replace_nothing() -> None:
+    """The time that a start may take, and the uid, are no differences."""
+    changed = {**CONFIG.to_map(), "uid": "another", "start_timeout_ms": 1_000}
+    core = looking()
+    assert [type(one) for one in core.handle(c.Looked(running=running(config=changed), places=2), 0)] == [c.Ping]
+
+
+def test_ready_needs_every_shard() -> None:
+    """One silent shard: not ready, and the reason names it with what the coordinator knows."""
+    core = looking()
+    core.handle(c.Looked(running=running(reasons={"shard-1": "its process ended"}), places=2), 0)
+    core.handle(c.Answered(shards=frozenset({"shard-0"})), 1)
+    assert not core.ready
+    assert core.why() == "not serving: shard-1 (its process ended)"
+
+
+def test_a_suspended_shard_is_not_ready() -> None:
+    """A shard without an endpoint can't answer: the others alone are not the whole cache."""
+    core = looking()
+    core.handle(c.Looked(running=running(endpoints={"shard-0": "10.0.0.1:6380"}), places=2), 0)
+    core.handle(c.Answered(shards=frozenset({"shard-0"})), 1)
+    assert not core.ready
+
+
+def test_ray_away_leaves_serving_shards_ready() -> None:
+    """While Ray's head restarts the shards are still asked; the cache is ready as long as they say that they serve."""
+    core = whole()
+    core.handle(c.Ticked(), c.LOOK_EVERY_MS)
+    (ping,) = core.handle(c.RayLost(reason="closed channel"), c.LOOK_EVERY_MS)
+    assert isinstance(ping, c.Ping)
+    core.handle(c.Answered(shards=frozenset({"shard-0", "shard-1"})), c.LOOK_EVERY_MS)
+    assert core.ready
+    core.handle(c.RayLost(reason="closed channel"), 2 * c.LOOK_EVERY_MS)
+    core.handle(c.Answered(shards=frozenset()), 2 * c.LOOK_EVERY_MS)
+    assert not core.ready
+    assert "Ray does not answer" in core.why()
+
+
+def test_retries_back_off_and_never_stop() -> None:
+    """Waits double up to a bound; after the hundredth failure it still tries."""
+    core = c.Controller(CONFIG)
+    now_ms = began = 0
+    waits = []
+    for _ in range(100):
+        while core.handle(c.Ticked(), now_ms) == []:
+            now_ms += 100
+        waits.append(now_ms - began)
+        core.handle(c.RayLost(reason="refused"), now_ms)
+        began = now_ms
+    assert waits[:3] == [0, c.RETRY_MIN_MS, 2 * c.RETRY_MIN_MS]
+    assert max(waits) == c.RETRY_MAX_MS
+
+
+def test_metrics_are_what_prometheus_reads() -> None:
+    """The page has every name once, with its type, and the samples of each shard and level."""
+    stats = {
+        "shards": [{"id": "shard-0", "stats": {"entries": 7, "hits": 5, "levels": {"l1_memory": {"bytes_used": 9}}}}]
+    }
+    page = render(whole(), stats)
+    for name, (kind, _) in NAMES.items():
+        assert page.count(f"# TYPE {name} {kind}\n") == 1
+        assert name.endswith("_total") == (kind == "counter")
+    assert 'stratacache_controller_shards_ready{cluster="default"} 2\n' in page
+    assert 'stratacache_shard_up{cluster="default",shard="shard-1"} 1\n' in page
+    assert 'stratacache_shard_entries{cluster="default",shard="shard-0"} 7\n' in page
+    assert 'stratacache_shard_level_bytes{cluster="default",level="l1_memory",shard="shard-0"} 9\n' in page

@@ -46,12 +46,12 @@ class Marks:
 
     def covers(self, asked_at: int, namespace: bytes, tags: Iterable[bytes]) -> bool:
         """Whether something that was asked for at `asked_at` has been invalidated since."""
-        if asked_at <= self.clear_seq:
+        if asked_at < self.clear_seq:
             return True
-        if self.namespaces and asked_at <= self.namespaces.get(namespace, -1):
+        if self.namespaces and asked_at < self.namespaces.get(namespace, -1):
             return True
         marks = self.tags
-        return bool(marks) and any(asked_at <= marks.get(tag, -1) for tag in tags)
+        return bool(marks) and any(asked_at < marks.get(tag, -1) for tag in tags)
 
 
 class Ticket:
@@ -100,7 +100,7 @@ class InvalidationGate:
 
     def admits(self, ticket: Ticket, namespace: bytes, tags: Iterable[bytes]) -> bool:
         """Whether the value that was asked for with this ticket may still be stored."""
-        if ticket.void or not ticket.open or ticket.asked_at <= self._floor_seq:
+        if ticket.void or not ticket.open or ticket.asked_at < self._floor_seq:
             return False
         return not self._marks.covers(ticket.asked_at, namespace, tags)
 

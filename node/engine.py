@@ -17,16 +17,17 @@ from .clock import Clock, NodeClock
 from .config import NodeConfig
 from .entry import NEVER_MS, PACKED, Entry, new_entry
 from .errors import LimitError, UsageError
-from .gate import NAMESPACE, TAG, InvalidationGate
+from .gate import InvalidationGate
 from .groups import Group, Namespace, Page
 from .handoff import Handoff, perf_ns, then, then_ask
 from .histogram import Histogram
+from .invalidation import Invalidation
 from .keys import DEFAULT_NAMESPACE
 from .leases import LeaseReply, LeaseState, LeaseTable
 from .levels.compressed import pack, unpack
 from .levels.disk import DiskLevel
-from .residents import KILL_PAGES, Residents, unpacked
-from .stats import namespace_dict, ratio, times_dict
+from .residents import Residents, unpacked
+from .stats import LevelCounters, node_dict
 from .types import RemovalCause
 
 if TYPE_CHECKING:
@@ -61,7 +62,8 @@ class MultiLevelCache:
         self._handoff = handoff = Handoff(post)
         self._closed = False
         self.residents = Residents(config, self.now_ms)
-        self.residents.before_eviction = self.drain_hits
+        self.residents.drain_hits = self.drain_hits
+        self.hit_log = self.residents.hit_log
         self.groups = self.residents.groups
         self.l1 = self.residents.l1
         self.l2 = self.residents.l2
@@ -75,7 +77,6 @@ class MultiLevelCache:
         self.leases = LeaseTable(self.gate, config.leases_max)
         if post is not None:
             self.residents.pack_later = self._pack_later
-        self.hit_log: list[Entry] = []
         self.listener: Listener | None = None
         self.inv_seq = 0
         self.hits = 0
@@ -83,6 +84,9 @@ class MultiLevelCache:
         self.puts = 0
         self.access_times = Histogram()
         self._gets = 0
+        self._invalidation = Invalidation(
+            self.gate, self.leases, self.residents, self.l3, handoff, self.now_ms, self._changed
+        )
         self._easy_bytes = min(config.key_bytes_max, config.value_bytes_max)
 
     # -- reads ---------------------------------------------------------------------------------------------------
@@ -165,7 +169,7 @@ class MultiLevelCache:
                 return self.residents.promote(entry)
         return entry
 
-    def _count_hit(self, entry: Entry, counters: Any) -> None:
+    def _count_hit(self, entry: Entry, counters: LevelCounters) -> None:
         self.hits += 1
         counters.hits += 1
         entry.page.group.namespace.hits += 1
@@ -319,88 +323,24 @@ class MultiLevelCache:
 
     def remove(self, key: bytes) -> bool | Future[bool]:
         """Invalidate one key; whether a live entry was there."""
-        removed = self.invalidate_keys((key,))
-        if isinstance(removed, Future):
-            return then(removed, bool)
-        return removed == 1
+        removed = self._invalidation.keys((key,))
+        return then(removed, bool) if isinstance(removed, Future) else removed == 1
 
     def invalidate_keys(self, keys: Sequence[bytes]) -> int | Future[int]:
         """Invalidate keys; gives the number of live entries among them."""
-        now_ms = self.now_ms()
-        self.gate.next_seq()
-        removed = 0
-        l3 = self.l3 if self.l3 is not None and self.l3.on else None
-        ack: Future[bool] | None = None
-        for key in keys:
-            self.gate.void_key(key)
-            entry = self.residents.find(key)
-            live = entry is not None and entry.expires_ms > now_ms
-            if entry is not None:
-                self.residents.unlink(entry, RemovalCause.INVALIDATED)
-            if l3 is not None:
-                live = live or l3.holds(key)
-                ack = l3.delete(key)
-            removed += live
-            self.leases.voided(key, now_ms)
-        self._changed("keys", keys, RemovalCause.INVALIDATED)
-        if ack is not None:
-            return self._handoff.settle(then(ack, lambda _: removed))
-        return removed
+        return self._invalidation.keys(keys)
 
     def invalidate_tags(self, tags: Iterable[bytes]) -> int | Future[int]:
         """Invalidate everything that carries any of the tags; gives the number of live entries."""
-        names = tuple(tags)
-        seq = self.gate.mark_tags(names)
-        on_disk = self.l3.invalidate(TAG, names, seq) if self.l3 is not None else None
-        return self._kill(self.groups.groups_of_tags(names), seq, on_disk, ("tags", names))
+        return self._invalidation.tags(tuple(tags))
 
     def invalidate_namespace(self, namespace: bytes) -> int | Future[int]:
         """Invalidate everything in a namespace; gives the number of live entries."""
-        seq = self.gate.mark_namespace(namespace)
-        on_disk = self.l3.invalidate(NAMESPACE, (namespace,), seq) if self.l3 is not None else None
-        record = self.groups.namespaces.get(namespace)
-        groups = list(record.groups.values()) if record is not None else []
-        return self._kill(groups, seq, on_disk, ("namespace", (namespace,)))
+        return self._invalidation.namespace(namespace)
 
     def clear(self) -> int | Future[int]:
         """Invalidate everything; gives the number of live entries."""
-        seq = self.gate.mark_clear()
-        on_disk = self.l3.clear(seq) if self.l3 is not None else None
-        groups = [group for record in self.groups.namespaces.values() for group in record.groups.values()]
-        return self._kill(groups, seq, on_disk, ("all", ()))
-
-    def _kill(
-        self, groups: list[Group], seq: int, on_disk: Future[int] | None, change: tuple[str, tuple[bytes, ...]]
-    ) -> int | Future[int]:
-        """Kill what lies in memory, in slices where the owner has other things to do, and wait for the disk."""
-        pages = [page for group in groups for page in group.pages]
-        killed: Future[tuple[int, int]] = Future()
-        self._kill_slice(pages, 0, (0, 0), seq, killed)
-
-        def count(in_memory: tuple[int, int], rows: int) -> int:
-            self._changed(*change, RemovalCause.INVALIDATED)
-            # Most records on disk are also in memory: count those once.
-            return in_memory[0] + max(0, rows - in_memory[1])
-
-        if on_disk is None:
-            return self._handoff.settle(then(killed, lambda in_memory: count(in_memory, 0)))
-
-        def wait_for_disk(in_memory: tuple[int, int]) -> Future[int]:
-            return then(on_disk, lambda rows: count(in_memory, rows))
-
-        return self._handoff.settle(then_ask(killed, wait_for_disk))
-
-    def _kill_slice(
-        self, pages: list[Page], start: int, so_far: tuple[int, int], seq: int, killed: Future[tuple[int, int]]
-    ) -> None:
-        post = self._handoff.post
-        stop = len(pages) if post is None else start + KILL_PAGES
-        live, stored = self.residents.kill(pages[start:stop], seq)
-        so_far = (so_far[0] + live, so_far[1] + stored)
-        if post is None or stop >= len(pages):
-            killed.set_result(so_far)
-        else:
-            post(lambda: self._kill_slice(pages, stop, so_far, seq, killed))
+        return self._invalidation.everything()
 
     # -- leases --------------------------------------------------------------------------------------------------
 
@@ -453,40 +393,7 @@ class MultiLevelCache:
         """Counters and gauges of the node, its levels and its namespaces."""
         self.drain_hits()
         self._handoff.run_done()
-        levels: dict[str, Any] = {}
-        for level in (self.l1, self.l2):
-            if level is not None:
-                levels[level.kind.value] = level.counters.as_dict() | {
-                    "entries": len(level.table),
-                    "bytes_used": level.bytes_used,
-                    "bytes_max": level.bytes_max,
-                    "policy": level.policy.name,
-                }
-        if self.l3 is not None:
-            levels["l3_disk"] = self.l3.stats()
-        memory = [level for level in (self.l1, self.l2) if level is not None]
-        return {
-            "hits": self.hits,
-            "misses": self.misses,
-            "hit_ratio": ratio(self.hits, self.misses),
-            "puts": self.puts,
-            "entries": len(self),
-            "removed": {cause.value: sum(level.counters.removed[cause] for level in memory) for cause in RemovalCause},
-            "memory_bytes": self.residents.bytes_used,
-            "disk_bytes": levels["l3_disk"]["bytes_used"] if self.l3 is not None else 0,
-            "access_times": times_dict(self.access_times),
-            "leases": {
-                "live": len(self.leases),
-                "granted": self.leases.granted,
-                "refused": self.leases.refused,
-            },
-            "inv_seq": self.inv_seq,
-            "levels": levels,
-            "namespaces": {
-                name.decode("utf-8", "replace"): namespace_dict(record)
-                for name, record in self.groups.namespaces.items()
-            },
-        }
+        return node_dict(self)
 
     def close(self, deadline_s: float = 10.0) -> None:
         """Write what is queued, within the deadline, and let go of everything; closing twice is harmless."""

@@ -31,8 +31,9 @@ PACK_INLINE_BYTES_MAX: Final = 64 * 1024  # zlib-ng level 1 packs this in about 
 class Residents:
     """Entries in memory.
 
-    `pack_later`, when set, packs a large payload off the owner's thread and then calls back. `gone`, when set, hears of
-    every entry that leaves by expiry, or by eviction while it does not lie on disk.
+    `hit_log` holds the reads that the policy has not been told of, `drain_hits` tells it. `pack_later`, when set,
+    packs a large payload off the owner's thread and then calls back. `gone`, when set, hears of every entry that
+    leaves by expiry, or by eviction while it does not lie on disk.
     """
 
     def __init__(self, config: NodeConfig, now_ms: Callable[[], int]) -> None:
@@ -45,9 +46,9 @@ class Residents:
             l2_policy = make_policy(config.l2_policy, seed=config.seed + 1, entries_hint=config.l2_bytes_max // 1024)
             self.l2 = CompressedLevel(CacheLevel.L2_COMPRESSED, config.l2_bytes_max, config.l2_entries_max, l2_policy)
         self.pack_later: Callable[[Entry, bytes], None] | None = None
-        self.before_eviction: Callable[[], None] = lambda: None
+        self.hit_log: list[Entry] = []
+        self.drain_hits: Callable[[], None] = self.hit_log.clear
         self.gone: Callable[[bytes, RemovalCause], object] | None = None
-        """Told of every entry that expires, or is evicted and lies on no disk."""
         self.dead = 0
         self._sweeps: deque[Page] = deque()
         self._expiry_cursor = 0
@@ -71,6 +72,8 @@ class Residents:
 
     def place(self, entry: Entry, group: Group) -> bool:
         """Take in an entry whose key is not held: into L1, or into L2 when L1 is not for it. False: no room at all."""
+        if self.hit_log:
+            self.drain_hits()  # the policy hears of reads and puts in their order
         size = entry.size
         level = self.l1
         charged = self.groups.bytes_used + (0 if group.pages else group.size)
@@ -102,7 +105,6 @@ class Residents:
         charged = groups.bytes_used + (0 if group.pages else group.size)
         if size + (0 if group.pages else group.size) > level.bytes_max:
             return False
-        self.before_eviction()
         needed = level.bytes_used + size + charged - level.bytes_max
         if needed > 0 and not level.policy.admits(entry.key, size, entry.cost_s, needed):
             return False

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from .types import RemovalCause
 
 if TYPE_CHECKING:
+    from .engine import MultiLevelCache
     from .groups import Namespace
     from .histogram import Histogram
 
@@ -72,4 +73,40 @@ def times_dict(times: Histogram) -> dict[str, Any]:
         "p50_us": times.quantile_ns(0.5) / 1000,
         "p99_us": times.quantile_ns(0.99) / 1000,
         "buckets": times.as_dict(),
+    }
+
+
+def node_dict(node: MultiLevelCache) -> dict[str, Any]:
+    """Counters and gauges of a node, its levels and its namespaces, as plain numbers."""
+    levels: dict[str, Any] = {}
+    memory = [level for level in (node.l1, node.l2) if level is not None]
+    for level in memory:
+        levels[level.kind.value] = level.counters.as_dict() | {
+            "entries": len(level.table),
+            "bytes_used": level.bytes_used,
+            "bytes_max": level.bytes_max,
+            "policy": level.policy.name,
+        }
+    if node.l3 is not None:
+        levels["l3_disk"] = node.l3.stats()
+    return {
+        "hits": node.hits,
+        "misses": node.misses,
+        "hit_ratio": ratio(node.hits, node.misses),
+        "puts": node.puts,
+        "entries": len(node),
+        "removed": {cause.value: sum(level.counters.removed[cause] for level in memory) for cause in RemovalCause},
+        "memory_bytes": node.residents.bytes_used,
+        "disk_bytes": levels["l3_disk"]["bytes_used"] if node.l3 is not None else 0,
+        "access_times": times_dict(node.access_times),
+        "leases": {
+            "live": len(node.leases),
+            "granted": node.leases.granted,
+            "refused": node.leases.refused,
+        },
+        "inv_seq": node.inv_seq,
+        "levels": levels,
+        "namespaces": {
+            name.decode("utf-8", "replace"): namespace_dict(record) for name, record in node.groups.namespaces.items()
+        },
     }

@@ -245,6 +245,8 @@ class Coordinator:
         if stale or member is None or self.phase in (Phase.STOPPING, Phase.FAILED):
             effects.append(m.KillShard(shard=event.shard, incarnation=event.incarnation))
             return
+        if self.view is None and event.stored is not None:
+            self.epoch = max(self.epoch, event.stored.epoch)  # clients may remember it from the life before
         member.started, member.process = event, Process.UP
         member.home, member.port, member.reason, member.failures = event.node, event.port, "", 0
 

@@ -14,12 +14,13 @@ import logging
 import os
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any, Final
 
 from stratacache.cluster import messages as m
 from stratacache.cluster.config import RAY_NAMESPACE, ClusterConfig, shard_actor_name
 from stratacache.cluster.coordinator import Coordinator, Phase
-from stratacache.cluster.merge import Carried, merged_stats
+from stratacache.cluster.merge import counters, merged_stats
 from stratacache.cluster.placement import node_seen
 from stratacache.cluster.registry import Registry
 from stratacache.cluster.shard_actor import ShardActor, ShardSpec, listen_address
@@ -29,7 +30,7 @@ TICK_S: Final = 0.25
 PROBE_DEADLINE_S: Final = 3.0
 CALL_DEADLINE_S: Final = 30.0
 STATS_DEADLINE_S: Final = 2.0
-NODES_EVERY_S: Final = 2.0
+LOOK_EVERY_S: Final = 2.0
 
 log = logging.getLogger(__name__)
 
@@ -49,7 +50,7 @@ class CoordinatorActor:
             port=config.port,
         )
         self.registry = Registry(config.name, config.uid)
-        self.carried = Carried()
+        self._last_stats: dict[str, dict[str, Any]] = {}
         self._handles: dict[tuple[str, int], Any] = {}
         self._one_machine = True
         self._epoch_claimed = 0
@@ -132,25 +133,19 @@ class CoordinatorActor:
 
     async def stats(self) -> dict[str, Any]:
         """The status, with each shard's figures and their sum. A shard that gives no answer keeps its last ones."""
+        await self._gather_stats()
         status = self.status()
-        running = [(one["id"], one["incarnation"]) for one in status["shards"]]
-        answers = await asyncio.gather(*(self._stats_of(shard, number) for shard, number in running))
-        figures = []
-        for shard, answer in zip(status["shards"], answers, strict=True):
-            shard["stats"] = self.carried.add(shard["id"], shard["incarnation"], answer)
-            figures.append(shard["stats"])
-        status["total"] = merged_stats(figures)
+        for shard in status["shards"]:
+            shard["stats"] = self._last_stats.get(shard["id"], {})
+        status["total"] = merged_stats(shard["stats"] for shard in status["shards"])
         return status
 
-    async def _stats_of(self, shard: str, incarnation: int) -> dict[str, Any] | None:
-        handle = self._handles.get((shard, incarnation))
-        if handle is None:
-            return None
-        try:
-            answer: dict[str, Any] = await asyncio.wait_for(handle.stats.remote(), STATS_DEADLINE_S)
-        except Exception:  # noqa: BLE001 - a shard that can't answer has no news
-            return None
-        return answer
+    async def _gather_stats(self) -> None:
+        await asyncio.gather(*(self._ask_stats(shard, handle) for (shard, _), handle in self._handles.items()))
+
+    async def _ask_stats(self, shard: str, handle: Any) -> None:
+        with suppress(Exception):  # a shard that can't answer has no news
+            self._last_stats[shard] = await asyncio.wait_for(handle.stats.remote(), STATS_DEADLINE_S)
 
     async def drain(self, node: str, deadline_s: float) -> list[str]:
         """Close the shards of a Ray node that is about to go, and start none there; returns which those were."""
@@ -195,14 +190,17 @@ class CoordinatorActor:
             self._changed.set()
             return
         self._spawn(self._confirm())
-        loop = asyncio.get_running_loop()
-        looked_s = loop.time()
+        self._spawn(self._look_around())
         while self.core.phase not in (Phase.STOPPING, Phase.FAILED):
-            self._hear(m.Ticked())
-            if loop.time() - looked_s > NODES_EVERY_S:
-                looked_s = loop.time()
-                await self._look_at_nodes()
+            self._hear(m.Ticked())  # awaits nothing else: a late tick makes the coordinator doubt itself
             await asyncio.sleep(TICK_S)
+
+    async def _look_around(self) -> None:
+        while self.core.phase not in (Phase.STOPPING, Phase.FAILED):
+            await asyncio.sleep(LOOK_EVERY_S)
+            with suppress(Exception):  # Ray's control service is away: what was seen last stands
+                await self._look_at_nodes()
+            await self._gather_stats()
 
     async def _recover(self) -> None:
         """Take a term of its own, then ask every shard that Ray knows."""
@@ -315,6 +313,7 @@ class CoordinatorActor:
             port=effect.port,
             node=effect.node,
             pinned=self._one_machine or any(node.home is not None for node in self.core.nodes),
+            base=counters(self._last_stats.get(shard, {})),
         )
         where = NodeAffinitySchedulingStrategy(effect.node, soft=False) if effect.node else "SPREAD"
         try:

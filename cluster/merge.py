@@ -1,8 +1,8 @@
 """One picture of a cluster out of its shards' figures.
 
-Invariants: counters add up and never fall, also when a shard's process is replaced (what the old one had counted, as
-far as it was seen, is carried over); gauges (what is held now) add up and are not carried; ratios are computed again
-from their parts, never averaged.
+Invariants: counters add up and never fall: what a process had counted, as far as it was seen, is handed to its
+successor, which adds it to its own; gauges (what is held now) add up and are not handed on; ratios, means and quantiles
+are computed again from their parts, never averaged.
 """
 
 from __future__ import annotations
@@ -10,80 +10,72 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
+from stratacache.node.histogram import Histogram
+
 GAUGES: Final = frozenset(
     {
-        "entries",
         "bytes",
-        "bytes_used",
         "bytes_max",
-        "memory_bytes",
-        "live",
-        "queue_bytes",
-        "queued_bytes",
-        "pid",
-        "epoch",
-        "uptime_ms",
-        "serving",
-        "disabled",
+        "bytes_used",
         "connections",
+        "disk_bytes",
+        "entries",
+        "epoch",
+        "inv_seq",
+        "live",
+        "memory_bytes",
+        "on",
+        "pid",
+        "queue_bytes",
+        "queue_entries",
+        "serving",
+        "tombstones",
+        "uptime_ms",
     }
 )
 """Names of figures that say what is now; every other number counts what has been."""
-_NOT_SUMMED: Final = frozenset({"pid", "epoch", "uptime_ms", "serving"})
+_NOT_SUMMED: Final = frozenset({"epoch", "inv_seq", "on", "pid", "serving", "uptime_ms"})
 
 
-def merged_stats(parts: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+def merged_stats(parts: Iterable[Mapping[Any, Any]]) -> dict[Any, Any]:
     """The sum of several shards' figures, level by level and namespace by namespace."""
-    total: dict[str, Any] = {}
+    total: dict[Any, Any] = {}
     for part in parts:
         _add(total, part, skip=_NOT_SUMMED)
-    return _with_ratios(total)
+    return _derived(total)
 
 
-class Carried:
-    """Keeps what earlier incarnations of each shard had counted when they were last seen."""
-
-    def __init__(self) -> None:
-        self._base: dict[str, dict[str, Any]] = {}
-        self._last: dict[str, tuple[int, dict[str, Any]]] = {}
-
-    def add(self, shard: str, incarnation: int, stats: Mapping[str, Any] | None) -> dict[str, Any]:
-        """A shard's figures over all its incarnations; with `stats` None, those that were last seen."""
-        number, last = self._last.get(shard, (incarnation, {}))
-        base = self._base.setdefault(shard, {})
-        if number != incarnation:
-            _add(base, _counters(last), skip=frozenset())
-            last = {}
-        if stats is not None:
-            last = dict(stats)
-        self._last[shard] = (incarnation, last)
-        whole: dict[str, Any] = {}
-        _add(whole, last, skip=frozenset())
-        _add(whole, base, skip=frozenset())
-        return _with_ratios(whole)
-
-
-def _counters(stats: Mapping[str, Any]) -> dict[str, Any]:
-    result: dict[str, Any] = {}
+def counters(stats: Mapping[Any, Any]) -> dict[Any, Any]:
+    """What a process has counted, without what it holds: to be handed to its successor."""
+    result: dict[Any, Any] = {}
     for name, value in stats.items():
         if isinstance(value, Mapping):
-            result[name] = _counters(value)
+            result[name] = counters(value)
         elif name not in GAUGES and _is_number(value):
             result[name] = value
     return result
 
 
+def with_base(stats: Mapping[Any, Any], base: Mapping[Any, Any]) -> dict[Any, Any]:
+    """A process's figures together with what its predecessors had counted."""
+    whole: dict[Any, Any] = {}
+    _add(whole, stats, skip=frozenset())
+    _add(whole, base, skip=frozenset())
+    return _derived(whole)
+
+
 def _add(total: dict[Any, Any], part: Mapping[Any, Any], *, skip: frozenset[str]) -> None:
+    if "mean_us" in part:
+        asked = total.get("count", 0) + part["count"]
+        spent = total.get("mean_us", 0.0) * total.get("count", 0) + part["mean_us"] * part["count"]
+        total["mean_us"] = spent / asked if asked else 0.0
     for name, value in part.items():
-        if name in skip or str(name).endswith("_ratio"):
+        if name in skip or (isinstance(name, str) and name.endswith(("_ratio", "_us"))):
             continue
         if isinstance(value, Mapping):
             _add(total.setdefault(name, {}), value, skip=skip)
         elif _is_number(value):
             total[name] = total.get(name, 0) + value
-        elif isinstance(value, list) and all(map(_is_number, value)):
-            known = total.get(name, [0] * len(value))
-            total[name] = [one + other for one, other in zip(known, value, strict=True)]
         else:
             total.setdefault(name, value)
 
@@ -92,11 +84,15 @@ def _is_number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
-def _with_ratios(stats: dict[str, Any]) -> dict[str, Any]:
+def _derived(stats: dict[Any, Any]) -> dict[Any, Any]:
     for value in stats.values():
         if isinstance(value, dict):
-            _with_ratios(value)
+            _derived(value)
     if "hits" in stats and "misses" in stats:
         asked = stats["hits"] + stats["misses"]
         stats["hit_ratio"] = stats["hits"] / asked if asked else 0.0
+    if "buckets" in stats:
+        times = Histogram()
+        times.merge(stats["buckets"])
+        stats["p50_us"], stats["p99_us"] = times.quantile_ns(0.5) / 1000, times.quantile_ns(0.99) / 1000
     return stats

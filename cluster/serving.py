@@ -43,6 +43,10 @@ class Serving:
         """Whether data commands may be answered at this moment."""
         return self.epoch > 0 and now_ms < self.lease_until_ms
 
+    def is_logging(self) -> bool:
+        """Whether some shard is suspended, so that invalidations have to be told to `handle`."""
+        return bool(self._logs)
+
     def handle(self, event: m.ServingEvent, now_ms: int) -> list[m.ServingEffect]:
         """Take note of an event and say what is to be done."""
         match event:

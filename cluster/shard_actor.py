@@ -11,17 +11,18 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from dataclasses import dataclass, field
+from typing import Any, Final
 
 from stratacache.cluster import messages as m
 from stratacache.cluster.config import RAY_NAMESPACE, ClusterConfig, coordinator_name
 from stratacache.cluster.debts import merged
 from stratacache.cluster.forwarder import RingForwarder
 from stratacache.cluster.home import ShardHome
+from stratacache.cluster.merge import with_base
 from stratacache.cluster.serving import Serving
 from stratacache.node.config import NodeConfig
 from stratacache.node.engine import MultiLevelCache
@@ -29,9 +30,6 @@ from stratacache.node.errors import UsageError
 from stratacache.node.resp.config import ServerConfig
 from stratacache.node.resp.server import Identity, NodeServer
 from stratacache.node.types import EvictionPolicy, RemovalCause
-
-if TYPE_CHECKING:
-    from stratacache.node.events import Listener
 
 RENEW_S: Final = 1.0
 CALL_DEADLINE_S: Final = 2.0
@@ -41,10 +39,19 @@ FIRST_LOCK_WAIT_S: Final = 2.0
 LOCK_WAIT_S: Final = 20.0
 """Ray takes some 5 s to kill a process that does not answer; its successor waits for the lock."""
 
+_CANT_LISTEN: Final = {
+    errno.EADDRINUSE: "is in use",
+    errno.EACCES: "is not allowed for this user",
+    errno.EADDRNOTAVAIL: "can't be used, the address is none of this machine's",
+}
+
 
 @dataclass(frozen=True, kw_only=True)
 class ShardSpec:
-    """What one incarnation of a shard is told. `port` is a wish, unless the config fixes it."""
+    """What one incarnation of a shard is told. `port` is a wish, unless the config fixes it.
+
+    `base` is what earlier incarnations had counted.
+    """
 
     config: ClusterConfig
     shard: str
@@ -53,21 +60,7 @@ class ShardSpec:
     port: int
     node: str
     pinned: bool
-
-
-class _Tee:
-    """Passes changes on to the server's pushes and notes the invalidations that suspended shards will owe."""
-
-    def __init__(self, first: Listener | None, serving: Serving) -> None:
-        self._first = first
-        self._serving = serving
-
-    def changed(self, kind: str, names: Sequence[bytes], cause: RemovalCause, seq: int) -> None:
-        if kind != "keys":
-            debt = m.Debt(kind=kind, names=tuple(names))
-            self._serving.handle(m.Invalidated(debt=debt), 0)
-        if self._first is not None:
-            self._first.changed(kind, names, cause, seq)
+    base: Mapping[Any, Any] = field(default_factory=dict)
 
 
 class ShardActor:
@@ -96,7 +89,6 @@ class ShardActor:
         self.engine = MultiLevelCache(node_config(config, self.home), post=loop.call_soon_threadsafe)
         self.forwarder = RingForwarder(spec.shard, config.token)
         await self._listen()
-        self.engine.listener = _Tee(self.engine.listener, self.serving)
         endpoints = self.server.endpoints
         self.started = m.ShardStarted(
             shard=spec.shard,
@@ -135,11 +127,10 @@ class ShardActor:
                 await self.server.start()
             except OSError as error:
                 await self.server.stop(0)
-                if error.errno not in (errno.EADDRINUSE, errno.EACCES, errno.EADDRNOTAVAIL):
+                reason = _CANT_LISTEN.get(error.errno or 0)
+                if reason is None:
                     raise
-                problem = UsageError(
-                    f"port {port} on {spec.host} can't be used: {error.strerror}; choose another --port"
-                )
+                problem = UsageError(f"port {port} on {spec.host} {reason}: choose another --port or --host")
                 continue
             return
         raise problem
@@ -151,7 +142,9 @@ class ShardActor:
     async def _handle(self, event: m.ServingEvent) -> list[m.Prepared | m.Activated | m.Outpaced]:
         answers = []
         async with self._turn:
-            for effect in self.serving.handle(event, self.engine.now_ms()):
+            effects = self.serving.handle(event, self.engine.now_ms())
+            self._hear_invalidations(self.serving.is_logging())
+            for effect in effects:
                 match effect:
                     case m.HoldInvalidations(on=on):
                         self.server.hold_invalidations = on
@@ -173,6 +166,20 @@ class ShardActor:
                     case m.End():
                         os._exit(0)
         return answers
+
+    def _hear_invalidations(self, on: bool) -> None:
+        """Be told of the engine's changes only while some shard owes them: each put costs less without."""
+        hears = self._note in self.server.listeners
+        if on and not hears:
+            self.server.listeners.append(self._note)
+            self.server.listen()
+        elif hears and not on:
+            self.server.listeners.remove(self._note)
+            self.server.listen()
+
+    def _note(self, kind: str, names: Sequence[bytes], cause: RemovalCause, seq: int) -> None:  # noqa: ARG002
+        if kind != "keys":
+            self.serving.handle(m.Invalidated(debt=m.Debt(kind=kind, names=tuple(names))), 0)
 
     def _stored(self, epoch: int, ring: str) -> m.Stored:
         return m.Stored(
@@ -251,7 +258,7 @@ class ShardActor:
     async def stats(self) -> dict[str, Any]:
         """The node's counters and gauges."""
         return {
-            **self.engine.stats(),
+            **with_base(self.engine.stats(), self.spec.base),
             "pid": os.getpid(),
             "serving": self.serving.may_serve(self.engine.now_ms()),
             "epoch": self.serving.epoch,

@@ -262,6 +262,7 @@ def test_a_whole_cluster_that_was_closed_keeps_its_disks(cluster: FakeCluster) -
     again.start()
     assert again.coordinator.is_ready()
     assert again.processes["shard-0"].content == {(b"good", 1)}
+    assert again.view().epoch > cluster.view().epoch
 
 
 def test_a_shard_that_missed_the_last_view_makes_all_drop_at_the_next_start(cluster: FakeCluster) -> None:

@@ -39,6 +39,9 @@ TURN_BYTES: Final = 64 * 1024
 
 TURN_COMMANDS: Final = 1000
 
+HITS_KEPT: Final = 64
+"""Hits that may wait for the policy to be told: telling them one by one costs as much as the read itself."""
+
 LARGE_REPLY_BYTES: Final = 64 * 1024
 _ONLY_BYTES: Final = {bytes}
 _END: Final = object()
@@ -81,6 +84,7 @@ class Connection(asyncio.Protocol):
         self._transport: asyncio.Transport = cast("asyncio.Transport", None)
         self._reader = hiredis.Reader(notEnoughData=_END)
         self._parser = RequestParser(server.config.parser_limits, trusted=self.access > Access.NONE)
+        self._in_step = True  # the next byte begins a command, and the exact parser holds nothing
         self._chunk = b""  # what hiredis works on,
         self._fed = 0  # how much of it hiredis was given,
         self._executed = 0  # and how many of its commands were run
@@ -132,48 +136,61 @@ class Connection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         """Execute what has come."""
         self.server.bytes_in += len(data)
-        self.active_ms = self.engine.now_ms()
         if self._later is not None or self._scheduled:
             self._stash.append(data)
+            return
+        if not (self._in_step and self.access and is_harmless(data)):
+            self._in_step = False
+            self._parser.feed(data)
+            self._continue([])
+            return
+        self._chunk = data
+        self._executed = 0
+        out: list[bytes] = []
+        if len(data) <= TURN_BYTES:
+            self._fed = len(data)
+            self._reader.feed(data)
+            try:
+                if not self._run_fast(out) and self._at_boundary():
+                    self._chunk = b""
+                    self.write(out)
+                    return
+            except _MalformedError:
+                self._leave_chunk()
         else:
-            self._accept(data)
+            self._fed = 0
+        self._continue(out)
 
     # -- turning bytes into commands ----------------------------------------------------------------------------------
 
-    def _accept(self, data: bytes) -> None:
-        parser = self._parser
-        if parser.idle and is_harmless(data) and self.access:
-            self._chunk = data
-            self._fed = self._executed = 0
-        else:
-            parser.feed(data)
-        self._continue()
-
-    def _continue(self) -> None:
-        """Execute until nothing complete is left, a reply must be waited for, or the turn is over."""
+    def _turn(self) -> None:
         self._scheduled = False
-        out: list[bytes] = []
-        busy = False
+        self._continue([])
+
+    def _continue(self, out: list[bytes]) -> None:
+        """Execute until nothing complete is left, a reply must be waited for, or the turn is over."""
+        busy = self._later is not None or self.closing
         try:
-            busy = self._run_chunk(out) if self._chunk else False
-            if not busy:
+            if self._chunk and not busy:
+                busy = self._run_chunk(out)
+            if not (busy or self._in_step):
                 busy = self._run_parser(out)
-            while not busy and self._stash and not self.closing:
+            while not busy and self._stash:
+                self._in_step = False
                 self._parser.feed(self._stash.popleft())
                 busy = self._run_parser(out)
         except ProtocolError as problem:
             self.server.count_error("ERR")
             out.append(error(f"ERR Protocol error: {problem}"))
             self.closing = True
-        if out:
-            self.write(out)
+        self.write(out)
         if self.closing:
             self._transport.close()
         elif busy:
             self._transport.pause_reading()
             if self._later is None:
                 self._scheduled = True
-                self.server.loop.call_soon(self._continue)
+                self.server.loop.call_soon(self._turn)
             else:
                 self._await_reply()
         elif self._ended:
@@ -195,27 +212,39 @@ class Connection(asyncio.Protocol):
                     return True
                 if end < len(chunk):
                     return True
-            if not self._reader.has_data():
-                # Between two elements of an array hiredis holds no bytes either: a probe tells. At a command boundary
-                # it comes back as a reply of its own, anywhere else it would become an element.
-                self._reader.feed(b"+\r\n")
-                if self._reader.gets() == b"":
-                    self._chunk = b""
-                    return False
+            if self._at_boundary():
+                self._chunk = b""
+                return False
         except _MalformedError:
             pass
-        # Incomplete, or no request in the exact sense: the exact parser reads on behind the last executed command.
-        self._chunk = b""
+        self._leave_chunk()
+        return False
+
+    def _at_boundary(self) -> bool:
+        """Whether hiredis stands between two commands, with nothing begun.
+
+        Between two elements of an array it holds no bytes either, so a probe tells: at a boundary it comes back as a
+        reply of its own, anywhere else it becomes an element.
+        """
+        reader = self._reader
+        if reader.has_data():
+            return False
+        reader.feed(b"+\r\n")
+        return bool(reader.gets() == b"")
+
+    def _leave_chunk(self) -> None:
+        """What is incomplete, or no request in the exact sense: the exact parser reads on from there."""
+        chunk, self._chunk = self._chunk, b""
+        self._in_step = False
         self._reader = hiredis.Reader(notEnoughData=_END)
         self._parser.feed(chunk[offset_after(chunk, self._executed) :])
-        return False
 
     def _run_fast(self, out: list[bytes]) -> bool:  # noqa: PLR0912 (the hot loop: a call would cost more than a branch)
         """Execute what hiredis holds, the hottest commands right here; whether the connection must pause."""
         engine = self.engine
         gets = self._reader.gets
         append = out.append
-        now_ms = engine.now_ms()
+        now_ms = self.active_ms = engine.now_ms()
         plain = self.plain and now_ms < self.server.serve_until_ms
         lookup = engine.table.get if plain and self.server.table_is_owned else _nothing
         put = engine.put if plain and self.server.forwarder is None else None
@@ -227,6 +256,8 @@ class Connection(asyncio.Protocol):
                 if name == b"GET":
                     if len(argv) == 2 and (entry := lookup(argv[1])) is not None and entry.expires_ms > now_ms:
                         frame = entry.frame
+                        if frame is None and entry.size <= LARGE_REPLY_BYTES:
+                            frame = entry.build_frame()
                         if frame is not None:
                             append(frame)
                             hit(entry)
@@ -249,6 +280,8 @@ class Connection(asyncio.Protocol):
                     entry = lookup(argv[1]) if len(argv) == 2 else None
                     if entry is not None and entry.expires_ms > now_ms:
                         frame = entry.frame
+                        if frame is None and entry.size <= LARGE_REPLY_BYTES:
+                            frame = entry.build_frame()
                         if frame is not None:
                             append(_CODEC_HEADS[entry.page.group.codec] + frame)
                             hit(entry)
@@ -264,7 +297,7 @@ class Connection(asyncio.Protocol):
         finally:
             self._executed += executed
             self.server.commands += executed
-            if engine.hit_log:
+            if len(engine.hit_log) > HITS_KEPT:
                 engine.drain_hits()
         return False
 
@@ -276,6 +309,7 @@ class Connection(asyncio.Protocol):
             parser.trusted = self.access > Access.NONE
             argv = parser.next()
             if argv is None:
+                self._in_step = parser.idle
                 return False
             if not argv:
                 continue
@@ -332,16 +366,17 @@ class Connection(asyncio.Protocol):
         if self._take(settle(self, later), out) and self.waiting:
             self._await_reply()
             return
-        if out:
-            self.write(out)
-        self._continue()
+        self._continue(out)
 
     def write(self, out: list[bytes]) -> None:
         """Send replies; cuts the client off when it has left too much unread."""
-        if self.server.dirty:
-            self.server.flush_pushes()
+        server = self.server
+        if server.dirty:
+            server.flush_pushes()
         data = out[0] if len(out) == 1 else b"".join(out)
-        self.server.bytes_out += len(data)
+        if not data:
+            return
+        server.bytes_out += len(data)
         self._transport.write(data)
         if self.output_since_ms and self.output_bytes > self.server.config.output_bytes_max:
             self.cut("output buffer over its limit")

@@ -24,7 +24,7 @@ from stratacache.node.errors import (
 from stratacache.node.keys import canonical
 from stratacache.node.resp import proxy
 from stratacache.node.resp.replies import OK, CommandError, error
-from stratacache.node.resp.table import Access, Command, Flag, Later, Reply, find
+from stratacache.node.resp.table import Access, Command, Later, Reply, find
 
 if TYPE_CHECKING:
     from stratacache.node.resp.connection import Connection
@@ -66,13 +66,12 @@ def _run(connection: Connection, argv: list[bytes]) -> Reply:
             connection.leave_transaction()
             return refuse(connection, f"EXECABORT Transaction discarded because of: {wrong}")
         return refuse(connection, f"ERR {wrong}")
-    flags = found.flags
     access = connection.access
     if access is not Access.FULL and found.access & ~access:
         if access is Access.NONE:
             return refuse(connection, "NOAUTH Authentication required.")
         return refuse(connection, f"NOPERM this token may only read: '{found.name}' is not allowed")
-    if connection.transaction is not None and not flags & Flag.NO_MULTI:
+    if connection.transaction is not None and found.queues:
         return connection.transaction.add(found, argv)
     connection.last_command = found.name
     return perform(connection, found, argv)
@@ -81,9 +80,8 @@ def _run(connection: Connection, argv: list[bytes]) -> Reply:
 def perform(connection: Connection, found: Command, argv: list[bytes]) -> Reply:
     """Run a checked command here, or have its owner run it."""
     server = connection.server
-    flags = found.flags
-    if flags & (Flag.READ | Flag.WRITE):
-        if not server.may_serve() or (server.hold_invalidations and flags & Flag.INVALIDATES):
+    if found.touches_data:
+        if not server.may_serve() or (server.hold_invalidations and found.invalidates):
             return refuse(connection, f"SUSPENDED {server.epoch}")
         if server.forwarder is not None:
             elsewhere = proxy.route(connection, server.forwarder, found, argv)
@@ -98,7 +96,7 @@ def _run_tracked(connection: Connection, found: Command, argv: list[bytes]) -> R
     """Run a command of a client that is told of changes to what it reads."""
     server = connection.server
     state = connection.tracking
-    if found.flags & Flag.READ:
+    if found.reads:
         server.tracking.remember(connection, [canonical(raw) for raw in found.keys(argv)])
     server.current = connection
     try:

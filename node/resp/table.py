@@ -82,18 +82,27 @@ class Command:
     group: str = "string"
     subcommands: dict[bytes, Command] = field(default_factory=dict)
     find_keys: Callable[[list[bytes]], list[bytes]] | None = None  # where keys stand at no regular places
+    # What dispatch asks of the flags, worked out once: operations on an IntFlag are slow.
+    access: Access = field(init=False)
+    """What a connection needs to run it."""
+    touches_data: bool = field(init=False)
+    """Whether a shard that may not serve must refuse it."""
+    reads: bool = field(init=False)
+    invalidates: bool = field(init=False)
+    queues: bool = field(init=False)
+    """Whether MULTI queues it."""
 
-    @property
-    def access(self) -> Access:
-        """What a connection needs to run it."""
-        if self.flags & Flag.NO_AUTH:
-            return Access.NONE
-        return Access.FULL if self.flags & (Flag.WRITE | Flag.ADMIN) else Access.READ
-
-    @property
-    def touches_data(self) -> bool:
-        """Whether a shard that may not serve must refuse it."""
-        return bool(self.flags & (Flag.READ | Flag.WRITE))
+    def __post_init__(self) -> None:
+        flags = self.flags
+        access = Access.FULL if flags & (Flag.WRITE | Flag.ADMIN) else Access.READ
+        for name, value in (
+            ("access", Access.NONE if flags & Flag.NO_AUTH else access),
+            ("touches_data", bool(flags & (Flag.READ | Flag.WRITE))),
+            ("reads", bool(flags & Flag.READ)),
+            ("invalidates", bool(flags & Flag.INVALIDATES)),
+            ("queues", not flags & Flag.NO_MULTI),
+        ):
+            object.__setattr__(self, name, value)
 
     def fits(self, count: int) -> bool:
         """Whether `count` arguments (with the name) are allowed."""

@@ -297,7 +297,7 @@ SCENARIOS: dict[str, str] = {
         KEYS nope*
         KEYS a
         KEYS [a]
-        KEYS ?
+        ?KEYS ?
         SCAN 0 MATCH nope*
         SCAN 0 MATCH a
         SCAN 0 MATCH a COUNT 100 TYPE string

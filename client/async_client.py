@@ -35,14 +35,23 @@ class AioBackend:
         self.address = address
         self.core = new_core(options, address)
         self.handles = 0
-        self.shell = AioShell(self.core, tls=address.tls, discover=self._discover)
+        self.shell = self._new_shell()
         self.ready: asyncio.Task[None] | None = None
+
+    def _new_shell(self) -> AioShell:
+        if self.address.scheme == "local":
+            from stratacache.client.transport.local import AioLocalShell  # noqa: PLC0415 - imports the engine
+
+            return AioLocalShell(self.core, self.address.directory)
+        return AioShell(self.core, tls=self.address.tls, discover=self._discover)
 
     def _discover(self) -> View | None:
         return discover_into(self.core) if self.address.scheme == "ray" else None
 
     async def open(self) -> None:
         """Get the first view; once for all who ask at the same time, anew after a failure."""
+        if self.address.scheme == "local":
+            return
         if self.ready is None or (self.ready.done() and (self.ready.cancelled() or self.ready.exception())):
             self.ready = asyncio.create_task(self.shell.run(bootstrap(self.core)))
         await asyncio.shield(self.ready)
@@ -87,8 +96,7 @@ class AsyncCacheClient:
                 raise UsageError("this client is closed; connect again")
             backend = self._take(loop)
             found = self._bound[loop] = (backend, Operations(backend.core, self._namespace, strict=self._strict))
-        ready = found[0].ready
-        if ready is None or not ready.done() or ready.cancelled() or ready.exception() is not None:
+        if not found[0].core.view.shards:
             await found[0].open()
         return found
 

@@ -23,7 +23,7 @@ from stratacache.client.core.state import Core
 from stratacache.client.options import ClientOptions
 from stratacache.client.transport.blocking import BlockingShell
 from stratacache.client.view import View
-from stratacache.node.errors import UnavailableError, UsageError
+from stratacache.node.errors import UnavailableError
 
 T = TypeVar("T")
 
@@ -33,7 +33,7 @@ def new_core(options: ClientOptions, address: Address) -> Core:
     seed = options.seed if options.seed is not None else int.from_bytes(os.urandom(8), "big")
     core = Core(options, monotonic=time.monotonic, random=Random(seed))  # noqa: S311 - jitter, not secrets
     core.seeds = tuple(seed_shard(seed) for seed in address.seeds)
-    if options.near_bytes_max:
+    if options.near_bytes_max and address.scheme != "local":
         core.near = NearCache(core)
         core.view_listeners.append(core.near.view_changed)
     return core
@@ -86,6 +86,8 @@ class Backend:
         self.core = new_core(options, self.address)
         self.handles = 0
         self.shell: Shell = self._new_shell()
+        if self.address.scheme == "local":
+            return
         try:
             self.shell.run(bootstrap(self.core))
         except BaseException:
@@ -94,7 +96,9 @@ class Backend:
 
     def _new_shell(self) -> Shell:
         if self.address.scheme == "local":
-            raise UsageError("local: is not available yet")
+            from stratacache.client.transport.local import LocalShell  # noqa: PLC0415 - imports the engine
+
+            return LocalShell(self.core, self.address.directory)
         return BlockingShell(self.core, tls=self.address.tls, discover=self._discover)
 
     def _discover(self) -> View | None:

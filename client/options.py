@@ -43,6 +43,9 @@ class ClientOptions:
     lease_hold_s: float = 30.0
     lease_wait_s: float = 60.0
     invalidation_retry_s: float = 60.0
+    l1_bytes_max: int = 256 * MIB  # the levels of local:
+    l2_bytes_max: int = 64 * MIB
+    l3_bytes_max: int = 4096 * MIB
     tls_ca: str | None = None
     tls_certificate: str | None = None
     tls_key: str | None = field(default=None, repr=False)

@@ -9,20 +9,9 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any
 
-from stratacache.client.core.counters import LOGGER
-from stratacache.client.core.effects import (
-    Call,
-    Compute,
-    Discover,
-    Exchange,
-    Join,
-    Operation,
-    ShardFailure,
-    Sleep,
-    Spawn,
-)
+from stratacache.client.core.effects import Call, Exchange, ShardFailure
 from stratacache.client.core.state import Core
 from stratacache.client.transport.connection import (
     CONNECTION_ERRORS,
@@ -32,69 +21,27 @@ from stratacache.client.transport.connection import (
     tls_context,
 )
 from stratacache.client.transport.pool import Pool
+from stratacache.client.transport.runner import Runner
 from stratacache.client.transport.watch import Watcher
 from stratacache.client.transport.wire import pack
 from stratacache.client.view import ShardInfo, View
 
-T = TypeVar("T")
 IDLE_CHECK_S = 1.0  # a connection that rested longer is looked at before a command that must not run twice
 
 
-class BlockingShell:
+class BlockingShell(Runner):
     """Sockets, sleeping and the user's functions, for the operations of one core."""
 
     def __init__(self, core: Core, *, tls: bool, discover: Callable[[], View | None]) -> None:
+        super().__init__(discover)
         self._core = core
         self._tls = tls_context(core.options) if tls else None
-        self._discover = discover
         self._lock = threading.Lock()
         self.pools: dict[str, Pool] = {}
         self.closed = False
         self._watcher: Watcher | None = None
         if core.near is not None:
             core.near.listen = self._listen
-
-    def run(self, operation: Operation[T]) -> T:
-        """Carry an operation out to its result."""
-        try:
-            effect = operation.send(None)
-            while True:
-                try:
-                    outcome = self._perform(effect)
-                except BaseException as error:  # noqa: BLE001 - the operation decides
-                    effect = operation.throw(error)
-                else:
-                    effect = operation.send(outcome)
-        except StopIteration as stop:
-            result: T = stop.value
-            return result
-
-    def _perform(self, effect: Any) -> Any:
-        kind = type(effect)
-        if kind is Exchange:
-            return self.exchange(effect)
-        if kind is Compute:
-            begun = time.perf_counter()
-            result = effect.function(*effect.arguments)
-            return result, time.perf_counter() - begun
-        if kind is Sleep:
-            time.sleep(effect.seconds)
-            return None
-        if kind is Join:
-            return effect.flight.wait(effect.deadline - time.monotonic())
-        if kind is Discover:
-            return self._discover()
-        if kind is Spawn:
-            name = "stratacache-background"
-            threading.Thread(target=self._background, args=(effect.operation,), name=name, daemon=True).start()
-            return None
-        raise TypeError(f"{effect!r} is no effect")
-
-    def _background(self, operation: Operation[Any]) -> None:
-        try:
-            self.run(operation)
-        except Exception:  # noqa: BLE001 - nobody else would hear of it
-            LOGGER.exception("a background operation failed")
 
     def exchange(self, exchange: Exchange) -> list[list[Any] | ShardFailure]:
         """Write to every shard, then read from each."""

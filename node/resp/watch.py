@@ -73,6 +73,11 @@ class Watchers:
             client.push(message)
 
     def tick(self, now_ms: int) -> None:
-        """Send a heartbeat when nothing else was sent for a while."""
-        if self._clients and now_ms - self._beat_ms >= BEAT_MS:
-            self._send(push([bulk(b"sc.beat"), integer(self.seq)]))
+        """Send a heartbeat when nothing else was sent for a while.
+
+        A shard that may not serve falls silent, so that near caches drop what they hold of it; the epoch tells them of
+        a view under which keys may have moved.
+        """
+        server = self._server
+        if self._clients and now_ms - self._beat_ms >= BEAT_MS and now_ms < server.serve_until_ms:
+            self._send(push([bulk(b"sc.beat"), integer(self.seq), integer(server.epoch)]))

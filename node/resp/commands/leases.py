@@ -6,7 +6,7 @@ from concurrent.futures import Future
 from typing import TYPE_CHECKING, Final
 
 from stratacache.node.keys import canonical
-from stratacache.node.resp.commands.arguments import count_of
+from stratacache.node.resp.commands.arguments import SYNTAX, count_of
 from stratacache.node.resp.commands.entries import bulk_of, gather
 from stratacache.node.resp.replies import CommandError, array, bulk, integer
 from stratacache.node.resp.table import Flag, Later, Reply, command
@@ -37,13 +37,16 @@ def _hold(connection: Connection, token: bytes, key: bytes) -> None:
     held[token] = key
 
 
-@command("sc.lease", 4, Flag.WRITE, (1, 1, 1), group="native")
+@command("sc.lease", -4, Flag.WRITE, (1, 1, 1), group="native")
 def sc_lease(connection: Connection, argv: list[bytes]) -> Reply:
-    """Get a value, or the lease to compute it, or wait for who holds the lease."""
+    """Get a value, or the lease to compute it, or wait for who holds the lease; with REFRESH not the value."""
+    refresh = len(argv) == 5 and argv[4].upper() == b"REFRESH"
+    if len(argv) > 4 and not refresh:
+        raise CommandError(SYNTAX)
     wait_ms = count_of(argv[2], "wait_ms", 0, WAIT_MS_MAX)
     hold_ms = count_of(argv[3], "hold_ms", 1, HOLD_MS_MAX)
     key = canonical(argv[1])
-    answer = connection.engine.lease(key, wait_ms, hold_ms)
+    answer = connection.engine.lease(key, wait_ms, hold_ms, refresh=refresh)
     if isinstance(answer, Future):
         return Later(answer, lambda given: _reply(connection, key, given), cancel=True)
     return _reply(connection, key, answer)

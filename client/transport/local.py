@@ -1,0 +1,80 @@
+"""The shells of `local:DIR`: the operations of every client, carried out on the engine in this process.
+
+Invariants: as `engine_node.py`. The asyncio shell hands commands to a worker thread, because a command may wait for the
+lock or for the disk. There is no near cache: what is in L1 is near already.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import Any
+
+from stratacache.client.core.effects import Call, Exchange, ShardFailure
+from stratacache.client.core.state import Core
+from stratacache.client.transport.aio import AioShell
+from stratacache.client.transport.engine_node import LOCAL_ID, LOCAL_VIEW, EngineNode, give_node, take_node
+from stratacache.client.transport.runner import Runner
+
+
+def run_call(node: EngineNode, call: Call, deadline: float) -> list[Any] | ShardFailure:
+    """The replies to the commands of one call."""
+    try:
+        return [node.execute(command, deadline - time.monotonic()) for command in call.commands]
+    except TimeoutError:
+        return ShardFailure(LOCAL_ID, "no answer within the deadline", sent=True, timed_out=True)
+
+
+class LocalShell(Runner):
+    """Blocking."""
+
+    def __init__(self, core: Core, directory: str) -> None:
+        super().__init__(lambda: None)
+        self._directory = directory
+        self._node: EngineNode | None = take_node(directory, core.options)
+        core.adopt(LOCAL_VIEW)
+
+    def exchange(self, exchange: Exchange) -> list[list[Any] | ShardFailure]:
+        """Run the commands on this thread."""
+        node = self._node
+        if node is None:
+            return [ShardFailure(LOCAL_ID, _FORKED, sent=False) for _ in exchange.calls]
+        return [run_call(node, call, exchange.deadline) for call in exchange.calls]
+
+    def close(self) -> None:
+        """Give the engine back."""
+        if self._node is not None:
+            self._node = None
+            give_node(self._directory)
+
+    def reset_after_fork(self) -> None:
+        """The database belongs to the parent: the child goes on without."""
+        self._node = None
+
+
+_FORKED = "local: belongs to the process that opened it; in a forked child connect to a directory of its own"
+
+
+class AioLocalShell(AioShell):
+    """For asyncio."""
+
+    def __init__(self, core: Core, directory: str) -> None:
+        super().__init__(core, tls=False, discover=lambda: None)
+        self._directory = directory
+        self._node: EngineNode | None = take_node(directory, core.options)
+        core.adopt(LOCAL_VIEW)
+
+    async def exchange(self, exchange: Exchange) -> list[list[Any] | ShardFailure]:
+        """Run the commands on worker threads of the loop."""
+        node = self._node
+        if node is None:
+            return [ShardFailure(LOCAL_ID, "the client is closed", sent=False) for _ in exchange.calls]
+        loop = asyncio.get_running_loop()
+        return [await loop.run_in_executor(None, run_call, node, call, exchange.deadline) for call in exchange.calls]
+
+    async def close(self) -> None:
+        """Give the engine back."""
+        await super().close()
+        if self._node is not None:
+            self._node = None
+            give_node(self._directory)

@@ -1,0 +1,327 @@
+"""One suite over every transport: embedded, one shard, three shards, near cache on, TLS; blocking and asyncio."""
+
+from __future__ import annotations
+
+import datetime as dt
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+from stratacache.client import MISS, EncodingError, Fill, LimitError, UsageError
+
+from .conftest import SETUPS
+from .servers import wait_until
+
+pytestmark = pytest.mark.parametrize(
+    "cache", [(setup, shell) for setup in SETUPS for shell in ("sync", "async")], indirect=True, ids="-".join
+)
+
+
+@pytest.fixture
+def cache(request: pytest.FixtureRequest, open_cache: Callable[..., Any]) -> Any:
+    """The client under test."""
+    return open_cache(*request.param)
+
+
+VALUES = [b"", b"x", "text é", "", None, True, 0, 1.5, [1, [2]], {"a": (1, 2)}, {1, 2}, dt.date(2024, 1, 2)]
+
+
+def test_values_come_back_as_they_were(cache: Any) -> None:
+    """Every value equals what was put, type included; a cached None is a hit."""
+    for number, value in enumerate(VALUES):
+        assert cache.put(f"v{number}", value) is True
+    for number, value in enumerate(VALUES):
+        for _ in range(2):
+            found = cache.get(f"v{number}")
+            assert found == value
+            assert type(found) is type(value)
+
+
+def test_arrays_are_read_only_and_exact(cache: Any) -> None:
+    """Small and large arrays come back equal; nobody can write into what is cached."""
+    for size in (0, 3, 1536, 3_000_000):
+        array = np.arange(size, dtype=np.float32)
+        assert cache.put("array", array)
+        for _ in range(2):
+            found = cache.get("array")
+            assert found.dtype == array.dtype
+            assert np.array_equal(found, array)
+            assert not found.flags.writeable
+            with pytest.raises(ValueError, match=r"read-only|WRITEABLE"):
+                found.setflags(write=True)
+
+
+def test_miss_is_miss_or_the_default(cache: Any) -> None:
+    """A key that was never put: MISS, the caller's default, absent from get_many, no ttl, not contained."""
+    assert cache.get("absent") is MISS
+    assert cache.get("absent", None) is None
+    assert cache.get_many(["absent"]) == {}
+    assert cache.get_many([]) == {}
+    assert cache.ttl("absent") is MISS
+    assert cache.contains("absent") is False
+    assert cache.touch("absent", ttl=5) is False
+    assert cache.invalidate("absent") == 0
+
+
+def test_many_keys_in_one_call(cache: Any) -> None:
+    """Two thousand entries, text and bytes keys, repeats, misses among them."""
+    items: dict[Any, Any] = {f"m{i}": {"i": i} for i in range(2000)}
+    assert cache.put_many(items, tags=["many"]) == 2000
+    found = cache.get_many([*items, "absent", "m1", "m1"])
+    assert found == items
+    assert list(found) == list(items)
+    assert cache.put_many({b"raw\xff": 1, b"\x00": 2}) == 2
+    assert cache.get_many([b"raw\xff", b"\x00"]) == {b"raw\xff": 1, b"\x00": 2}
+    assert cache.put_many({}) == 0
+    assert cache.invalidate_many([f"m{i}" for i in range(0, 2000, 2)]) == 1000
+    assert len(cache.get_many(items)) == 1000
+
+
+def test_large_payloads_among_small_ones(cache: Any) -> None:
+    """Values beyond every buffer size, one by one and in one call."""
+    items = {f"big{i}": bytes([i]) * (700_000 * i + 1) for i in range(6)}
+    assert cache.put_many(items) == len(items)
+    assert cache.get_many(items) == items
+    assert cache.get("big5") == items["big5"]
+
+
+def test_ttl_and_touch(cache: Any) -> None:
+    """ttl tells the seconds left (within the jitter of 5 %), touch sets them anew, an entry expires."""
+    cache.put("forever", 1)
+    assert cache.ttl("forever") is None
+    cache.put("k", 1, ttl=dt.timedelta(minutes=10))
+    assert 0.94 * 600 <= cache.ttl("k") <= 1.06 * 600
+    assert cache.touch("k", ttl=100) is True
+    assert 99 <= cache.ttl("k") <= 100
+    assert cache.touch("k", ttl=None) is True
+    assert cache.ttl("k") is None
+    cache.put("short", 1, ttl=0.05)
+    cache.get("short")
+    wait_until(lambda: cache.get("short") is MISS, 5, "expiry")
+
+
+def test_namespaces_keep_apart(cache: Any) -> None:
+    """The same key in three namespaces is three entries; a bound view and the argument name the same one."""
+    docs = cache.namespace("docs")
+    cache.put("a:b", 1)
+    docs.put("a:b", 2)
+    cache.put("a:b", 3, namespace="other")
+    assert (cache.get("a:b"), docs.get("a:b"), cache.get("a:b", namespace="other")) == (1, 2, 3)
+    assert cache.get("a:b", namespace="docs") == 2
+    assert docs.get("a:b", namespace="default") == 1
+    assert docs.invalidate_namespace() == 1
+    assert (cache.get("a:b"), docs.get("a:b"), cache.get("a:b", namespace="other")) == (1, MISS, 3)
+    assert cache.invalidate_namespace("other") == 1
+
+
+def test_tags_remove_what_carries_them(cache: Any) -> None:
+    """invalidate_tags removes the union of the tags in all namespaces, and nothing else."""
+    cache.put("x", 1, tags={"red", "round"})
+    cache.put("y", 2, tags=["blue"], namespace="n")
+    cache.put("z", 3, tags=["green"])
+    assert cache.invalidate_tags(["nobody"]) == 0
+    assert cache.invalidate_tags([]) == 0
+    assert cache.invalidate_tags(["red", "blue"]) == 2
+    assert cache.get("x") is MISS
+    assert cache.get("y", namespace="n") is MISS
+    assert cache.get("z") == 3
+    cache.put("x", 4)
+    assert cache.invalidate_tags(["red"]) == 0, "an overwrite carries its own tags only"
+    assert cache.clear() == 2
+    assert cache.get("z") is MISS
+
+
+def test_get_or_compute_runs_once(cache: Any) -> None:
+    """The second call takes the cached value; threads that ask at once share one run."""
+    runs: list[int] = []
+
+    def compute() -> str:
+        runs.append(1)
+        time.sleep(0.05)
+        return "value"
+
+    threads = [threading.Thread(target=lambda: cache.get_or_compute("goc", compute)) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert cache.get_or_compute("goc", compute) == "value"
+    assert len(runs) == 1
+
+
+def test_get_or_compute_options(cache: Any) -> None:
+    """TTL and tags reach the entry; a Fill overrides them, keeps a value out, or stores another one."""
+    cache.get_or_compute("plain", lambda: 1, ttl=600, tags=["t"])
+    assert 500 < cache.ttl("plain") < 700
+    assert cache.get_or_compute("fill", lambda: Fill(value=2, ttl=60, tags=["u"]), ttl=600) == 2
+    assert 50 < cache.ttl("fill") < 70
+    assert cache.get_or_compute("kept out", lambda: Fill(value=3, store=False)) == 3
+    assert cache.get("kept out") is MISS
+    assert cache.get_or_compute("other", lambda: Fill(value=4, stored="four")) == 4
+    assert cache.get("other") == "four"
+    assert cache.invalidate_tags(["t"]) == 1
+    assert cache.invalidate_tags(["u"]) == 1
+
+
+def test_get_or_compute_refresh(cache: Any) -> None:
+    """refresh=True computes although a value is cached, and stores the new one."""
+    cache.put("r", "old")
+    assert cache.get_or_compute("r", lambda: "new") == "old"
+    assert cache.get_or_compute("r", lambda: "new", refresh=True) == "new"
+    assert cache.get("r") == "new"
+
+
+def test_an_error_of_compute_is_the_callers(cache: Any) -> None:
+    """What compute raises is raised; nothing is stored, and the next call computes at once."""
+
+    def fail() -> int:
+        raise KeyError("mine")
+
+    begun = time.monotonic()
+    with pytest.raises(KeyError, match="mine"):
+        cache.get_or_compute("bad", fail)
+    assert cache.get("bad") is MISS
+    assert cache.get_or_compute("bad", lambda: 1) == 1
+    with pytest.raises(KeyError, match="mine"):
+        cache.get_or_compute_many(["bad2"], lambda keys: fail())
+    assert cache.get_or_compute_many(["bad2"], lambda keys: keys) == {"bad2": "bad2"}
+    assert time.monotonic() - begun < 10, "the leases were given back"
+
+
+def test_get_or_compute_many_computes_misses_once(cache: Any) -> None:
+    """One call with each distinct missing key; a sequence or a mapping; the wrong number is an error."""
+    calls: list[list[str]] = []
+
+    def upper(keys: list[str]) -> list[str]:
+        calls.append(list(keys))
+        return [key.upper() for key in keys]
+
+    cache.put("b", "cached")
+    wanted = {"a": "A", "b": "cached", "c": "C"}
+    assert cache.get_or_compute_many(["a", "b", "a", "c"], upper, tags=["m"]) == wanted
+    assert calls == [["a", "c"]]
+    assert cache.get_or_compute_many(["a", "b", "c"], upper) == wanted
+    assert len(calls) == 1
+    assert cache.get_or_compute_many(["d"], lambda keys: {key: Fill(value=1, ttl=60) for key in keys}) == {"d": 1}
+    assert 50 < cache.ttl("d") < 70
+    with pytest.raises(UsageError, match="1 values for 2 keys"):
+        cache.get_or_compute_many(["e", "f"], lambda keys: [1])
+    with pytest.raises(UsageError, match="no value for 1 of 2"):
+        cache.get_or_compute_many(["e", "f"], lambda keys: {"e": 1})
+    assert cache.get_or_compute_many([], upper) == {}
+    assert cache.invalidate_tags(["m"]) == 2
+
+
+@pytest.mark.parametrize("scope", ["key", "tag", "namespace", "all"])
+@pytest.mark.parametrize("many", [False, True], ids=["single", "many"])
+def test_a_fill_older_than_an_invalidation_is_not_stored(cache: Any, scope: str, many: bool) -> None:
+    """A computation that began before an invalidation and ends after it hands out its value but leaves no entry."""
+    invalidations = {
+        "key": lambda: cache.invalidate("stale", namespace="n"),
+        "tag": lambda: cache.invalidate_tags(["model:1"]),
+        "namespace": lambda: cache.invalidate_namespace("n"),
+        "all": cache.clear,
+    }
+    options: dict[str, Any] = {"tags": ["model:1"], "namespace": "n", "ttl": 600}
+    begun, go_on = threading.Event(), threading.Event()
+
+    def compute(keys: Any = None) -> Any:
+        begun.set()
+        assert go_on.wait(30)
+        return "old" if keys is None else ["old" for _ in keys]
+
+    async def compute_async(keys: Any = None) -> Any:
+        import asyncio
+
+        return await asyncio.get_running_loop().run_in_executor(None, compute, keys)
+
+    function = compute if not hasattr(cache, "run") else compute_async
+    got: list[Any] = []
+
+    def ask() -> None:
+        if many:
+            got.append(cache.get_or_compute_many(["stale", "stale2"], function, **options)["stale"])
+        else:
+            got.append(cache.get_or_compute("stale", function, **options))
+
+    thread = threading.Thread(target=ask)
+    thread.start()
+    assert begun.wait(30)
+    invalidations[scope]()
+    go_on.set()
+    thread.join(30)
+    assert got == ["old"]
+    assert cache.get("stale", namespace="n") is MISS
+    assert cache.get("stale2", namespace="n") is MISS or (scope == "key" and many)
+
+
+def test_wrong_calls_are_told_at_once(cache: Any) -> None:
+    """Each names the thing and the way out, before anything is sent, and nothing is stored."""
+    with pytest.raises(LimitError, match="key is empty"):
+        cache.get("")
+    with pytest.raises(LimitError, match="the limit is 65536"):
+        cache.put("k" * 70_000, 1)
+    assert cache.put("k" * 65_536, 1) is True
+    assert cache.get("k" * 65_536) == 1
+    with pytest.raises(UsageError, match="above 0"):
+        cache.put("k", 1, ttl=-1)
+    with pytest.raises(UsageError, match="above 0"):
+        cache.touch("k", ttl=0)
+    with pytest.raises(UsageError, match="list or a set of tags"):
+        cache.put("k", 1, tags="tag")
+    with pytest.raises(UsageError, match="single key"):
+        cache.get_many("abc")
+    with pytest.raises(UsageError, match="colon"):
+        cache.get("k", namespace="a:b")
+    with pytest.raises(UsageError, match="cost_s"):
+        cache.put("k", 1, cost_s=-1)
+    with pytest.raises(UsageError, match="codec"):
+        cache.put("k", 1, codec="nope")
+    with pytest.raises(EncodingError, match=r"inside.*\[1\]|\[.inside.\]\[1\]"):
+        cache.put("k", {"inside": [1, object()]})
+    with pytest.raises(UsageError, match="mapping"):
+        cache.put_many(["k"])
+    assert cache.get("k") is MISS
+
+
+def test_a_cached_value_is_safe_from_its_readers(cache: Any) -> None:
+    """Changing what was put or what was given changes nothing that is cached."""
+    value = {"list": [1, 2], "inner": {"a": [3]}}
+    cache.put("safe", value)
+    value["list"].append(99)
+    for _ in range(4):
+        found = cache.get("safe")
+        assert found == {"list": [1, 2], "inner": {"a": [3]}}
+        found["list"].append(100)
+        found["inner"]["a"].clear()
+        del found["inner"]
+
+
+def test_stats_and_ping(cache: Any) -> None:
+    """Counters of this client, a report from each shard, a round trip to each."""
+    before = cache.stats()["client"]
+    cache.put("s", 1)
+    cache.get("s")
+    cache.get("absent")
+    stats = cache.stats()
+    assert stats["client"]["puts"] - before["puts"] == 1
+    assert stats["client"]["hits"] - before["hits"] == 1
+    assert stats["client"]["misses"] - before["misses"] == 1
+    assert stats["missing"] == []
+    assert sum(shard["entries"] for shard in stats["shards"].values()) >= 1
+    assert set(cache.ping()) == set(stats["shards"])
+    assert set(cache.patterns()) == set(stats["shards"])
+
+
+def test_a_closed_client_says_so(cache: Any, open_cache: Any) -> None:
+    """Closing twice is harmless; using it afterwards is a clear error."""
+    del open_cache
+    other = cache.namespace("n")
+    other.close() if not hasattr(other, "run") else other.run(other.client.close())
+    with pytest.raises(UsageError, match="closed"):
+        other.get("k")
+    assert cache.get("k") is MISS, "a bound view closes nothing but itself"

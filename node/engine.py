@@ -249,33 +249,40 @@ class MultiLevelCache:
             self._check_put(key, payload, expires_ms)
         at = key.find(b":", 0, 256)
         namespace = self._default if at < 0 else self.groups.namespace(key[:at])
-        group = namespace.groups.get((tags, codec)) or self.groups.group(namespace, tuple(tags), codec)
+        group = namespace.groups.get((tags, codec)) if tags or codec else namespace.plain
+        if group is None:
+            group = self.groups.group(namespace, tuple(tags), codec)
         gate = self.gate
         leases = self.leases
         if lease is not None and not leases.admits(key, lease, namespace.name, group.tags, self.now_ms()):
             return False
         gate.seq = version = gate.seq + 1
-        gate.void_key(key)
+        if gate.by_key:
+            gate.void_key(key)
         residents = self.residents
-        old = residents.find(key)
-        if old is not None:
-            residents.unlink(old, RemovalCause.REPLACED)
-        entry = new_entry(key, payload, version, expires_ms=expires_ms, cost_s=cost_s, metadata=metadata)
+        entry = new_entry(key, payload, version, expires_ms, cost_s, metadata)
+        old = self.table.get(key)
+        if old is None or old.page.group is not group or not residents.replace(old, entry):
+            old = old or residents.find(key)
+            if old is not None:
+                residents.unlink(old, RemovalCause.REPLACED)
+            stored = residents.place(entry, group)
+            if not stored:
+                entry.page = Page(group, -1)
+        else:
+            stored = True
         namespace.puts += 1
         self.puts += 1
-        stored = residents.place(entry, group)
-        if len(leases):
+        if leases.live:
             leases.filled(key, entry)
         if self.listener is not None:
             self._changed("keys", (key,), RemovalCause.REPLACED)
-        if self.l3 is not None and self.l3.on:
-            if not stored:
-                entry.page = Page(group, -1)
-            queued = self.l3.put(entry, payload)
-            if isinstance(queued, Future):
-                return self._handoff.settle(then(queued, lambda committed: stored or committed))
-            return stored or queued
-        return stored
+        if self.l3 is None:
+            return stored
+        queued = self.l3.put(entry, payload)
+        if isinstance(queued, Future):
+            return self._handoff.settle(then(queued, lambda committed: stored or committed))
+        return stored or queued
 
     def _check_put(self, key: bytes, payload: bytes, expires_ms: int) -> None:
         limits = self.config

@@ -108,7 +108,6 @@ def new_entry(
     key: bytes,
     payload: bytes,
     version: int,
-    *,
     expires_ms: int = NEVER_MS,
     cost_s: float = 1.0,
     metadata: bytes = b"",

@@ -73,13 +73,14 @@ class InvalidationGate:
         self.seq = seq
         self._marks = Marks()
         self._floor_seq = -1
-        self._by_key: dict[bytes, list[Ticket]] = {}
+        self.by_key: dict[bytes, list[Ticket]] = {}
+        """Open tickets; the hot path looks whether there are any."""
         self._by_age: deque[Ticket] = deque()
 
     def open(self, key: bytes) -> Ticket:
         """Open a ticket for a key; close it when the work is done or given up."""
         ticket = Ticket(key, self.seq)
-        self._by_key.setdefault(key, []).append(ticket)
+        self.by_key.setdefault(key, []).append(ticket)
         self._by_age.append(ticket)
         return ticket
 
@@ -88,10 +89,10 @@ class InvalidationGate:
         if not ticket.open:
             return
         ticket.open = False
-        tickets = self._by_key[ticket.key]
+        tickets = self.by_key[ticket.key]
         tickets.remove(ticket)
         if not tickets:
-            del self._by_key[ticket.key]
+            del self.by_key[ticket.key]
         ages = self._by_age
         while ages and not ages[0].open:
             ages.popleft()
@@ -106,7 +107,7 @@ class InvalidationGate:
 
     def void_key(self, key: bytes) -> None:
         """Take note that a key was put or invalidated."""
-        for ticket in self._by_key.get(key, ()):
+        for ticket in self.by_key.get(key, ()):
             ticket.void = True
 
     def next_seq(self) -> int:
@@ -146,6 +147,6 @@ class InvalidationGate:
     def validate(self) -> None:
         """Check the internals; raises AssertionError with what is wrong."""
         open_tickets = [ticket for ticket in self._by_age if ticket.open]
-        assert sum(map(len, self._by_key.values())) == len(open_tickets)
-        assert all(ticket in self._by_key[ticket.key] for ticket in open_tickets)
+        assert sum(map(len, self.by_key.values())) == len(open_tickets)
+        assert all(ticket in self.by_key[ticket.key] for ticket in open_tickets)
         assert open_tickets or not len(self._marks)

@@ -59,15 +59,28 @@ class Group:
 
 
 class Namespace:
-    """A namespace: its groups and its counters.
+    """A namespace: its groups and its counters. `plain` is its group without tags and with codec 0.
 
     The counters are plain numbers because the hot path adds to them; stats.py reads them.
     """
 
-    __slots__ = ("bytes", "entries", "evicted", "expired", "groups", "hits", "invalidated", "misses", "name", "puts")
+    __slots__ = (
+        "bytes",
+        "entries",
+        "evicted",
+        "expired",
+        "groups",
+        "hits",
+        "invalidated",
+        "misses",
+        "name",
+        "plain",
+        "puts",
+    )
 
     def __init__(self, name: bytes) -> None:
         self.name = name
+        self.plain: Group | None = None
         self.groups: dict[tuple[tuple[bytes, ...], int], Group] = {}
         self.entries = 0
         self.bytes = 0
@@ -121,6 +134,8 @@ class GroupTable:
         """List a group that gets its first entry."""
         assert (group.tags, group.codec) not in group.namespace.groups
         group.namespace.groups[group.tags, group.codec] = group
+        if not group.tags and not group.codec:
+            group.namespace.plain = group
         for tag in group.tags:
             self.tags.setdefault(tag, set()).add(group)
         self.bytes_used += group.size
@@ -128,6 +143,8 @@ class GroupTable:
     def _leave(self, group: Group) -> None:
         """Forget a group that lost its last entry."""
         del group.namespace.groups[group.tags, group.codec]
+        if group is group.namespace.plain:
+            group.namespace.plain = None
         for tag in group.tags:
             groups = self.tags[tag]
             groups.discard(group)
@@ -180,13 +197,6 @@ class GroupTable:
         self._free_indexes.append(page.index)
         if not group.pages:
             self._leave(group)
-
-    @staticmethod
-    def replace(old: Entry, new: Entry) -> None:
-        """Give `new` the place of `old`, which has the same group."""
-        page = new.page = old.page
-        slot = new.slot = old.slot
-        page.entries[slot] = new
 
     def groups_of_tags(self, tags: Iterable[bytes]) -> list[Group]:
         """Groups that carry any of the tags."""

@@ -72,7 +72,8 @@ class LeaseTable:
 
     def __init__(self, gate: InvalidationGate, leases_max: int) -> None:
         self._gate = gate
-        self._leases: dict[bytes, _Lease] = {}
+        self.live: dict[bytes, _Lease] = {}
+        """By key; the hot path looks whether there are any."""
         self._leases_max = leases_max
         self._count = 0
         self._deadlines: list[tuple[int, int, bytes]] = []
@@ -81,16 +82,16 @@ class LeaseTable:
         self.refused = 0
 
     def __len__(self) -> int:
-        return len(self._leases)
+        return len(self.live)
 
     def ask(self, key: bytes, wait_ms: int, hold_ms: int, now_ms: int) -> LeaseReply | Future[LeaseReply]:
         """Grant the lease of a key that is not cached, or wait for who holds it."""
-        lease = self._leases.get(key)
+        lease = self.live.get(key)
         if lease is not None and lease.deadline_ms <= now_ms:
             self._end(key, lease, now_ms)
-            lease = self._leases.get(key)
+            lease = self.live.get(key)
         if lease is None:
-            if len(self._leases) >= self._leases_max:
+            if len(self.live) >= self._leases_max:
                 return _TIMEOUT
             return self._grant(key, hold_ms, now_ms, deque())
         if wait_ms <= 0:
@@ -108,7 +109,7 @@ class LeaseTable:
         # The sequence makes a token of an earlier incarnation of the node unknown to this one.
         token = b"%x-%x" % (self._gate.seq, self._count)
         lease = _Lease(token, self._gate.open(key), now_ms + hold_ms, waiters)
-        self._leases[key] = lease
+        self.live[key] = lease
         self._note_deadline(lease.deadline_ms, key)
         return LeaseReply(LeaseState.LEASE, token=token)
 
@@ -118,13 +119,13 @@ class LeaseTable:
         heappush(deadlines, (deadline_ms, self._count, key))
         if len(deadlines) > self._deadlines_kept:
             # Most leases end long before their deadline: forget the deadlines of keys without a lease.
-            self._deadlines = [item for item in deadlines if item[2] in self._leases]
+            self._deadlines = [item for item in deadlines if item[2] in self.live]
             heapify(self._deadlines)
             self._deadlines_kept = max(1024, 2 * len(self._deadlines))
 
     def admits(self, key: bytes, token: bytes, namespace: bytes, tags: tuple[bytes, ...], now_ms: int) -> bool:
         """Whether a fill may be stored. One that may not ends the lease, and the next waiter gets a new one."""
-        lease = self._leases.get(key)
+        lease = self.live.get(key)
         if lease is None or lease.token != token:
             self.refused += 1
             return False
@@ -136,7 +137,7 @@ class LeaseTable:
 
     def filled(self, key: bytes, entry: Entry) -> None:
         """A put of the key was stored: end its lease and answer those who wait."""
-        lease = self._leases.pop(key, None)
+        lease = self.live.pop(key, None)
         if lease is None:
             return
         self._gate.close(lease.ticket)
@@ -145,13 +146,13 @@ class LeaseTable:
 
     def voided(self, key: bytes, now_ms: int) -> None:
         """The key was invalidated: end its lease; the next waiter computes afresh."""
-        lease = self._leases.get(key)
+        lease = self.live.get(key)
         if lease is not None:
             self._end(key, lease, now_ms)
 
     def release(self, key: bytes, token: bytes, now_ms: int) -> bool:
         """The holder gives its lease back unused."""
-        lease = self._leases.get(key)
+        lease = self.live.get(key)
         if lease is None or lease.token != token:
             return False
         self._end(key, lease, now_ms)
@@ -159,7 +160,7 @@ class LeaseTable:
 
     def _end(self, key: bytes, lease: _Lease, now_ms: int) -> None:
         """End a lease without a fill: the first waiter who is still there gets a new one."""
-        del self._leases[key]
+        del self.live[key]
         self._gate.close(lease.ticket)
         waiters = lease.waiters
         while waiters:
@@ -176,7 +177,7 @@ class LeaseTable:
         deadlines = self._deadlines
         while deadlines and deadlines[0][0] <= now_ms:
             key = heappop(deadlines)[2]
-            lease = self._leases.get(key)
+            lease = self.live.get(key)
             if lease is None:
                 continue
             if lease.deadline_ms <= now_ms:
@@ -192,7 +193,7 @@ class LeaseTable:
 
     def validate(self) -> None:
         """Check the internals; raises AssertionError with what is wrong."""
-        assert len(self._leases) <= self._leases_max
-        for key, lease in self._leases.items():
+        assert len(self.live) <= self._leases_max
+        for key, lease in self.live.items():
             assert lease.ticket.open
             assert lease.ticket.key == key

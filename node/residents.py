@@ -76,7 +76,7 @@ class Residents:
             self.drain_hits()  # the policy hears of reads and puts in their order
         size = entry.size
         level = self.l1
-        charged = self.groups.bytes_used + (0 if group.pages else group.size)
+        charged = self.groups.bytes_used + (0 if group.filling is not None else group.size)
         if level.needs_room(size, charged) and not self._make_room(entry, group):
             return self._place_below(entry, group)
         self.groups.add(entry, group)
@@ -84,6 +84,31 @@ class Residents:
         namespace = group.namespace
         namespace.entries += 1
         namespace.bytes += size
+        return True
+
+    def replace(self, old: Entry, entry: Entry) -> bool:
+        """Give an entry the place of the one before in L1; False when that is not as simple as it sounds."""
+        level = self.l1
+        group = old.page.group
+        grown = entry.size - old.size
+        if (
+            old.level is not level
+            or old.expires_ms == DEAD_MS
+            or level.bytes_used + grown + self.groups.bytes_used > level.bytes_max
+        ):
+            return False
+        if self.hit_log:
+            self.drain_hits()
+        level.policy.on_replace(old, entry)
+        level.table[entry.key] = entry
+        level.bytes_used += grown
+        group.namespace.bytes += grown
+        level.counters.removed[RemovalCause.REPLACED] += 1
+        entry.level = level
+        old.level = None
+        page = entry.page = old.page
+        slot = entry.slot = old.slot
+        page.entries[slot] = entry
         return True
 
     def _place_below(self, entry: Entry, group: Group) -> bool:

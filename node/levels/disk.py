@@ -26,9 +26,9 @@ from ..handoff import then
 from ..keys import namespace_of
 from ..stats import LevelCounters
 from ..types import RemovalCause
-from .records import Record, decode_head, read_payload
+from .records import Record, crc32, decode_head, read_payload
 from .recovery import Opened, close_directory, open_directory
-from .sidefile import is_suspect
+from .sidefile import MARKS_MASK, is_suspect
 from .store import EVICTED_AT_FULL, FILLED_MAX, RecordStore, digest
 from .upkeep import Upkeep
 
@@ -92,6 +92,7 @@ class DiskLevel:
         self._logged_at_ms = 0
         self._upkeep = Upkeep(config, handoff, self.counters, self._tombs, self._switch_off)
         self._payload_bytes_max = int(config.l3_bytes_max * PAYLOAD_SHARE_MAX)
+        self._queue_bytes_max = config.l3_queue_bytes_max
         self._txn_bytes_max = min(BATCH_BYTES_MAX, config.l3_bytes_max // 16)
         self._open: Opened | None = None
         self._closing: Opened | None = None
@@ -130,39 +131,51 @@ class DiskLevel:
         opened = self._open
         if opened is None:
             return False
-        item: Item = (entry, payload)
-        added = len(payload) + ITEM_BYTES
-        if len(payload) > self._payload_bytes_max or self._queue_bytes + added > self._config.l3_queue_bytes_max:
+        size = len(payload)
+        if size > self._payload_bytes_max or self._queue_bytes + size > self._queue_bytes_max:
             self.skipped += 1
-            item = None
-            added = ITEM_BYTES
-        ack = self._enqueue(opened, entry.key, item, added)
-        if ack is None:
-            return item is not None
-        return then(ack, lambda committed: committed and item is not None)
+            ack = self.delete(entry.key)
+            return then(ack, lambda _: False) if ack is not None else False
+        key = entry.key
+        queue = self._queue
+        old = queue.get(key)
+        if old is not None:
+            self._queue_bytes -= len(old[1]) + ITEM_BYTES
+        elif not queue:
+            self._queued_at_ms = self._clock.now_ms()
+        queue[key] = (entry, payload)
+        self._queue_bytes += size + ITEM_BYTES
+        if self._through:
+            return self._ack()
+        opened.side.marks[crc32(key) & MARKS_MASK] = 1
+        if self._queue_bytes >= BATCH_BYTES_MAX:
+            self._cut()
+        return True
 
     def delete(self, key: bytes) -> Future[bool] | None:
         """Queue the removal of a record; with write-through gives a future that is done when it is committed."""
         opened = self._open
-        return None if opened is None else self._enqueue(opened, key, None, ITEM_BYTES)
-
-    def _enqueue(self, opened: Opened, key: bytes, item: Item, added: int) -> Future[bool] | None:
+        if opened is None:
+            return None
         queue = self._queue
-        if not queue:
-            self._queued_at_ms = self._clock.now_ms()
-        elif (old := queue.get(key)) is not None:
+        old = queue.get(key, _ABSENT)
+        if isinstance(old, tuple):
             self._queue_bytes -= len(old[1])
-        queue[key] = item
-        self._queue_bytes += added
+        elif old is _ABSENT:
+            self._queue_bytes += ITEM_BYTES
+            if not queue:
+                self._queued_at_ms = self._clock.now_ms()
+        queue[key] = None
         if self._through:
-            ack: Future[bool] = Future()
-            self._acks.append(ack)
-            self._cut()
-            return ack
-        opened.side.mark(key)
-        if self._queue_bytes >= BATCH_BYTES_MAX:
-            self._cut()
+            return self._ack()
+        opened.side.marks[crc32(key) & MARKS_MASK] = 1
         return None
+
+    def _ack(self) -> Future[bool]:
+        ack: Future[bool] = Future()
+        self._acks.append(ack)
+        self._cut()
+        return ack
 
     def _cut(self) -> None:
         """Hand the queue to the worker, unless a batch is in flight."""

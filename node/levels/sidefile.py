@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 SLOTS: Final = 1 << 18
-_MASK: Final = SLOTS - 1
+MARKS_MASK: Final = SLOTS - 1
 _MAGIC: Final = b"strata-1"
 _HEAD: Final = Struct("<8sIIQQ40s")  # magic, distrust, write_behind, incarnation, clock_ms, boot id
 _STAMP: Final = Struct("<QQQI")  # transaction, sum of versions, count of records, crc
@@ -79,6 +79,11 @@ class SideFile:
         self.write_behind = bool(behind)
         self.boot_id: bytes = boot.rstrip(b"\0")
         self._current = 0
+        whole = memoryview(self._map)
+        self._views = [whole[_MAPS_AT + at : _MAPS_AT + at + SLOTS] for at in (0, SLOTS)]
+        self.marks = self._views[0]
+        """Slots of the present dirty map. To mark a key: `marks[crc32(key) & MARKS_MASK] = 1`."""
+        whole.release()
 
     def save(self) -> None:
         """Store the head."""
@@ -111,14 +116,11 @@ class SideFile:
         if sync:
             self._map.flush(0, _MAPS_AT)
 
-    def mark(self, key: bytes) -> None:
-        """Mark a key as changed but not committed."""
-        self._map[self._current + (crc32(key) & _MASK) + _MAPS_AT] = 1
-
     def swap(self) -> int:
         """Let later marks go to the other map; gives the offset of the present one, to be wiped after the commit."""
         used = self._current
         self._current = SLOTS - used
+        self.marks = self._views[self._current // SLOTS]
         return used
 
     def wipe(self, offset: int) -> None:
@@ -153,6 +155,8 @@ class SideFile:
 
     def close(self) -> None:
         """Flush and unmap."""
+        for view in self._views:
+            view.release()
         self._map.flush()
         self._map.close()
         self._file.close()
@@ -160,7 +164,7 @@ class SideFile:
 
 def is_suspect(suspects: bytes, key: bytes) -> bool:
     """Whether the slot of a key is marked."""
-    return suspects[crc32(key) & _MASK] != 0
+    return suspects[crc32(key) & MARKS_MASK] != 0
 
 
 def read_boot_id() -> bytes:

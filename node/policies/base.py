@@ -56,6 +56,9 @@ class Policy(Protocol):
     def on_remove(self, entry: Evictable) -> None:
         """Forget an entry that left for another reason than eviction."""
 
+    def on_replace(self, old: Evictable, new: Evictable) -> None:
+        """A put of a held key: forget `old`, hold `new`; as `on_remove` and `on_insert`, in one call."""
+
     def admits(self, key: bytes, size: int, cost_s: float, bytes_needed: int) -> bool:
         """Whether a newcomer is worth evicting `bytes_needed` bytes for; False sends it to the next level at once."""
         ...

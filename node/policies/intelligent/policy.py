@@ -50,6 +50,11 @@ class IntelligentPolicy:
         """Forget an entry that left for another reason than eviction."""
         self._residents.remove(entry)
 
+    def on_replace(self, old: Evictable, new: Evictable) -> None:
+        """A put of a held key: `new` takes the place of `old`."""
+        self.on_remove(old)
+        self.on_insert(new)
+
     def admits(self, key: bytes, size: int, cost_s: float, bytes_needed: int) -> bool:  # noqa: ARG002
         """Every newcomer is worth it."""
         return True

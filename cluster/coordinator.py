@@ -89,6 +89,7 @@ class Coordinator:
         self._confirmed_ms = 0
         self._ticked_ms = 0
         self._judge_after_ms = 0
+        self._ran_before = False  # a view was proposed in this cluster's life, though nobody may be left to tell of it
         self._takes_over = False  # the shards have not yet heard of this coordinator's term
 
     # -------------------------------------------------------------- reading
@@ -200,6 +201,7 @@ class Coordinator:
         """Begin from what the shards know, and take them over with a view change of a higher epoch."""
         self.term = event.term
         self.epoch = event.epoch_floor
+        self._ran_before = event.epoch_floor > 0
         self._ticked_ms = now_ms
         self._judge_after_ms = now_ms + self.lease_bound_ms
         newest = max((one for one in event.found if one.view is not None), key=_epoch_found, default=None)
@@ -268,7 +270,7 @@ class Coordinator:
 
     def epoch_is_unused(self) -> bool:
         """Whether no view has been proposed in this cluster's life: then a failure undoes everything."""
-        return self.view is None and self.change is None
+        return self.view is None and self.change is None and not self._ran_before
 
     def _forget_process(self, member: Member, reason: str, now_ms: int) -> None:
         member.process, member.started, member.epoch, member.reason = Process.NONE, None, 0, reason
@@ -349,23 +351,25 @@ class Coordinator:
                 continue
             if member.away_since is None:
                 member.away_since = self.epoch
-        active = {entry.id for entry in view.shards if entry.state == ACTIVE}
-        joiners = frozenset(shard for shard in active if self.members[shard].is_new())
-        stayers = frozenset(active - joiners)
+        active = {entry.id: entry for entry in view.shards if entry.state == ACTIVE}
+        joiners = frozenset(shard for shard, entry in active.items() if self.members[shard].joins_as(entry))
+        stayers = frozenset(active.keys() - joiners)
         self.change = Change(view=view, stayers=stayers, joiners=joiners, waiting=set(stayers), sent_ms=now_ms)
         effects.append(m.RememberEpoch(term=self.term, epoch=self.epoch))
         for shard in sorted(stayers):
-            member = self.members[shard]
+            # One whose successor is up already, but which is not fenced yet, is waited for like any other.
+            incarnation = int(active[shard].incarnation)
             prepare = m.Prepare(
                 shard=shard,
-                incarnation=member.incarnation,
+                incarnation=incarnation,
                 term=self.term,
                 view=view,
                 away=self._still_away(view),
                 fences=self._fences(view),
             )
             self.change.prepares[shard] = prepare
-            if member.process is Process.UP:
+            member = self.members[shard]
+            if member.process is Process.UP and member.incarnation == incarnation:
                 effects.append(prepare)
 
     def _still_away(self, view: View) -> dict[str, int]:
@@ -413,7 +417,7 @@ class Coordinator:
         self._takes_over = False
         for entry in change.view.shards:
             member = self.members[entry.id]
-            if entry.state != ACTIVE:
+            if entry.state != ACTIVE or entry.incarnation != str(member.incarnation):
                 continue
             member.away_since = None
             if member.served_by != member.incarnation and member.started is not None:

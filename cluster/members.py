@@ -57,6 +57,10 @@ class Member:
         """Whether its newest process runs and has not yet had the right to serve."""
         return self.process is Process.UP and self.served_by != self.incarnation
 
+    def joins_as(self, entry: ShardInfo) -> bool:
+        """Whether a view with this entry is the one in which its newest process begins to serve."""
+        return self.is_new() and entry.incarnation == str(self.incarnation)
+
     def is_fenced(self, now_ms: int) -> bool:
         """Whether the process that served last has certainly stopped serving."""
         taken_over = self.started is not None and self.started.fence == self.fence and self.fence != ""

@@ -300,3 +300,37 @@ def test_a_shard_that_asks_before_the_first_view_is_not_sent_away() -> None:
     fake.coordinator.handle(m.Recovered(term=1, epoch_floor=0), fake.now_ms)
     effects = fake.coordinator.handle(m.LeaseRequested(shard="shard-0", incarnation=1, epoch=0), fake.now_ms)
     assert effects == [m.RefuseLease(shard="shard-0", incarnation=1, term=1, gone=False)]
+
+
+def test_a_new_process_waits_for_the_old_one_while_another_shard_joins() -> None:
+    """A view change for one shard must not let in a second process of another whose first may still serve."""
+    cluster = FakeCluster()
+    cluster.start()
+    old = cluster.processes.pop("shard-2")
+    old.cut_off = True
+    cluster.same_machine = False  # the successor starts elsewhere: no lock proves that the old process is gone
+    cluster.tell(m.ShardLost(shard="shard-2", incarnation=1))  # Ray gives up a process that still serves
+    cluster.run(500)
+    assert cluster.processes["shard-2"].started.incarnation == 2
+    cluster.same_machine = True  # that of shard-0 has its lock and may join at once
+    cluster.lose("shard-0")
+    while cluster.now_ms < old.serve_until_ms:
+        cluster.run(250)
+        assert not cluster.serves("shard-2") or cluster.now_ms >= old.serve_until_ms
+    cluster.run(15_000)
+    assert all(cluster.serves(shard) for shard in cluster.ids)
+
+
+def test_a_cluster_that_ran_before_is_formed_again_however_long_it_takes() -> None:
+    """After the loss of everything a start that fails is tried again: only a first start may fail for good."""
+    cluster = FakeCluster()
+    cluster.remembered = (1, 7)
+    cluster.failing["shard-1"] = "no room"
+    cluster.tell(m.NodesSeen(nodes=(m.NodeSeen(id="node-a", address="10.0.0.1"),)))
+    cluster.tell(m.Recovered(term=2, epoch_floor=7))
+    cluster.run(5_000)
+    assert not cluster.reported
+    del cluster.failing["shard-1"]
+    cluster.run(60_000)
+    assert cluster.is_running()
+    assert cluster.view().epoch > 7

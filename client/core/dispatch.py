@@ -65,8 +65,8 @@ def ask_owners(
     while True:
         unserved: dict[int, CacheError] = {}
         groups = core.route(keys, pending, read=plan.read, avoid=avoid, failed=unserved)
-        if unserved and core.may_ask_for_suspended() and (yield from refresh_view(core, deadline=deadline)):
-            continue  # a shard that was suspended may be back: what this view says of it need not be the last word
+        if unserved and core.may_ask_for_unserved() and (yield from refresh_view(core, deadline=deadline)):
+            continue  # a shard that is suspended or silent here may be back, and elsewhere: this view need not say so
         failed.update(unserved)
         if not groups:
             return failed

@@ -143,7 +143,7 @@ def _everywhere(core: Core, command: Command, what: str, deadline: float) -> Ope
         if left <= 0:
             names = missing or [shard.id for shard in view.shards]
             raise InvalidationIncompleteError(what, tuple(names))
-        if missing:
+        if missing or not shards:
             yield Sleep(min(backoff_s(tries, core.random), left))
 
 

@@ -97,26 +97,28 @@ def refresh_view(
     if epoch <= 0:
         return False  # a lone node, or several: there is nothing newer
     if first is not None:
-        return (yield from _ask(core, [first], epoch, deadline))
+        return bool((yield from _ask(core, [first], epoch, deadline)))
     now = core.monotonic()
     if now < core.refresh_after:
         return core.view.epoch > epoch
     core.refresh_after = now + REFRESH_EVERY_S
     others = [shard for shard in core.active_shards() if shard.id not in without]
     asked = core.random.sample(others, min(ASKED_AT_ONCE, len(others)))
-    if asked and (yield from _ask(core, asked, epoch, deadline)):
-        return True
-    if asked:
-        return False
-    if core.seeds and (yield from _ask(core, list(core.seeds), epoch, deadline)):
-        return True
+    for places in (asked, list(core.seeds)):
+        if places:
+            adopted = yield from _ask(core, places, epoch, deadline)
+            if adopted is not None:
+                return adopted
     view = yield Discover()
     return view is not None and core.adopt(view)
 
 
-def _ask(core: Core, shards: list[ShardInfo], epoch: int, deadline: float) -> Operation[bool]:
+def _ask(core: Core, shards: list[ShardInfo], epoch: int, deadline: float) -> Operation[bool | None]:
+    """Whether a newer view was adopted; None when nobody answered."""
     soon = min(deadline, core.monotonic() + core.options.connect_deadline_s)
     outcomes = yield Exchange([Call(shard, [(b"SC.VIEW", epoch)]) for shard in shards], soon)
     views = [_read_view(outcome, shard) for outcome, shard in zip(outcomes, shards, strict=True)]
+    if all(isinstance(view, CacheError) for view in views):
+        return None
     newest = max((view for view in views if isinstance(view, View)), key=lambda view: view.epoch, default=None)
     return newest is not None and core.adopt(newest)

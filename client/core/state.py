@@ -41,7 +41,7 @@ class Core:
         self.ring = Ring(View(epoch=-1))
         self.seeds: tuple[ShardInfo, ...] = ()
         self.token = options.token  # inside Ray it comes with the view
-        self.ask_for_suspended_after = 0.0
+        self.ask_for_unserved_after = 0.0
         self.refresh_after = 0.0  # no view refresh that a failure asks for before this time
         self.view_listeners: list[Callable[[View], None]] = []
         self.near: NearCache | None = None
@@ -84,12 +84,12 @@ class Core:
         """The shards that may serve."""
         return [shard for shard in self.view.shards if shard.state == ACTIVE]
 
-    def may_ask_for_suspended(self) -> bool:
+    def may_ask_for_unserved(self) -> bool:
         """Whether to look for a newer view because keys have nobody to serve them; every 0.25 s at most."""
         now = self.monotonic()
-        if now < self.ask_for_suspended_after or all(shard.state == ACTIVE for shard in self.view.shards):
+        if now < self.ask_for_unserved_after:
             return False
-        self.ask_for_suspended_after = now + 0.25
+        self.ask_for_unserved_after = now + 0.25
         return True
 
     def route(

@@ -17,6 +17,7 @@ from .clock import Clock, NodeClock
 from .config import NodeConfig
 from .entry import NEVER_MS, PACKED, Entry, new_entry
 from .errors import LimitError, UsageError
+from .friendly import FriendlyCache
 from .gate import InvalidationGate
 from .groups import Group, Namespace, Page
 from .handoff import Handoff, perf_ns, then, then_ask
@@ -317,6 +318,7 @@ class MultiLevelCache:
             return False
         entry.expires_ms = expires_ms
         if entry.level is not None:
+            entry.page.soonest_ms = min(entry.page.soonest_ms, expires_ms)
             entry.level.policy.on_update(entry)
         self._changed("keys", (key,), RemovalCause.REPLACED)
         if self.l3 is not None and self.l3.on:
@@ -348,6 +350,24 @@ class MultiLevelCache:
     def clear(self) -> int | Future[int]:
         """Invalidate everything; gives the number of live entries."""
         return self._invalidation.everything()
+
+    # -- the seed's names, for text keys (friendly.py has get and put too) ---------------------------------------
+
+    def invalidate(self, key: str, namespace: str = "default") -> bool | Future[bool]:
+        """Invalidate a text key in every level; whether it was there."""
+        return FriendlyCache(self).invalidate(key, namespace)
+
+    def invalidate_by_tags(self, tags: Iterable[str]) -> int | Future[int]:
+        """Invalidate what carries any of these text tags in every level; gives the number of entries."""
+        return FriendlyCache(self).invalidate_by_tags(tags)
+
+    def get_statistics(self) -> dict[str, Any]:
+        """Counters of the node and its namespaces, as `stats`."""
+        return self.stats()
+
+    def get_comprehensive_statistics(self) -> dict[str, Any]:
+        """Counters of each level, with the directory and the size of the disk level."""
+        return FriendlyCache(self).get_comprehensive_statistics()
 
     # -- leases --------------------------------------------------------------------------------------------------
 

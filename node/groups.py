@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Final
 
 from .errors import LimitError, UsageError
 from .keys import DEFAULT_NAMESPACE
+from .policies.base import NEVER_MS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -30,14 +31,15 @@ GROUP_BYTES: Final = 1024
 
 
 class Page:
-    """Up to 256 entries of one group."""
+    """Up to 256 entries of one group. `soonest_ms`: none of them expires before, so that expiry can pass it by."""
 
-    __slots__ = ("entries", "group", "index")
+    __slots__ = ("entries", "group", "index", "soonest_ms")
 
     def __init__(self, group: Group, index: int) -> None:
         self.group = group
         self.index = index
         self.entries: list[Entry] = []
+        self.soonest_ms = NEVER_MS
 
 
 class Group:
@@ -161,6 +163,7 @@ class GroupTable:
         entry.page = page
         entry.slot = len(entries)
         entries.append(entry)
+        page.soonest_ms = min(page.soonest_ms, entry.expires_ms)
 
     def _new_page(self, group: Group) -> Page:
         if not group.pages:
@@ -219,6 +222,7 @@ class GroupTable:
             for slot, entry in enumerate(page.entries):
                 assert entry.page is page
                 assert entry.slot == slot
+                assert entry.expires_ms >= page.soonest_ms or entry.expires_ms == 0
         listed: dict[bytes, set[Group]] = {}
         bytes_used = 0
         for namespace in self.namespaces.values():

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import deque
 from typing import TYPE_CHECKING, Final
 
-from .entry import DEAD_MS, PACKED, STORED, Entry, new_entry
+from .entry import DEAD_MS, NEVER_MS, PACKED, STORED, Entry, new_entry
 from .groups import Group, GroupTable, Page
 from .levels.compressed import CompressedLevel, pack, unpack
 from .levels.memory import MemoryLevel
@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     from .config import NodeConfig
 
 SWEEP_PAGES: Final = 8  # pages (of up to 256 entries) that one slice unlinks: 1-2 ms
-EXPIRY_PAGES: Final = 16
+EXPIRY_PAGES: Final = 8  # pages in which something is due, to a slice
+EXPIRY_LOOKS: Final = 2000  # pages looked at, to a slice: 0.1 ms
 KILL_PAGES: Final = 32  # pages that one slice kills: below 1 ms
 PACK_INLINE_BYTES_MAX: Final = 64 * 1024  # zlib-ng level 1 packs this in about 0.3 ms
 
@@ -109,6 +110,7 @@ class Residents:
         page = entry.page = old.page
         slot = entry.slot = old.slot
         page.entries[slot] = entry
+        page.soonest_ms = min(page.soonest_ms, entry.expires_ms)
         return True
 
     def _place_below(self, entry: Entry, group: Group) -> bool:
@@ -272,16 +274,22 @@ class Residents:
                 self.unlink(entry, RemovalCause.INVALIDATED)
 
     def expire(self, now_ms: int) -> None:
-        """Unlink the expired entries of the next pages."""
+        """Unlink the expired entries of the next pages; pages where nothing is due cost next to nothing."""
         pages = self.groups.pages
-        for _ in range(min(EXPIRY_PAGES, len(pages))):
+        left = EXPIRY_PAGES
+        for _ in range(min(EXPIRY_LOOKS, len(pages))):
             if self._expiry_cursor >= len(pages):
                 self._expiry_cursor = 0
             page = pages[self._expiry_cursor]
             self._expiry_cursor += 1
-            if page is not None:
-                for entry in [entry for entry in page.entries if entry.expires_ms <= now_ms]:
-                    self.unlink(entry, RemovalCause.EXPIRED)
+            if page is None or page.soonest_ms > now_ms:
+                continue
+            for entry in [entry for entry in page.entries if entry.expires_ms <= now_ms]:
+                self.unlink(entry, RemovalCause.EXPIRED)
+            page.soonest_ms = min([entry.expires_ms for entry in page.entries], default=NEVER_MS)
+            left -= 1
+            if not left:
+                break
 
     def validate(self) -> None:
         """Check the internals; raises AssertionError with what is wrong."""

@@ -26,7 +26,8 @@ from stratacache.client.core.effects import (
 )
 from stratacache.client.core.flight import Flight
 from stratacache.client.core.state import Core
-from stratacache.client.transport.aio_connection import AioConnection, AioPool
+from stratacache.client.transport.aio_connection import AioConnection, AioPool, open_aio
+from stratacache.client.transport.aio_watch import AioWatcher
 from stratacache.client.transport.connection import failure_of, tls_context
 from stratacache.client.view import ShardInfo, View
 
@@ -43,6 +44,19 @@ class AioShell:
         self._loop = asyncio.get_running_loop()
         self._tasks: set[asyncio.Task[Any]] = set()
         self.pools: dict[str, AioPool] = {}
+        self._watching: asyncio.Task[None] | None = None
+        if core.near is not None:
+            core.near.listen = self._listen
+
+    def _listen(self) -> None:
+        """Begin to hear pushes, if nobody does in this loop."""
+        near = self._core.near
+        if self._watching is None and near is not None:
+            watcher = AioWatcher(self._core, near, self._open_watching, self.run)
+            self._watching = self._loop.create_task(watcher.listen())
+
+    async def _open_watching(self, shard: ShardInfo) -> AioConnection:
+        return await open_aio(shard, self._core, self._tls, watch=True)
 
     async def run(self, operation: Operation[T]) -> T:
         """Carry an operation out to its result."""
@@ -181,8 +195,9 @@ class AioShell:
 
     async def close(self) -> None:
         """End background operations and connections."""
-        for task in list(self._tasks):
+        tasks = [*self._tasks, *([self._watching] if self._watching is not None else [])]
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.gather(*tasks, return_exceptions=True)
         for pool in self.pools.values():
             pool.close()

@@ -52,6 +52,7 @@ class AioConnection(asyncio.Protocol):
         self.heard_at = loop.time()
         self.on_push: Callable[[list[Any]], None] | None = None
         self.on_lost: Callable[[], None] | None = None
+        self.on_read: Callable[[int], None] | None = None
         self._loop = loop
         self._reader = Reader(notEnoughData=_INCOMPLETE)
         self._expected: deque[_Expected] = deque()
@@ -82,6 +83,8 @@ class AioConnection(asyncio.Protocol):
                         expected.future.set_result(expected.replies)
         except (HiredisError, IndexError) as error:
             self._fail(error)
+        if self.on_read is not None and not self.closed:
+            self.on_read(len(data))
 
     def connection_lost(self, error: Exception | None) -> None:
         """Called by the loop."""

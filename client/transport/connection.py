@@ -39,7 +39,7 @@ class Connection:
         self.shard = shard
         self.sock = sock
         self.tls = tls
-        self.used_at = 0.0
+        self.used_at = time.monotonic()
         self._reader = Reader(notEnoughData=_INCOMPLETE)
         self._buffer = bytearray(RECEIVE_BYTES)
         self._view = memoryview(self._buffer)

@@ -23,7 +23,7 @@ from stratacache.client.core.state import Core
 from stratacache.client.transport.connection import CONNECTION_ERRORS, Connection
 from stratacache.client.view import ShardInfo
 
-CONNECT_DEADLINE_S = 0.2
+CONNECT_DEADLINE_S = 0.4
 RETRY_S = 0.5
 REPORT_EVERY_S = 1.0
 

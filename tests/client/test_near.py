@@ -1,0 +1,187 @@
+"""The near cache against real nodes: hits without a question, pushes, silence, own writes, budget, reports."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from stratacache.client import MISS, connect
+
+from .servers import Node, address, running, wait_until
+
+SHELLS = ("sync", "async")
+
+
+@pytest.fixture
+def writer(nodes: list[Node]) -> Iterator[Any]:
+    """Another client, with connections of its own and no near cache."""
+    with connect(address(nodes), shared=False, strict=True) as client:
+        yield client
+
+
+def near_of(cache: Any) -> Any:
+    if hasattr(cache, "run"):
+        client = cache.client
+        return next(iter(client._bound.values()))[0].core.near
+    return cache._backend.core.near
+
+
+def warm(cache: Any, parts: int = 3) -> Any:
+    """Have the near cache listen to all shards."""
+    cache.get("warm-up")
+    near = near_of(cache)
+    wait_until(lambda: near.stats()["live_parts"] == parts, what="live parts")
+    return near
+
+
+@pytest.mark.parametrize("shell", SHELLS)
+def test_a_second_read_asks_nobody(open_cache: Callable[..., Any], writer: Any, shell: str) -> None:
+    """The first read fetches, the next ones are answered here, decoded, and are counted as near hits."""
+    cache = open_cache("near", shell)
+    near = warm(cache)
+    writer.put_many({f"k{i}": [i] for i in range(50)})
+    assert len(cache.get_many([f"k{i}" for i in range(50)])) == 50
+    before = sum(shard["hits"] for shard in writer.stats()["shards"].values())
+    assert cache.get_many([f"k{i}" for i in range(50)]) == {f"k{i}": [i] for i in range(50)}
+    assert cache.get("k7") == [7]
+    assert sum(shard["hits"] for shard in writer.stats()["shards"].values()) - before <= 0
+    assert cache.stats()["client"]["near_hits"] == 51
+    near.validate()
+
+
+@pytest.mark.parametrize("shell", SHELLS)
+def test_hits_are_reported_to_the_shards(open_cache: Callable[..., Any], writer: Any, shell: str) -> None:
+    """Shards hear of near hits in batches, so that statistics and eviction see them."""
+    cache = open_cache("near", shell)
+    warm(cache)
+    writer.put("hot", 1)
+    cache.get("hot")
+    before = sum(shard["hits"] for shard in writer.stats()["shards"].values())
+    for _ in range(10):
+        assert cache.get("hot") == 1
+    wait_until(lambda: sum(shard["hits"] for shard in writer.stats()["shards"].values()) - before >= 10, what="report")
+
+
+@pytest.mark.parametrize("shell", SHELLS)
+def test_changes_elsewhere_are_pushed(open_cache: Callable[..., Any], writer: Any, shell: str) -> None:
+    """An overwrite, and invalidations of all kinds by another client, are seen well within the push deadline."""
+    cache = open_cache("near", shell)
+    near = warm(cache)
+    ways = {
+        "put": lambda: writer.put("k", "new", namespace="n", tags=["t"]),
+        "key": lambda: writer.invalidate("k", namespace="n"),
+        "tag": lambda: writer.invalidate_tags(["t"]),
+        "namespace": lambda: writer.invalidate_namespace("n"),
+        "all": writer.clear,
+        "touch": lambda: writer.touch("k", ttl=0.001, namespace="n"),
+    }
+    for way, change in ways.items():
+        writer.put("k", "old", namespace="n", tags=["t"])
+        wait_until(lambda: cache.get("k", namespace="n") == "old", what="the put")
+        wait_until(lambda: len(near.entries) >= 1, what="admission")
+        change()
+        begun = time.monotonic()
+        expected = "new" if way == "put" else MISS
+        wait_until(lambda expected=expected: cache.get("k", namespace="n") == expected, 1.0, what=f"the push of {way}")
+        assert time.monotonic() - begun < 1.0
+    near.validate()
+
+
+@pytest.mark.parametrize("shell", SHELLS)
+def test_a_client_reads_what_it_wrote(open_cache: Callable[..., Any], shell: str) -> None:
+    """Own puts and invalidations are seen at once, without waiting for the push."""
+    cache = open_cache("near", shell)
+    warm(cache)
+    for i in range(200):
+        cache.put("own", i, tags=["mine"])
+        assert cache.get("own") == i
+        assert cache.get("own") == i
+    cache.invalidate_tags(["mine"])
+    assert cache.get("own") is MISS
+
+
+@pytest.mark.parametrize("shell", SHELLS)
+def test_a_lost_shard_takes_its_part_along(open_cache: Callable[..., Any], shell: str) -> None:
+    """Killing a node ends what is held of it at once; pausing one ends it within the push deadline."""
+    del open_cache
+    from .conftest import InLoop
+
+    with running(2) as pair:
+        make = connect if shell == "sync" else InLoop
+        cache: Any = make(address(pair), near_bytes_max=1 << 20, push_deadline_s=0.5, shared=False, deadline_s=0.3)
+        try:
+            near = warm(cache, 2)
+            keys = [f"k{i}" for i in range(100)]
+            cache.put_many(dict.fromkeys(keys, 1))
+            assert len(cache.get_many(keys)) == 100
+            pair[0].pause()
+            wait_until(lambda: near.stats()["live_parts"] == 1, 5, "the end of the silent part")
+            wait_until(lambda: 0 < len(near.entries) < 100, 5, "one part gone, the other kept")
+            pair[0].resume()
+            wait_until(lambda: near.stats()["live_parts"] == 2, 10, "a new part")
+            pair[1].kill()
+            wait_until(lambda: near.stats()["live_parts"] == 1, 5, "the end of the lost part")
+            near.validate()
+        finally:
+            cache.close()
+
+
+def test_budget_holds_and_what_is_used_stays(open_cache: Callable[..., Any], writer: Any) -> None:
+    """Used bytes never exceed the budget; an entry that is read again and again outlives a scan."""
+    cache = open_cache("near", near_bytes_max=200_000)
+    near = warm(cache)
+    writer.put_many({f"b{i}": bytes(2000) for i in range(300)})
+    cache.get("b0")
+    for i in range(1, 300):
+        cache.get("b0")
+        cache.get(f"b{i}")
+        assert near.used_bytes <= 200_000
+    assert b"b0" in near.entries
+    assert near.evicted > 100
+    near.validate()
+    writer.put("huge", bytes(100_000))
+    assert cache.get("huge") == bytes(100_000)
+    assert b"huge" not in near.entries, "one entry must not fill the near cache"
+
+
+def test_bounded_age(open_cache: Callable[..., Any], writer: Any) -> None:
+    """Past near_age_max_s, and past its TTL, an entry is fetched anew."""
+    cache = open_cache("near", near_age_max_s=0.05)
+    near = warm(cache)
+    writer.put("aged", 1)
+    cache.get("aged")
+    wait_until(lambda: near.lookup(b"aged") is MISS, 5, "age")
+    assert cache.get("aged") == 1
+
+
+def test_threads_share_a_near_cache(open_cache: Callable[..., Any], writer: Any) -> None:
+    """Four threads read while another client writes and invalidates: no error, no value that was never put."""
+    cache = open_cache("near", near_bytes_max=100_000)
+    near = warm(cache)
+    stop = threading.Event()
+    wrong: list[Any] = []
+
+    def read(seed: int) -> None:
+        i = seed
+        while not stop.is_set():
+            i = (i * 7 + 1) % 50
+            value = cache.get(f"t{i}")
+            if value is not MISS and value[0] != i:
+                wrong.append((i, value))
+
+    threads = [threading.Thread(target=read, args=(seed,)) for seed in range(4)]
+    for thread in threads:
+        thread.start()
+    for version in range(150):
+        writer.put(f"t{version % 50}", [version % 50, bytes(3000)], tags=[f"g{version % 5}"])
+        if version % 10 == 0:
+            writer.invalidate_tags([f"g{version % 7}"])
+    stop.set()
+    for thread in threads:
+        thread.join()
+    assert not wrong
+    near.validate()

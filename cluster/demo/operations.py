@@ -21,12 +21,6 @@ if TYPE_CHECKING:
     from stratacache.cluster.demo.models import Models
 
 NAMESPACE: Final = "demo"
-MODEL_NAMES: Final = {
-    AIOperation.SUMMARIZE: "textrank",
-    AIOperation.EXTRACT: "lsa-phrases",
-    AIOperation.CLASSIFY: "lsa-centroids",
-    AIOperation.EMBED: "lsa-vectors",
-}
 
 computed: Counter[str] = Counter()  # by model name
 

@@ -58,9 +58,10 @@ def digest(value: Any) -> bytes:
 
 @dataclass(frozen=True)
 class Release:
-    """A release of the models: its name, and where Ray keeps it."""
+    """A release of the models: its name, what each operation's model is called, and where Ray keeps them."""
 
     name: str
+    model_names: dict[AIOperation, str]
     reference: Any  # ObjectRef[Models], inside a dataclass so that a task receives it unloaded
 
     def load(self) -> Models:
@@ -80,7 +81,7 @@ def run_batch(release: Release, texts: Sequence[str], names: Sequence[AIOperatio
     for name in names:
         function = operations.OPERATIONS[name]
         call = function if through_cache else inspect.unwrap(function)
-        results = [call(text, model=operations.MODEL_NAMES[name]) for text in texts]
+        results = [call(text, model=release.model_names[name]) for text in texts]
         digests[name] = [digest(result) for result in results]
     return Batch(
         digests=digests,

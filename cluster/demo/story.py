@@ -11,7 +11,7 @@ import os
 import signal
 import sys
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import click
 
@@ -27,7 +27,12 @@ if TYPE_CHECKING:
     from stratacache.cluster.demo.pipeline import Pass, Release
     from stratacache.cluster.launch import ClusterHandle
 
-NEXT_DIMENSIONS = 48
+NEXT_DIMENSIONS: Final = 48
+MODEL_NAMES: Final = {
+    AIOperation.SUMMARIZE: "textrank",
+    AIOperation.EXTRACT: "lsa-phrases",
+    AIOperation.CLASSIFY: "lsa-centroids",
+}
 
 
 def releases(chunks: Sequence[Chunk], embed_model: str) -> tuple[models.Models, models.Models]:
@@ -49,8 +54,9 @@ class Story:
         self.cache = cache
         self.texts = [chunk.text for chunk in chunks]
         first, second = releases(chunks, embed_model)
-        self.first = pipeline.Release("first", ray.put(first))
-        self.second = pipeline.Release("second", ray.put(second))
+        names = MODEL_NAMES | {AIOperation.EMBED: embed_model}
+        self.first = pipeline.Release("first", names, ray.put(first))
+        self.second = pipeline.Release("second", names, ray.put(second))
 
     def run(self) -> Report:
         """Tell the whole story; every pass through the cache is compared with the uncached reference."""
@@ -60,7 +66,7 @@ class Story:
         counters, levels = self._counters()
         wrong = cold.differs_from(reference) + warm.differs_from(reference)
 
-        name = operations.MODEL_NAMES[AIOperation.EMBED]
+        name = self.first.model_names[AIOperation.EMBED]
         click.echo(f"a new release of the model behind {name}: invalidating its tag")
         renewed = self._pass("new model, no cache", self.second, names=[AIOperation.EMBED], through_cache=False)
         renewed.digests = reference.digests | renewed.digests

@@ -5,7 +5,7 @@ BIN = $(VENV)/bin
 SEED ?= 0
 SECONDS ?= 60
 
-.PHONY: help setup demo test check fix clean helm-mutants
+.PHONY: help setup demo test check fix clean fuzz helm-mutants
 help: ## show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 14
 
@@ -38,6 +38,9 @@ check: setup build/types/stratacache ## ruff and mypy, strict
 fix: setup ## let ruff mend what it can
 	$(BIN)/python -m ruff check --fix .
 	$(BIN)/python -m ruff format .
+
+fuzz: setup ## throw random input at the RESP parser and the command table for SECONDS
+	$(BIN)/python -m tests.wire.fuzz $(SECONDS)
 
 clean: ## remove what the targets above made
 	rm -rf $(VENV) build

@@ -85,6 +85,7 @@ class Connection(asyncio.Protocol):
         self._reader = hiredis.Reader(notEnoughData=_END)
         self._parser = RequestParser(server.config.parser_limits, trusted=self.access > Access.NONE)
         self._in_step = True  # the next byte begins a command, and the exact parser holds nothing
+        self._chunk_bytes_max = server.config.value_bytes_max  # in a longer one an argument may be over the limit
         self._chunk = b""  # what hiredis works on,
         self._fed = 0  # how much of it hiredis was given,
         self._executed = 0  # and how many of its commands were run
@@ -139,7 +140,7 @@ class Connection(asyncio.Protocol):
         if self._later is not None or self._scheduled:
             self._stash.append(data)
             return
-        if not (self._in_step and self.access and is_harmless(data)):
+        if not (self._in_step and self.access and len(data) <= self._chunk_bytes_max and is_harmless(data)):
             self._in_step = False
             self._parser.feed(data)
             self._continue([])
@@ -151,10 +152,12 @@ class Connection(asyncio.Protocol):
             self._fed = len(data)
             self._reader.feed(data)
             try:
-                if not self._run_fast(out) and self._at_boundary():
-                    self._chunk = b""
-                    self.write(out)
-                    return
+                if not self._run_fast(out):
+                    if self._at_boundary():
+                        self._chunk = b""
+                        self.write(out)
+                        return
+                    self._leave_chunk()
             except _MalformedError:
                 self._leave_chunk()
         else:
@@ -223,14 +226,17 @@ class Connection(asyncio.Protocol):
     def _at_boundary(self) -> bool:
         """Whether hiredis stands between two commands, with nothing begun.
 
-        Between two elements of an array it holds no bytes either, so a probe tells: at a boundary it comes back as a
-        reply of its own, anywhere else it becomes an element.
+        Between two elements of an array, or behind a lone type byte, it holds no bytes either, so a probe tells: at a
+        boundary it comes back as a reply of its own, anywhere else it becomes an element or an error.
         """
         reader = self._reader
         if reader.has_data():
             return False
         reader.feed(b"+\r\n")
-        return bool(reader.gets() == b"")
+        try:
+            return bool(reader.gets() == b"")
+        except hiredis.HiredisError:
+            return False
 
     def _leave_chunk(self) -> None:
         """What is incomplete, or no request in the exact sense: the exact parser reads on from there."""

@@ -23,6 +23,9 @@ ARGUMENTS_MAX: Final = 1024 * 1024
 _LONG_BYTES: Final = 4096
 """A longer argument that is not complete is gathered in a buffer of its own: each byte is copied twice at most."""
 
+_ARGUMENT_BYTES: Final = 64
+"""What an argument costs beside its bytes: its object and its place in the list."""
+
 UNAUTHENTICATED_ARGUMENTS_MAX: Final = 10
 UNAUTHENTICATED_BULK_BYTES_MAX: Final = 16384
 
@@ -124,7 +127,8 @@ class RequestParser:
     @property
     def bytes_held(self) -> int:
         """Bytes kept for a command that is not complete yet."""
-        return len(self._buffer) - self._position + self._held + len(self._long)
+        in_sight = self._bulk + _ARGUMENT_BYTES if 0 <= self._bulk <= self.limits.bulk_bytes_max else 0
+        return len(self._buffer) - self._position + self._held - in_sight + len(self._long)
 
     def take_rest(self) -> bytes:
         """Give up what is buffered; only at a command boundary."""
@@ -189,7 +193,7 @@ class RequestParser:
             if not self.trusted and length > UNAUTHENTICATED_BULK_BYTES_MAX:
                 raise ProtocolError("unauthenticated bulk length")
             if length <= self.limits.bulk_bytes_max:
-                self._held += length + 64  # an argument costs its object, too
+                self._held += length + _ARGUMENT_BYTES
                 if self._held > self.limits.command_bytes_max:
                     raise ProtocolError(f"command is over the query buffer limit of {self.limits.command_bytes_max}")
             self._bulk = length

@@ -19,7 +19,7 @@ import hiredis
 
 from stratacache.node.errors import InvalidationIncompleteError, UnavailableError
 from stratacache.node.keys import canonical
-from stratacache.node.resp.commands.arguments import cursor_of
+from stratacache.node.resp.arguments import cursor_of
 from stratacache.node.resp.replies import CommandError, Status, encode, error
 from stratacache.node.resp.routing import Forwarder
 from stratacache.node.resp.table import Command, Flag, Later, Reply

@@ -255,7 +255,7 @@ SCENARIOS: dict[str, str] = {
         EXPIRE a 400 LT
         EXPIRE a 100 LT
         ~TTL a
-        EXPIRE a 100 XX GT
+        EXPIRE a 150 XX GT
         PERSIST a
         EXPIRE a 100 GT
         EXPIRE a 100 LT

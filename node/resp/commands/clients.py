@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from stratacache.node.resp.commands.arguments import SYNTAX, integer_in, integer_of
+from stratacache.node.resp.arguments import SYNTAX, integer_in, integer_of
 from stratacache.node.resp.commands.session import check_name
 from stratacache.node.resp.connection import ReplyMode
 from stratacache.node.resp.replies import OK, CommandError, bulk, bulks, integer, verbatim

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from stratacache.node.keys import canonical
-from stratacache.node.resp.commands.arguments import INT64_MAX, INT64_MIN, WRONG_TYPE, integer_of
+from stratacache.node.resp.arguments import INT64_MAX, INT64_MIN, WRONG_TYPE, integer_of
 from stratacache.node.resp.commands.entries import change, put_like
 from stratacache.node.resp.commands.strings import TEXT_CODECS, write
 from stratacache.node.resp.dispatch import stored

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from stratacache.node.entry import NEVER_MS, Entry
 from stratacache.node.keys import canonical
-from stratacache.node.resp.commands.arguments import INT64_MAX, INT64_MIN, integer_of
+from stratacache.node.resp.arguments import INT64_MAX, INT64_MIN, integer_of
 from stratacache.node.resp.commands.entries import change, kept_ms
 from stratacache.node.resp.dispatch import when
 from stratacache.node.resp.replies import ONE, ZERO, CommandError, integer

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, Final
 
-from stratacache.node.resp.commands.arguments import glob
+from stratacache.node.resp.arguments import glob
 from stratacache.node.resp.commands.session import REDIS_VERSION
 from stratacache.node.resp.replies import (
     OK,

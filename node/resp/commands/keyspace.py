@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from stratacache.node.keys import canonical
-from stratacache.node.resp.commands.arguments import SYNTAX, cursor_of, glob, integer_of
+from stratacache.node.resp.arguments import SYNTAX, cursor_of, glob, integer_of
 from stratacache.node.resp.commands.entries import gather
 from stratacache.node.resp.dispatch import when
 from stratacache.node.resp.replies import OK, CommandError, array, bulk, bulks, integer, status

@@ -6,7 +6,7 @@ from concurrent.futures import Future
 from typing import TYPE_CHECKING, Final
 
 from stratacache.node.keys import canonical
-from stratacache.node.resp.commands.arguments import SYNTAX, count_of
+from stratacache.node.resp.arguments import SYNTAX, count_of
 from stratacache.node.resp.commands.entries import bulk_of, gather
 from stratacache.node.resp.replies import CommandError, array, bulk, integer
 from stratacache.node.resp.table import Flag, Later, Reply, command

@@ -13,7 +13,7 @@ import msgpack
 
 from stratacache.node.entry import NEVER_MS, Entry
 from stratacache.node.keys import canonical
-from stratacache.node.resp.commands.arguments import SYNTAX, count_of, integer_of
+from stratacache.node.resp.arguments import SYNTAX, count_of, integer_of
 from stratacache.node.resp.commands.entries import bulk_of, change, gather, kept_ms, read
 from stratacache.node.resp.dispatch import when
 from stratacache.node.resp.replies import OK, ONE, ZERO, CommandError, array, bulk, bulks, integer
@@ -298,7 +298,7 @@ def sc_touched(connection: Connection, argv: list[bytes]) -> Reply:
     return OK
 
 
-@command("sc.watch", 1, Flag.NO_MULTI, group="native")
+@command("sc.watch", 1, Flag.READ | Flag.NO_MULTI, group="native")
 def sc_watch(connection: Connection, argv: list[bytes]) -> Reply:
     """Begin to push every change of this shard on this connection."""
     if connection.resp != 3:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hmac
 from typing import TYPE_CHECKING
 
-from stratacache.node.resp.commands.arguments import SYNTAX, integer_in, integer_of
+from stratacache.node.resp.arguments import SYNTAX, integer_in, integer_of
 from stratacache.node.resp.replies import OK, PONG, CommandError, bulk, bulks, integer, pairs, status
 from stratacache.node.resp.table import Access, Flag, Reply, command
 

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Final
 
 from stratacache.node.keys import namespace_of
-from stratacache.node.resp.commands.arguments import SYNTAX, integer_of
+from stratacache.node.resp.arguments import SYNTAX, integer_of
 from stratacache.node.resp.replies import NULLS, OK, CommandError, bulk, bulks, integer, members, pairs, push
 from stratacache.node.resp.table import Reply, command
 

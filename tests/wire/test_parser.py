@@ -1,0 +1,169 @@
+"""The two parsers agree, whatever the chunks, and garbage neither crashes them nor makes them grow."""
+
+from __future__ import annotations
+
+import itertools
+import tracemalloc
+from types import FunctionType
+from typing import Any, cast
+
+import pytest
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+
+from stratacache.node.resp.parser import ParserLimits, ProtocolError, RequestParser, is_harmless, split_inline
+from stratacache.node.resp.table import COMMANDS
+from tests.wire.inprocess import InProcess
+from tests.wire.raw import request
+
+words = st.binary(max_size=40) | st.sampled_from(
+    [b"a", b"b", b"0", b"1", b"*1000000000", b"$5\r\n", b"\r\n", b"EX", b"NX"]
+)
+names = st.sampled_from(
+    sorted(set(COMMANDS) - {b"QUIT", b"INFO", b"TIME", b"COMMAND", b"CLIENT", b"HELLO", b"SC.STATS"})
+)
+commands = st.builds(lambda name, arguments: request(name, *arguments), names, st.lists(words, max_size=6))
+streams = st.lists(commands, max_size=8).map(b"".join)
+pieces = st.sampled_from(
+    [b"*", b"$", b"\r\n", b"-1", b"0", b"1", b"3", b"GET", b"SET", b"x", b":", b"+", b"%", b"~", b">", b"#t", b"_"]
+)
+numbers = st.sampled_from([b"1000000000", b"99999999999999999999", b"-5", b"1048577", b"2147483648", b"+1", b"01", b""])
+garbage = st.lists(pieces | numbers | commands | st.binary(max_size=20), max_size=25).map(b"".join)
+quick = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+
+
+def cut(data: bytes, places: list[int]) -> list[bytes]:
+    ends = sorted({place % (len(data) + 1) for place in places} | {0, len(data)})
+    return [data[start:end] for start, end in itertools.pairwise(ends)]
+
+
+def replies_do_not_depend_on_the_chunks(data: bytes, places: list[int]) -> None:
+    whole = InProcess().run([data])
+    assert InProcess().run(cut(data, places)) == whole
+    assert InProcess().run([bytes([byte]) for byte in data]) == whole
+
+
+def garbage_does_no_harm(data: bytes) -> None:
+    node = InProcess()
+    node.run([data])
+    assert node.run([request("PING")]) == (b"+PONG\r\n", False)
+    node.engine.validate()
+    assert not node.server.connections
+
+
+PROPERTIES: list[tuple[FunctionType, dict[str, st.SearchStrategy[Any]]]] = [
+    (
+        cast("FunctionType", replies_do_not_depend_on_the_chunks),
+        {"data": streams | garbage, "places": st.lists(st.integers(0, 10_000), max_size=8)},
+    ),
+    (cast("FunctionType", garbage_does_no_harm), {"data": garbage}),
+]
+
+
+@quick
+@given(**PROPERTIES[0][1])
+@example(data=request("SET", "a", "*1000000000\r\n") + request("GET", "a"), places=[])
+@example(data=request("SET", "a", b"x" * 5000) + request("GET", "a"), places=[20, 3000])  # between two arguments
+@example(data=b"*1\r\n$6\r\n\0\0\0\0\0\0\0\0*", places=[])  # a lone type byte
+@example(data=request("PING") + b"*2\r\n%1\r\n", places=[])
+def test_replies_do_not_depend_on_the_chunks(data: bytes, places: list[int]) -> None:
+    """The same bytes get the same replies, whole, cut anywhere, or one by one: so both parsers read alike."""
+    replies_do_not_depend_on_the_chunks(data, places)
+
+
+@quick
+@given(**PROPERTIES[1][1])
+@example(data=b"*1\r\n" * 3000)
+@example(data=b"*1\r\n%1\r\n*1\r\n$1\r\na\r\n:1\r\n")
+@example(data=b"*2\r\n$3\r\nGET\r\n*1\r\n$1\r\na\r\n")
+def test_garbage_does_no_harm(data: bytes) -> None:
+    """Whatever is sent, the connection answers or is closed, and the next one is served."""
+    garbage_does_no_harm(data)
+
+
+@pytest.mark.parametrize(
+    "header",
+    [b"*1000000000\r\n", b"*1\r\n$500000000\r\n", b"*1\r\n*1000000000\r\n", b"*2\r\n$1\r\na\r\n~1000000000\r\n"],
+)
+def test_a_header_allocates_nothing(header: bytes) -> None:
+    """A declared length costs no memory before its bytes have come."""
+    node = InProcess()
+    tracemalloc.start()
+    try:
+        node.run([header])
+        node.run([request("PING") + header])
+        node.run([header[:3], header[3:]])
+        assert tracemalloc.get_traced_memory()[1] < 2 << 20
+    finally:
+        tracemalloc.stop()
+
+
+def test_harmless_chunks_are_those_without_huge_headers() -> None:
+    """hiredis sees whole requests only; a huge header anywhere sends the chunk to the exact parser."""
+    assert is_harmless(request("GET", "a"))
+    assert not is_harmless(b"PING\r\n")
+    assert not is_harmless(b"*10000000\r\n")
+    assert not is_harmless(request("GET", "a") + b"*10000000\r\n")
+    assert not is_harmless(b"*1\r\n~10000000\r\n")
+
+
+def test_oversized_argument_is_swallowed_and_the_stream_goes_on() -> None:
+    """An argument past the limit is refused by name, without being kept, and the next command is answered."""
+    node = InProcess(value_bytes_max=1000, query_bytes_max=5000)
+    data = request("SET", "a", b"x" * 1001) + request("SET", "a", b"x" * 1000) + request("STRLEN", "a")
+    for chunks in ([data], [data[:500], data[500:]]):
+        answered, closed = node.run(chunks)
+        first, rest = answered.split(b"\r\n", 1)
+        assert first.startswith(b"-LIMIT")
+        assert b"1000" in first
+        assert (rest, closed) == (b"+OK\r\n:1000\r\n", False)
+
+
+def test_a_command_over_the_query_limit_closes_the_connection() -> None:
+    """Arguments that are each allowed, but too many together, are not gathered."""
+    node = InProcess(value_bytes_max=1000, query_bytes_max=5000)
+    chunks = [b"*100\r\n"] + [b"$1000\r\n" + b"x" * 1000 + b"\r\n"] * 99
+    answered, closed = node.run(chunks)
+    assert closed
+    assert b"query buffer limit of 5000" in answered
+
+
+def test_half_a_command_waits() -> None:
+    """What has come is held, and answered when the rest is there."""
+    parser = RequestParser(ParserLimits())
+    data = request("SET", "k", b"v" * 10_000)
+    for byte in data[:-1]:
+        parser.feed(bytes([byte]))
+        assert parser.next() is None
+    assert parser.bytes_held < 11_000
+    parser.feed(data[-1:])
+    assert parser.next() == [b"SET", b"k", b"v" * 10_000]
+    assert parser.idle
+
+
+def test_before_auth_requests_are_held_small() -> None:
+    """A stranger can't make the node hold more than Redis would."""
+    parser = RequestParser(ParserLimits(), trusted=False)
+    parser.feed(b"*11\r\n")
+    with pytest.raises(ProtocolError, match="unauthenticated multibulk length"):
+        parser.next()
+    parser = RequestParser(ParserLimits(), trusted=False)
+    parser.feed(b"*2\r\n$16385\r\n")
+    with pytest.raises(ProtocolError, match="unauthenticated bulk length"):
+        parser.next()
+
+
+@pytest.mark.parametrize(
+    ("line", "split"),
+    [
+        (b"a b", [b"a", b"b"]),
+        (b"\"a\\n\\x00\\\"\" 'it\\'s'", [b'a\n\x00"', b"it's"]),
+        (b'a"b"', [b"ab"]),
+        (b'"a"b', None),
+        (b'"a', None),
+        (b"", []),
+    ],
+)
+def test_inline_splitting(line: bytes, split: list[bytes] | None) -> None:
+    """Quotes and escapes follow Redis."""
+    assert split_inline(line) == split

@@ -1,0 +1,198 @@
+"""Nobody gets in unasked: protected mode, tokens, the read-only token, TLS."""
+
+from __future__ import annotations
+
+import datetime as dt
+import socket
+import ssl
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+
+from stratacache.node.errors import UsageError
+from stratacache.node.resp import commands
+from stratacache.node.resp.config import ServerConfig
+from stratacache.node.resp.table import COMMANDS, Access, Command
+from tests.wire.processes import running_node
+from tests.wire.raw import Raw, request
+
+assert commands.__all__, "importing the commands fills the table"
+
+OPEN = {"auth", "hello", "quit"}
+
+
+def whole_table() -> list[Command]:
+    return [
+        found
+        for parent in COMMANDS.values()
+        for found in (list(parent.subcommands.values()) if parent.subcommands else [parent])
+    ]
+
+
+def example_of(found: Command) -> list[bytes]:
+    """Words that fit the arity of a command."""
+    words = found.name.encode().split(b"|")
+    return words + [b"1"] * (abs(found.arity) - len(words))
+
+
+@pytest.fixture(scope="module")
+def guarded() -> Iterator[int]:
+    """Port of a node with both tokens."""
+    with running_node("--token", "s3cret", "--read-token", "look") as (_, port):
+        yield port
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "10.1.2.3", "example.org", ""])
+def test_without_a_token_only_loopback(host: str) -> None:
+    """A node that anybody could reach does not start without a token, unless it is said in so many words."""
+    with pytest.raises(UsageError, match="refusing to listen"):
+        ServerConfig(host=host).validate()
+    ServerConfig(host=host, token="t").validate()
+    ServerConfig(host=host, insecure=True).validate()
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.8.8.8", "::1", "localhost"])
+def test_loopback_needs_no_token(host: str) -> None:
+    """This machine alone may connect: no token is asked for."""
+    ServerConfig(host=host).validate()
+
+
+def test_the_process_refuses_to_start() -> None:
+    """The command line says what is wrong and ends."""
+    command = [sys.executable, "-m", "stratacache.node", "--port", "0", "--bind", "0.0.0.0"]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=20)
+    assert ended.returncode == 2
+    assert "refusing to listen on 0.0.0.0 without a token" in ended.stderr
+
+
+def test_before_auth_every_other_command_is_refused(guarded: int) -> None:
+    """The whole table: nothing but AUTH, HELLO and QUIT is run for a stranger."""
+    for found in whole_table():
+        if found.name in OPEN:
+            assert found.access is Access.NONE
+            continue
+        with Raw(guarded) as client:
+            reply = client.run(*example_of(found))
+            assert reply == ("-", "NOAUTH Authentication required."), found.name
+            assert client.run("AUTH", "s3cret") == ("+", "OK")
+
+
+def test_before_auth_hello_tells_nothing(guarded: int) -> None:
+    """HELLO without AUTH is refused, with a wrong token too; QUIT works."""
+    with Raw(guarded) as client:
+        assert client.run("HELLO", 3)[1].startswith("NOAUTH HELLO must be called")
+        assert client.run("HELLO", 3, "AUTH", "default", "wrong")[1].startswith("WRONGPASS")
+        assert client.run("AUTH", "")[1].startswith("WRONGPASS")
+        assert client.run("AUTH", "nobody", "s3cret")[1].startswith("WRONGPASS")
+        assert client.run("QUIT") == ("+", "OK")
+        assert client.closed_by_server()
+
+
+def test_before_auth_requests_are_kept_small(guarded: int) -> None:
+    """A stranger can't make the node gather a large request."""
+    for data, text in ((b"*11\r\n", "multibulk"), (b"*2\r\n$16385\r\n", "bulk")):
+        with Raw(guarded) as client:
+            client.send(data)
+            assert client.read() == ("-", f"ERR Protocol error: unauthenticated {text} length")
+            assert client.closed_by_server()
+
+
+def test_the_read_only_token(guarded: int) -> None:
+    """The whole table: what writes or administers is refused, what reads is not."""
+    with Raw(guarded) as client:
+        assert client.run("AUTH", "look") == ("+", "OK")
+        for found in whole_table():
+            if found.name in OPEN or found.name in ("reset", "client|kill", "sc.watch", "multi", "exec", "discard"):
+                continue
+            reply = client.run(*example_of(found))
+            refused = reply[0] == "-" and str(reply[1]).startswith("NOPERM")
+            assert refused == (found.access is Access.FULL), found.name
+            client.run("CLIENT", "REPLY", "ON")
+        assert client.run("MULTI") == ("+", "OK")
+        assert client.run("SET", "a", "1")[1].startswith("NOPERM")
+        assert client.run("EXEC")[1].startswith("EXECABORT")
+        assert client.run("AUTH", "s3cret") == ("+", "OK")
+        assert client.run("SET", "a", "1") == ("+", "OK")
+        assert client.run("RESET") == ("+", "RESET")
+        assert client.run("GET", "a")[1].startswith("NOAUTH")
+
+
+def test_auth_inside_a_pipeline(guarded: int) -> None:
+    """What stands behind AUTH in the same packet is judged by it."""
+    with Raw(guarded) as client:
+        client.send(
+            request("GET", "a") + request("AUTH", "s3cret") + request("PING") + request("SET", "b", "x" * 20_000)
+        )
+        assert [client.read()[0] for _ in range(4)] == ["-", "+", "+", "+"]
+
+
+def certificate(
+    directory: Path, name: str, issuer: tuple[x509.Certificate, ec.EllipticCurvePrivateKey] | None = None
+) -> tuple[Path, Path, tuple[x509.Certificate, ec.EllipticCurvePrivateKey]]:
+    """Write a certificate for localhost and its key."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+    now = dt.datetime.now(dt.UTC)
+    made = (
+        x509.CertificateBuilder()
+        .subject_name(subject)
+        .issuer_name(issuer[0].subject if issuer else subject)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - dt.timedelta(days=1))
+        .not_valid_after(now + dt.timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), critical=False)
+        .add_extension(x509.BasicConstraints(ca=issuer is None, path_length=None), critical=True)
+        .sign(issuer[1] if issuer else key, hashes.SHA256())
+    )
+    certificate_path, key_path = directory / f"{name}.crt", directory / f"{name}.key"
+    certificate_path.write_bytes(made.public_bytes(serialization.Encoding.PEM))
+    key_path.write_bytes(
+        key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    )
+    return certificate_path, key_path, (made, key)
+
+
+def refused(port: int, context: ssl.SSLContext) -> bool:
+    """Whether the node closes a TLS connection instead of answering."""
+    try:
+        with (
+            socket.create_connection(("127.0.0.1", port), 10) as sock,
+            context.wrap_socket(sock, server_hostname="localhost") as secure,
+        ):
+            secure.sendall(request("PING"))
+            return secure.recv(100) == b""
+    except (ssl.SSLError, ConnectionError):
+        return True
+
+
+def test_tls_with_client_certificates(tmp_path: Path) -> None:
+    """TLS serves who trusts the certificate, refuses plain text, and asks for a client certificate when told to."""
+    ca_path, _, ca = certificate(tmp_path, "ca")
+    cert, key, _ = certificate(tmp_path, "localhost", ca)
+    client_cert, client_key, _ = certificate(tmp_path, "client", ca)
+    options = ("--tls-cert", str(cert), "--tls-key", str(key), "--tls-client-ca", str(ca_path))
+    with running_node(*options) as (_, port):
+        context = ssl.create_default_context(cafile=str(ca_path))
+        context.load_cert_chain(client_cert, client_key)
+        with (
+            socket.create_connection(("127.0.0.1", port), 10) as sock,
+            context.wrap_socket(sock, server_hostname="localhost") as secure,
+        ):
+            secure.sendall(request("SET", "k", b"x" * 300_000) + request("STRLEN", "k"))
+            received = b""
+            while not received.endswith(b":300000\r\n"):
+                received += secure.recv(4096)
+            assert received == b"+OK\r\n:300000\r\n"
+        stranger = ssl.create_default_context(cafile=str(ca_path))
+        assert refused(port, stranger), "served without a client certificate"
+        with Raw(port) as plain:
+            plain.send(request("PING"))
+            assert plain.closed_by_server()

@@ -1,0 +1,246 @@
+"""Pushes: SC.WATCH for near caches, CLIENT TRACKING for Redis clients, and leases."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from stratacache.node.config import NodeConfig
+from tests.wire.inprocess import InProcess, Transport
+from tests.wire.processes import running_node
+from tests.wire.raw import Raw, request
+
+
+def pushes(*names: str) -> list[Any]:
+    return [("$", name.encode()) for name in names]
+
+
+def resp3(port: int) -> Raw:
+    client = Raw(port)
+    assert client.run("HELLO", 3)[0] == "%"
+    return client
+
+
+def inv(seq: int, kind: str, *names: str) -> Any:
+    return (">", [("$", b"sc.inv"), (":", str(seq)), ("$", kind.encode()), ("*", pushes(*names))])
+
+
+def test_watch_hears_of_every_change_without_gaps() -> None:
+    """Puts, deletes, expiry changes, tags, namespaces and clear arrive in order, numbered by ones."""
+    node = InProcess()
+    watcher, seen = node.connect()
+    watcher.data_received(request("HELLO", 3) + request("SC.WATCH"))
+    assert seen.written.endswith(b"+OK\r\n")
+    writer, _ = node.connect()
+    steps = [
+        (("SET", "a", "1"), b"keys", [b"a"]),
+        (("SC.PUT", "n:b", "2", "TAGS", 1, "t"), b"keys", [b"n:b"]),
+        (("SC.EXPIRE", "a", 5000), b"keys", [b"a"]),
+        (("SC.MPUT", 2, "x", "1", 0, "", "y", "2", 0, ""), b"keys", [b"x", b"y"]),
+        (("DEL", "a"), b"keys", [b"a"]),
+        (("SC.INVTAGS", "t", "u"), b"tags", [b"t", b"u"]),
+        (("SC.INVNS", "n"), b"namespace", [b"n"]),
+        (("FLUSHALL",), b"all", []),
+    ]
+    for number, (words, kind, names) in enumerate(steps, start=1):
+        seen.written.clear()
+        writer.data_received(request(*words))
+        items = b"".join(b"$%d\r\n%b\r\n" % (len(name), name) for name in names)
+        expected = b">4\r\n$6\r\nsc.inv\r\n:%d\r\n$%d\r\n%b\r\n*%d\r\n%b" % (number, len(kind), kind, len(names), items)
+        assert seen.written == expected, words
+
+
+def test_a_push_is_written_before_the_acknowledgement() -> None:
+    """Who learns that an invalidation is done knows that near caches on this shard have been told."""
+    node = InProcess()
+    order: list[str] = []
+
+    class Noting(Transport):
+        def __init__(self, name: str) -> None:
+            super().__init__()
+            self.name = name
+
+        def write(self, data: Any) -> None:
+            order.append(self.name)
+            super().write(data)
+
+    watcher, _ = node.connect()
+    watcher._transport = Noting("push")
+    writer, _ = node.connect()
+    writer._transport = Noting("answer")
+    watcher.data_received(request("HELLO", 3) + request("SC.WATCH"))
+    order.clear()
+    writer.data_received(request("SET", "a", "1") + request("SC.INVTAGS", "t"))
+    assert order == ["push", "answer"]
+
+
+def test_heartbeats_and_silence_of_a_suspended_shard() -> None:
+    """Beats carry the sequence and the epoch; a shard that may not serve sends none and takes no new watcher."""
+    node = InProcess()
+    node.server.set_view(b"view", 7)
+    watcher, seen = node.connect()
+    watcher.data_received(request("HELLO", 3) + request("SC.WATCH"))
+    seen.written.clear()
+    node.clock.advance(300)
+    node.server.watchers.tick(node.engine.now_ms())
+    node.server.flush_pushes()
+    assert seen.written == b">3\r\n$7\r\nsc.beat\r\n:0\r\n:7\r\n"
+    seen.written.clear()
+    node.server.serve_until_ms = node.engine.now_ms()
+    node.clock.advance(300)
+    node.server.watchers.tick(node.engine.now_ms())
+    node.server.flush_pushes()
+    assert not seen.written
+    late, answer = node.connect()
+    late.data_received(request("HELLO", 3) + request("SC.WATCH"))
+    assert answer.written.endswith(b"-SUSPENDED 7\r\n")
+
+
+def test_a_suspended_shard_refuses_data_and_answers_the_rest() -> None:
+    """Past its serving lease a shard gives out nothing that it holds, on the short path neither."""
+    node = InProcess()
+    client, answers = node.connect()
+    client.data_received(request("SET", "a", "1") + request("GET", "a"))
+    node.server.serve_until_ms = node.engine.now_ms()
+    answers.written.clear()
+    for words in (("GET", "a"), ("SET", "a", "2"), ("SC.GET", "a"), ("DEL", "a"), ("SC.INVTAGS", "t"), ("DBSIZE",)):
+        client.data_received(request(*words))
+    assert answers.written == b"-SUSPENDED 0\r\n" * 6
+    answers.written.clear()
+    client.data_received(request("PING") + request("SC.VIEW") + request("SC.STATS") + request("INFO"))
+    assert b"-SUSPENDED" not in answers.written
+    node.server.serve_until_ms = node.engine.now_ms() + 1000
+    node.server.hold_invalidations = True
+    answers.written.clear()
+    client.data_received(request("GET", "a") + request("SC.INVNS", "n") + request("SC.CLEAR") + request("DEL", "a"))
+    assert answers.written == b"$1\r\n1\r\n-SUSPENDED 0\r\n-SUSPENDED 0\r\n:1\r\n"
+
+
+def test_getx_carries_the_push_sequence() -> None:
+    """A reply that was read before a push has a smaller number than the push."""
+    node = InProcess()
+    watcher, _ = node.connect()
+    watcher.data_received(request("HELLO", 3) + request("SC.WATCH"))
+    client, answers = node.connect()
+    client.data_received(request("SET", "a", "1"))
+    answers.written.clear()
+    client.data_received(request("SC.GETX", "a") + request("DEL", "a"))
+    assert b"\r\n:1\r\n*0\r\n" in answers.written
+    assert node.server.watchers.seq == 2
+
+
+def invalidate(*keys: str) -> Any:
+    return (">", [("$", b"invalidate"), ("*", pushes(*keys))])
+
+
+def test_tracking_by_key_tag_namespace_and_flush(node_port: int) -> None:
+    """A client that has read a key is told once when it changes, whatever took it."""
+    with resp3(node_port) as reader, Raw(node_port) as writer:
+        writer.run("FLUSHALL")
+        reader.run("CLIENT", "TRACKING", "ON")
+        for key, words in {
+            "k": ("SET", "k", "2"),
+            "docs:t": ("SC.INVTAGS", "tag"),
+            "docs:n": ("SC.INVNS", "docs"),
+            "d": ("DEL", "d"),
+            "e": ("EXPIRE", "e", 100),
+        }.items():
+            writer.run("SC.PUT", key, "1", "TAGS", 1, "tag")
+            assert reader.run("GET", key) == ("$", b"1")
+            writer.run(*words)
+            assert reader.read() == invalidate(key)
+        reader.run("GET", "nothing")
+        writer.run("SET", "nothing", "1")
+        assert reader.read() == invalidate("nothing")
+        reader.run("GET", "nothing")
+        writer.run("FLUSHALL")
+        assert reader.read() == (">", [("$", b"invalidate"), ("_", "")])
+        assert reader.run("PING") == ("+", "PONG")
+
+
+def test_tracking_hears_of_expiry(node_port: int) -> None:
+    """An entry that reaches its age is reported without anybody asking for it."""
+    with resp3(node_port) as reader:
+        reader.run("CLIENT", "TRACKING", "ON", "NOLOOP")
+        reader.run("SET", "old", "1", "PX", 40)
+        reader.run("GET", "old")
+        assert reader.read() == invalidate("old")
+
+
+def test_tracking_hears_of_eviction() -> None:
+    """An entry that has to make room is reported."""
+    node = InProcess(node=NodeConfig(l1_bytes_max=100_000))
+    reader, seen = node.connect()
+    reader.data_received(request("HELLO", 3) + request("CLIENT", "TRACKING", "ON"))
+    writer, _ = node.connect()
+    writer.data_received(request("SET", "first", "1"))
+    reader.data_received(request("GET", "first"))
+    seen.written.clear()
+    for number in range(300):
+        writer.data_received(request("SET", f"k{number}", b"x" * 1000))
+    assert b"$10\r\ninvalidate\r\n*1\r\n$5\r\nfirst\r\n" in seen.written
+    node.engine.validate()
+
+
+def test_tracking_modes(node_port: int) -> None:
+    """NOLOOP, BCAST with prefixes, OPTIN with CACHING, REDIRECT."""
+    with resp3(node_port) as reader, Raw(node_port) as writer, resp3(node_port) as other:
+        reader.run("CLIENT", "TRACKING", "ON", "BCAST", "PREFIX", "user:", "NOLOOP")
+        reader.run("SET", "user:1", "mine")
+        writer.run("SET", "item:1", "x")
+        writer.run("SET", "user:2", "x")
+        assert reader.read() == invalidate("user:2")
+        reader.run("CLIENT", "TRACKING", "OFF")
+        reader.run("CLIENT", "TRACKING", "ON", "OPTIN")
+        reader.run("GET", "user:1")
+        reader.run("CLIENT", "CACHING", "YES")
+        reader.run("GET", "user:2")
+        writer.run("SET", "user:1", "y")
+        writer.run("SET", "user:2", "y")
+        assert reader.read() == invalidate("user:2")
+        reader.run("CLIENT", "TRACKING", "OFF")
+        number = other.run("CLIENT", "ID")[1]
+        assert reader.run("CLIENT", "TRACKING", "ON", "REDIRECT", number) == ("+", "OK")
+        reader.run("GET", "user:1")
+        writer.run("SET", "user:1", "z")
+        assert other.read() == invalidate("user:1")
+
+
+def test_tracking_table_is_bounded() -> None:
+    """Past its limit the table makes room and tells who loses the key."""
+    node = InProcess(tracked_keys_max=10)
+    reader, seen = node.connect()
+    reader.data_received(request("HELLO", 3) + request("CLIENT", "TRACKING", "ON"))
+    for number in range(50):
+        reader.data_received(request("GET", f"k{number}"))
+    assert node.server.tracking.keys == 10
+    assert seen.written.count(b"$10\r\ninvalidate") == 40
+    reader.connection_lost(None)
+    assert node.server.tracking.keys == 0
+    assert node.engine.listener is None
+
+
+def test_leases_over_the_wire() -> None:
+    """One caller computes, another waits on its own connection only; a void lease stores nothing."""
+    with running_node() as (_, port), Raw(port) as first, Raw(port) as second, Raw(port) as third:
+        _, (state, (_, token)) = first.run("SC.LEASE", "k", 0, 10_000)
+        assert state == ("$", b"LEASE")
+        assert second.run("SC.MLEASE", 10_000, "k", "other")[1][0] == ("*", [("$", b"BUSY")])
+        second.send(request("SC.LEASE", "k", 10_000, 10_000) + request("PING"))
+        assert third.run("GET", "k") == ("$", None)
+        assert first.run("SC.PUT", "k", "v", "LEASE", token) == ("+", "OK")
+        assert second.read() == ("*", [("$", b"HIT"), (":", "0"), ("$", b"v")])
+        assert second.read() == ("+", "PONG")
+        _, (_, (_, token)) = first.run("SC.LEASE", "z", 0, 10_000)
+        third.run("SC.INVALIDATE", "z")
+        assert first.run("SC.PUT", "z", "old", "LEASE", token) == ("$", None)
+        assert first.run("SC.LEASE", "k", 0, 1000, "REFRESH")[1][0] == ("$", b"LEASE")
+
+
+def test_leases_end_with_their_connection() -> None:
+    """Who waits for a caller that is gone gets the lease at once."""
+    with running_node() as (_, port), Raw(port) as second:
+        first = Raw(port)
+        first.run("SC.LEASE", "k", 0, 100_000)
+        second.send(request("SC.LEASE", "k", 9_000, 10_000))
+        first.close()
+        assert second.read()[1][0] == ("$", b"LEASE")

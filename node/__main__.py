@@ -31,6 +31,10 @@ from stratacache.node.types import EvictionPolicy
 @click.option("--l2-mib", default=64, show_default=True, help="Compressed level, in MiB; 0 turns it off.")
 @click.option("--l3-mib", default=1024, show_default=True, help="Disk level, in MiB (with --data-dir).")
 @click.option("--policy", type=click.Choice([kind.value for kind in EvictionPolicy]), default="lru", show_default=True)
+@click.option("--connections", default=10_000, show_default=True, help="Clients at the same time.")
+@click.option("--value-mib", default=64, show_default=True, help="Largest value, in MiB.")
+@click.option("--query-mib", default=256, show_default=True, help="Largest command, in MiB.")
+@click.option("--output-mib", default=256, show_default=True, help="Unread replies after which a client is cut off.")
 @click.option("--stop-s", default=10.0, show_default=True, help="Seconds that stopping may take.")
 def main(
     port: int,
@@ -47,6 +51,10 @@ def main(
     l2_mib: int,
     l3_mib: int,
     policy: str,
+    connections: int,
+    value_mib: int,
+    query_mib: int,
+    output_mib: int,
     stop_s: float,
 ) -> None:
     """Serve one cache node over the Redis protocol."""
@@ -57,6 +65,7 @@ def main(
         l3_bytes_max=l3_mib * MIB if data_dir is not None else 0,
         data_dir=data_dir,
         policy=EvictionPolicy(policy),
+        value_bytes_max=value_mib * MIB,
     )
     server = ServerConfig(
         host=bind,
@@ -68,6 +77,11 @@ def main(
         tls_certificate=tls_cert,
         tls_key=tls_key,
         tls_client_ca=tls_client_ca,
+        connections_max=connections,
+        value_bytes_max=value_mib * MIB,
+        query_bytes_max=query_mib * MIB,
+        output_bytes_max=output_mib * MIB,
+        output_soft_bytes_max=min(output_mib, 32) * MIB,
     )
     try:
         run_node(node, server, stop_s=stop_s, on_start=_tell)

@@ -5,7 +5,7 @@ exact parser takes everything else, and what hiredis could not finish. GET, SET 
 answered in the read loop itself (`_run_fast`), everything else goes through `dispatch`.
 
 Invariants: replies leave in the order of their commands, also when one is answered later: then this connection stops
-reading, and no other notices. One turn of the event loop executes at most `TURN_BYTES` of requests. What a client
+reading, and no other notices. One turn of the event loop executes about `TURN_COMMANDS` commands. What a client
 does not read is bounded by `output_bytes_max`: past it the connection is cut.
 """
 
@@ -34,10 +34,11 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-TURN_BYTES: Final = 64 * 1024
-"""Requests that one connection may have executed before others get their turn: some 2 ms of small GETs."""
+SLICE_BYTES: Final = 16 * 1024
+"""Requests that hiredis gets at a time: at most some 600 SETs."""
 
-TURN_COMMANDS: Final = 1000
+TURN_COMMANDS: Final = 500
+"""Commands after which others get their turn: 1 to 5 ms."""
 
 HITS_KEPT: Final = 64
 """Hits that may wait for the policy to be told: telling them one by one costs as much as the read itself."""
@@ -148,7 +149,7 @@ class Connection(asyncio.Protocol):
         self._chunk = data
         self._executed = 0
         out: list[bytes] = []
-        if len(data) <= TURN_BYTES:
+        if len(data) <= SLICE_BYTES:
             self._fed = len(data)
             self._reader.feed(data)
             try:
@@ -207,13 +208,14 @@ class Connection(asyncio.Protocol):
         try:
             if self._run_fast(out):
                 return True
-            if self._fed < len(chunk):
-                end = self._fed + TURN_BYTES
-                self._reader.feed(chunk if len(chunk) <= TURN_BYTES else chunk[self._fed : end])
+            begun = self._executed
+            while self._fed < len(chunk):
+                if self._executed - begun > TURN_COMMANDS:
+                    return True
+                end = self._fed + SLICE_BYTES
+                self._reader.feed(chunk[self._fed : end])
                 self._fed = end
                 if self._run_fast(out):
-                    return True
-                if end < len(chunk):
                     return True
             if self._at_boundary():
                 self._chunk = b""

@@ -1,0 +1,225 @@
+"""One client's excess is its own trouble: slow readers, floods, huge and half requests, too many connections."""
+
+from __future__ import annotations
+
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+
+import psutil
+import pytest
+
+from tests.wire.processes import running_node
+from tests.wire.raw import Raw, request
+
+
+@pytest.fixture(scope="module")
+def limited() -> Iterator[tuple[int, int]]:
+    """Process id and port of a node with small limits."""
+    options = ("--output-mib", "8", "--value-mib", "4", "--query-mib", "6", "--connections", "150")
+    with running_node(*options) as (process, port):
+        yield process.pid, port
+
+
+def p99_ms(port: int, seconds: float) -> float:
+    """99th percentile of a GET over 100 connections that take turns."""
+    waits: list[float] = []
+    with ExitStack() as stack:
+        clients = [stack.enter_context(Raw(port)) for _ in range(100)]
+        until = time.monotonic() + seconds
+        while time.monotonic() < until:
+            for client in clients:
+                begun = time.perf_counter()
+                assert client.run("GET", "small") == ("$", b"x")
+                waits.append(time.perf_counter() - begun)
+    return sorted(waits)[int(len(waits) * 0.99)] * 1000
+
+
+def test_a_slow_reader_is_cut_and_others_do_not_notice(limited: tuple[int, int]) -> None:
+    """A client that asks and never reads is cut off at its limit, and the others' p99 moves by less than twice."""
+    pid, port = limited
+    with Raw(port) as client:
+        client.run("SET", "small", "x")
+        client.run("SET", "big", b"x" * 100_000)
+        cut_before = cut_clients(client)
+        before = min(p99_ms(port, 0.6) for _ in range(2))
+        memory = psutil.Process(pid).memory_info().rss
+        stop = threading.Event()
+        thread = threading.Thread(target=ask_and_never_read, args=(port, stop))
+        thread.start()
+        during = min(p99_ms(port, 0.6) for _ in range(3))
+        wait_until(lambda: cut_clients(client) > cut_before)
+        stop.set()
+        thread.join(10)
+        assert not thread.is_alive()
+        assert during < 2 * before + 2.0, f"p99 {before:.2f} ms alone, {during:.2f} ms beside a slow reader"
+        assert psutil.Process(pid).memory_info().rss - memory < 64 << 20
+
+
+def ask_and_never_read(port: int, stop: threading.Event) -> None:
+    """Ask for large values, do not read, and come again when cut off."""
+    while not stop.is_set():
+        with socket.create_connection(("127.0.0.1", port), 10) as sock:
+            sock.settimeout(5)
+            try:
+                for _ in range(1000):
+                    sock.sendall(request("GET", "big") * 10)
+                    if stop.wait(0.002):
+                        return
+            except OSError:
+                continue
+
+
+def cut_clients(client: Raw) -> int:
+    text = client.run("INFO", "stats")[1].decode()
+    return int(text.split("evicted_clients:")[1].split("\r\n")[0])
+
+
+def wait_until(condition: object, deadline_s: float = 15.0) -> None:
+    assert callable(condition)
+    until = time.monotonic() + deadline_s
+    while not condition():
+        assert time.monotonic() < until, "did not happen in time"
+        time.sleep(0.01)
+
+
+def test_a_large_pipeline_is_answered_whole(limited: tuple[int, int]) -> None:
+    """A client that sends everything before it reads anything (as redis-py's pipeline) gets all its replies."""
+    _, port = limited
+    with Raw(port) as client:
+        client.run("SET", "k", b"v" * 500)
+        client.send(request("GET", "k") * 10_000)
+        assert all(client.read() == ("$", b"v" * 500) for _ in range(10_000))
+
+
+def test_a_flood_of_commands_lets_others_in_between(limited: tuple[int, int]) -> None:
+    """While one connection has 100,000 commands to run, another is answered within milliseconds."""
+    _, port = limited
+    with Raw(port) as flood, Raw(port) as other:
+        sender = threading.Thread(target=flood.send, args=(request("SET", "k", "v") * 100_000,))
+        reader = threading.Thread(target=flood.file.read, args=(100_000 * len(b"+OK\r\n"),))
+        sender.start()
+        reader.start()
+        worst = 0.0
+        asked = 0
+        while reader.is_alive():
+            begun = time.perf_counter()
+            other.run("PING")
+            worst = max(worst, time.perf_counter() - begun)
+            asked += 1
+        sender.join()
+        reader.join()
+        assert asked > 5
+        assert worst < 1.0, f"another client waited {worst:.3f} s"
+
+
+@pytest.mark.parametrize(
+    ("data", "text"),
+    [
+        (b"A" * (10 << 20), "too big inline request"),
+        (b"*3\r\n$3\r\nSET\r\n$1\r\na\r\n$600000000\r\n", "invalid bulk length"),
+        (
+            b"*1000000\r\n"
+            + b"$100000\r\n"
+            + b"x" * 100_000
+            + b"\r\n"
+            + (b"$100000\r\n" + b"x" * 100_000 + b"\r\n") * 80,
+            "query buffer limit",
+        ),
+    ],
+    ids=["inline", "bulk", "command"],
+)
+def test_too_much_is_refused_without_being_kept(limited: tuple[int, int], data: bytes, text: str) -> None:
+    """A request past its limit gets an error that names it, or a closed connection; memory stays."""
+    pid, port = limited
+    before = psutil.Process(pid).memory_info().rss
+    with Raw(port) as client:
+        try:
+            client.send(data)
+            assert text in client.read()[1]
+        except ConnectionError:
+            pass  # closed while we were still sending: the error may be lost with it
+        assert client.closed_by_server()
+    assert psutil.Process(pid).memory_info().rss - before < 40 << 20
+    with Raw(port) as client:
+        assert client.run("PING") == ("+", "PONG")
+
+
+def test_value_and_key_limits(limited: tuple[int, int]) -> None:
+    """The largest value and key work; one byte more is an error that names the limit, and the next command runs."""
+    _, port = limited
+    with Raw(port) as client:
+        limit = 4 << 20
+        assert client.run("SET", "v", b"x" * limit) == ("+", "OK")
+        assert client.run("STRLEN", "v") == (":", str(limit))
+        for reply in (client.run("SET", "v", b"x" * (limit + 1)), client.run("APPEND", "v", "x")):
+            assert reply[0] == "-"
+            assert reply[1].startswith("LIMIT")
+            assert str(limit) in reply[1]
+        assert client.run("SET", b"k" * 65536, "x") == ("+", "OK")
+        reply = client.run("SET", b"k" * 65537, "x")
+        assert reply[1].startswith("LIMIT")
+        assert "65536" in reply[1]
+        assert client.run("SET", "", "x")[1].startswith("LIMIT")
+        assert client.run("MGET", *["v"] * 5)[1].startswith("LIMIT the reply would have")
+        client.run("DEL", "v")
+        assert client.run("PING") == ("+", "PONG")
+
+
+def test_half_sent_commands_and_single_bytes(limited: tuple[int, int]) -> None:
+    """A command that comes byte by byte is answered; one that never ends holds nobody up."""
+    _, port = limited
+    with Raw(port) as half, Raw(port) as slow, Raw(port) as other:
+        half.send(request("SET", "half", b"x" * 1000)[:-500])
+        for byte in request("SET", "slow", "value") + b"GET slow\r\n":
+            slow.send(bytes([byte]))
+        assert slow.read() == ("+", "OK")
+        assert slow.read() == ("$", b"value")
+        assert other.run("GET", "half") == ("$", None)
+
+
+def test_a_pipeline_cut_in_the_middle(limited: tuple[int, int]) -> None:
+    """What came whole before the client vanished is done, the broken rest is not."""
+    _, port = limited
+    with Raw(port) as client:
+        client.send(request("SET", "done", "1") + request("SET", "broken", "1")[:-3])
+        client.socket.shutdown(socket.SHUT_WR)
+        assert client.read() == ("+", "OK")
+        assert client.closed_by_server()
+    with Raw(port) as client:
+        assert client.run("MGET", "done", "broken") == ("*", [("$", b"1"), ("$", None)])
+
+
+def test_too_many_connections(limited: tuple[int, int]) -> None:
+    """Past the limit a client is told so and closed; when others leave there is room again."""
+    _, port = limited
+    with ExitStack() as stack:
+        refused = None
+        for _ in range(200):
+            client = stack.enter_context(Raw(port))
+            client.send(request("PING"))
+            reply = client.read()
+            if reply[0] == "-":
+                refused = reply
+                break
+        assert refused == ("-", "ERR max number of clients reached")
+    wait_until(lambda: welcome(port))
+
+
+def welcome(port: int) -> bool:
+    with Raw(port) as client:
+        client.send(request("PING"))
+        return bool(client.read() == ("+", "PONG"))
+
+
+def test_transactions_are_bounded(limited: tuple[int, int]) -> None:
+    """A transaction can't gather more than one command may have."""
+    _, port = limited
+    with Raw(port) as client:
+        client.run("MULTI")
+        replies = [client.run("SET", "k", b"x" * (1 << 20)) for _ in range(8)]
+        assert replies[0] == ("+", "QUEUED")
+        assert replies[-1][1].startswith("LIMIT")
+        assert client.run("EXEC")[1].startswith("EXECABORT")

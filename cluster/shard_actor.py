@@ -31,7 +31,7 @@ from stratacache.node.resp.config import ServerConfig
 from stratacache.node.resp.server import Identity, NodeServer
 from stratacache.node.types import EvictionPolicy, RemovalCause
 
-RENEW_S: Final = 1.0
+RENEW_MAX_S: Final = 1.0
 CALL_DEADLINE_S: Final = 2.0
 ORPHAN_AFTER_S: Final = 120.0
 """A shard whose coordinator is gone for good (not only restarting) ends itself: nothing of ours is left behind."""
@@ -209,6 +209,7 @@ class ShardActor:
 
         loop = asyncio.get_running_loop()
         heard_s = loop.time()
+        renew_s = min(RENEW_MAX_S, self.spec.config.lease_ms / 10_000)
         while True:
             self._ask.clear()
             sent_ms = self.engine.now_ms()
@@ -226,7 +227,7 @@ class ShardActor:
                     if loop.time() - heard_s > ORPHAN_AFTER_S:
                         os._exit(0)
             with suppress(TimeoutError):
-                await asyncio.wait_for(self._ask.wait(), RENEW_S)
+                await asyncio.wait_for(self._ask.wait(), renew_s)
 
     async def _find_coordinator(self) -> Any:
         if self._coordinator is None:

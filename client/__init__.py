@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from stratacache.client.decorator import cached
     from stratacache.client.keys import key_for
     from stratacache.client.options import ClientOptions
+    from stratacache.client.strategies import BackingStore, DirectoryStore, FsspecStore, StoreBackedCache
     from stratacache.client.sync_client import CacheClient
 
 __all__ = [
@@ -36,6 +37,7 @@ __all__ = [
     "AccessError",
     "AsyncCache",
     "AsyncCacheClient",
+    "BackingStore",
     "Cache",
     "CacheClient",
     "CacheError",
@@ -44,11 +46,14 @@ __all__ = [
     "ClientOptions",
     "CorruptionError",
     "DeadlineError",
+    "DirectoryStore",
     "EncodingError",
     "EvictionPolicy",
     "Fill",
+    "FsspecStore",
     "InvalidationIncompleteError",
     "LimitError",
+    "StoreBackedCache",
     "UnavailableError",
     "UsageError",
     "cached",
@@ -61,10 +66,14 @@ __all__ = [
 _LAZY = {
     "AsyncCache": "base",
     "AsyncCacheClient": "async_client",
+    "BackingStore": "strategies",
     "Cache": "base",
     "CacheClient": "sync_client",
     "ClientOptions": "options",
+    "DirectoryStore": "strategies",
     "Fill": "base",
+    "FsspecStore": "strategies",
+    "StoreBackedCache": "strategies",
     "cached": "decorator",
     "connect": "connecting",
     "connect_async": "connecting",

@@ -29,6 +29,7 @@ from stratacache.node.engine import MultiLevelCache
 from stratacache.node.errors import UsageError
 from stratacache.node.resp.config import ServerConfig
 from stratacache.node.resp.server import Identity, NodeServer
+from stratacache.node.tuning import tune_process
 from stratacache.node.types import EvictionPolicy, RemovalCause
 
 RENEW_MAX_S: Final = 1.0
@@ -86,6 +87,7 @@ class ShardActor:
         await self.home.open(FIRST_LOCK_WAIT_S if spec.incarnation == 1 else LOCK_WAIT_S)
         stored = self.home.read_state()
         loop = asyncio.get_running_loop()
+        tune_process()
         self.engine = MultiLevelCache(node_config(config, self.home), post=loop.call_soon_threadsafe)
         self.forwarder = RingForwarder(spec.shard, config.token)
         await self._listen()

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from .clock import Clock, NodeClock
 from .config import NodeConfig
-from .entry import NEVER_MS, PACKED, Entry, new_entry
+from .entry import NEVER_MS, Entry, new_entry
 from .errors import LimitError, UsageError
 from .friendly import FriendlyCache
 from .gate import InvalidationGate
@@ -74,6 +74,7 @@ class MultiLevelCache:
         if config.l3_bytes_max:
             self.l3 = DiskLevel(config, self._clock, handoff, self._group_of)
             self.l3.now_seq = lambda: self.gate.seq
+            self.residents.stored_seq = self.l3.stored_seq
         self.gate = InvalidationGate(self.l3.start_seq if self.l3 is not None else 1)
         self.leases = LeaseTable(self.gate, config.leases_max)
         if post is not None:
@@ -85,6 +86,7 @@ class MultiLevelCache:
         self.puts = 0
         self.access_times = Histogram()
         self._gets = 0
+        self._expires_ms = NEVER_MS
         self._invalidation = Invalidation(
             self.gate, self.leases, self.residents, self.l3, handoff, self.now_ms, self._changed
         )
@@ -133,7 +135,7 @@ class MultiLevelCache:
 
     def _hit_in_l2(self, entry: Entry) -> Entry | Future[Entry | None]:
         assert self.l2 is not None
-        if not entry.flags & PACKED or entry.size <= UNPACK_INLINE_BYTES_MAX or self._handoff.waits:
+        if not entry.packed or entry.size <= UNPACK_INLINE_BYTES_MAX or self._handoff.waits:
             self._count_hit(entry, self.l2.counters)
             return self.residents.promote(entry)
         packed = entry.payload
@@ -166,7 +168,7 @@ class MultiLevelCache:
         self._count_hit(entry, counters)
         if self.residents.place(entry, entry.page.group):
             counters.promotions += 1
-            if entry.flags & PACKED:  # it went to L2
+            if entry.packed:  # it went to L2
                 return self.residents.promote(entry)
         return entry
 
@@ -260,6 +262,10 @@ class MultiLevelCache:
         gate.seq = version = gate.seq + 1
         if gate.by_key:
             gate.void_key(key)
+        if expires_ms == self._expires_ms:
+            expires_ms = self._expires_ms  # puts of one millisecond share the int object: 32 bytes less for each
+        else:
+            self._expires_ms = expires_ms
         residents = self.residents
         entry = new_entry(key, payload, version, expires_ms, cost_s, metadata)
         old = self.table.get(key)

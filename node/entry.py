@@ -15,13 +15,10 @@ if TYPE_CHECKING:
     from .groups import Group, Namespace, Page
     from .levels.memory import MemoryLevel
 
-__all__ = ["DEAD_MS", "ENTRY_BYTES", "FRAME_PAYLOAD_BYTES_MAX", "NEVER_MS", "PACKED", "STORED", "Entry"]
+__all__ = ["DEAD_MS", "ENTRY_BYTES", "FRAME_PAYLOAD_BYTES_MAX", "NEVER_MS", "Entry"]
 
 DEAD_MS: Final = 0
 """`expires_ms` of a killed entry."""
-
-PACKED: Final = 1
-STORED: Final = 2
 
 ENTRY_BYTES: Final = 352
 """Charged for each entry beside key, payload and metadata: the object, its boxed numbers, the headers of its bytes
@@ -30,22 +27,26 @@ objects, its places in the table, the page and the policy. Measured: benchmarks/
 FRAME_PAYLOAD_BYTES_MAX: Final = 64 * 1024
 """Up to here the reply frame is kept instead of the payload; larger payloads are sent in pieces, without a copy."""
 
+_SIZES_SHARED: Final = 4096
+_SIZES: Final = tuple(range(_SIZES_SHARED))
+"""Sizes of small entries share their int objects: 32 bytes less for each entry."""
+
 
 class Entry(Evictable):
     """One cached value with what travels with it through the levels.
 
     `key`: canonical full key. `version`: the node-wide sequence number of its put. `metadata`: opaque to the node.
-    `flags`: PACKED while `raw` holds the zlib form (L2), STORED when L3 holds this version too. `level`: the memory
-    level that holds it, None when it has left. `page` and `slot`: its place in its group (groups.py).
+    `packed`: whether `raw` holds the zlib form (L2). `level`: the memory level that holds it, None when it has left.
+    `page` and `slot`: its place in its group (groups.py).
     """
 
-    __slots__ = ("flags", "frame", "level", "metadata", "page", "raw", "slot", "version")
+    __slots__ = ("frame", "level", "metadata", "packed", "page", "raw", "slot", "version")
 
     raw: bytes | None
     frame: bytes | None
     version: int
     metadata: bytes
-    flags: int
+    packed: bool
     level: MemoryLevel | None
     page: Page
     slot: int
@@ -116,12 +117,13 @@ def new_entry(
     # Without __init__: a third of the time of a put.
     entry = Entry.__new__(Entry)
     entry.key = key
-    entry.size = len(key) + len(payload) + len(metadata) + ENTRY_BYTES
+    size = len(key) + len(payload) + len(metadata) + ENTRY_BYTES
+    entry.size = _SIZES[size] if size < _SIZES_SHARED else size
     entry.cost_s = cost_s
     entry.expires_ms = expires_ms
     entry.order = entry.link = entry.frame = entry.level = None
     entry.raw = payload
     entry.version = version
     entry.metadata = metadata
-    entry.flags = 0
+    entry.packed = False
     return entry

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import deque
 from typing import TYPE_CHECKING, Final
 
-from .entry import DEAD_MS, NEVER_MS, PACKED, STORED, Entry, new_entry
+from .entry import DEAD_MS, NEVER_MS, Entry, new_entry
 from .groups import Group, GroupTable, Page
 from .levels.compressed import CompressedLevel, pack, unpack
 from .levels.memory import MemoryLevel
@@ -22,10 +22,10 @@ if TYPE_CHECKING:
 
     from .config import NodeConfig
 
-SWEEP_PAGES: Final = 8  # pages (of up to 256 entries) that one slice unlinks: 1-2 ms
-EXPIRY_PAGES: Final = 8  # pages in which something is due, to a slice
+SWEEP_PAGES: Final = 3  # pages (of up to 256 entries) that one slice unlinks: 2 ms
+EXPIRY_PAGES: Final = 3  # pages in which something is due, to a slice
 EXPIRY_LOOKS: Final = 2000  # pages looked at, to a slice: 0.1 ms
-KILL_PAGES: Final = 32  # pages that one slice kills: below 1 ms
+KILL_PAGES: Final = 16  # pages that one slice kills: below 1 ms
 PACK_INLINE_BYTES_MAX: Final = 64 * 1024  # zlib-ng level 1 packs this in about 0.3 ms
 
 
@@ -33,8 +33,9 @@ class Residents:
     """Entries in memory.
 
     `hit_log` holds the reads that the policy has not been told of, `drain_hits` tells it. `pack_later`, when set,
-    packs a large payload off the owner's thread and then calls back. `gone`, when set, hears of every entry that
-    leaves by expiry, or by eviction while it does not lie on disk.
+    packs a large payload off the owner's thread and then calls back. `stored_seq` gives the version up to which puts
+    are on disk too. `gone`, when set, hears of every entry that leaves by expiry, or by eviction while it does not
+    lie on disk.
     """
 
     def __init__(self, config: NodeConfig, now_ms: Callable[[], int]) -> None:
@@ -49,6 +50,7 @@ class Residents:
         self.pack_later: Callable[[Entry, bytes], None] | None = None
         self.hit_log: list[Entry] = []
         self.drain_hits: Callable[[], None] = self.hit_log.clear
+        self.stored_seq: Callable[[], int] = lambda: -1
         self.gone: Callable[[bytes, RemovalCause], object] | None = None
         self.dead = 0
         self._sweeps: deque[Page] = deque()
@@ -191,7 +193,7 @@ class Residents:
         l2 = self.l2
         assert l2 is not None
         if payload is None:
-            payload = unpack(entry.payload) if entry.flags & PACKED else entry.payload
+            payload = unpack(entry.payload) if entry.packed else entry.payload
         group = entry.page.group
         copy = copy_of(entry, payload)
         if copy.size + group.size > self.l1.bytes_max:
@@ -226,7 +228,7 @@ class Residents:
         elif cause is RemovalCause.EVICTED and entry.expires_ms <= self._now_ms():
             cause = RemovalCause.EXPIRED
         level.counters.removed[cause] += 1
-        on_disk = cause is RemovalCause.EVICTED and entry.flags & STORED
+        on_disk = cause is RemovalCause.EVICTED and entry.version <= self.stored_seq()
         if self.gone is not None and cause in (RemovalCause.EVICTED, RemovalCause.EXPIRED) and not on_disk:
             self.gone(entry.key, cause)
         if cause is RemovalCause.EVICTED:
@@ -253,6 +255,7 @@ class Residents:
         Gives how many live entries were killed and how many of those lie on disk too.
         """
         now_ms = self._now_ms()
+        stored_seq = self.stored_seq()
         killed = live = stored = 0
         for page in pages:
             for entry in page.entries:
@@ -260,7 +263,7 @@ class Residents:
                     killed += 1
                     if expires_ms > now_ms:
                         live += 1
-                        stored += entry.flags & STORED != 0
+                        stored += entry.version <= stored_seq
                     entry.expires_ms = DEAD_MS
         self._sweeps.extend(pages)
         self.dead += killed
@@ -303,7 +306,7 @@ class Residents:
         assert self.l1.bytes_used + self.groups.bytes_used <= self.l1.bytes_max
         assert self.dead == sum(entry.expires_ms == DEAD_MS for entry in held)
         assert sum(len(page.entries) for page in self.groups.pages if page) == len(held)
-        assert not any(entry.flags & PACKED for entry in self.l1.table.values())
+        assert not any(entry.packed for entry in self.l1.table.values())
         for record in self.groups.namespaces.values():
             entries = [entry for group in record.groups.values() for page in group.pages for entry in page.entries]
             assert record.entries == len(entries)
@@ -312,7 +315,7 @@ class Residents:
 
 def unpacked(entry: Entry) -> Entry:
     """The entry, or a copy in no level where its payload is packed."""
-    return copy_of(entry, unpack(entry.payload)) if entry.flags & PACKED else entry
+    return copy_of(entry, unpack(entry.payload)) if entry.packed else entry
 
 
 def copy_of(entry: Entry, payload: bytes) -> Entry:
@@ -325,6 +328,5 @@ def copy_of(entry: Entry, payload: bytes) -> Entry:
         cost_s=entry.cost_s,
         metadata=entry.metadata,
     )
-    copy.flags = entry.flags & STORED
     copy.page = entry.page
     return copy

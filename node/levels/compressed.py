@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Final
 
 from zlib_ng import zlib_ng
 
-from ..entry import PACKED
 from .memory import MemoryLevel
 
 if TYPE_CHECKING:
@@ -43,7 +42,7 @@ class CompressedLevel(MemoryLevel):
         entry.size += len(packed) - entry.payload_bytes
         entry.raw = packed
         entry.frame = None
-        entry.flags |= PACKED
+        entry.packed = True
 
     def shrink(self, entry: Entry, packed: bytes) -> None:
         """Exchange the payload of an entry that is held for its packed form."""

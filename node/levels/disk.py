@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import lmdb
 
-from ..entry import STORED, Entry, new_entry
+from ..entry import Entry, new_entry
 from ..errors import CorruptionError
 from ..gate import MARKS_MAX, Marks
 from ..groups import Group, Page
@@ -88,7 +88,8 @@ class DiskLevel:
         self._acks: list[Future[bool]] = []
         self._flushing: _Batch | None = None
         self._tombs = Marks()
-        self._flushed_seq = -1
+        self.flushed_seq = -1
+        """Puts with a version up to this one are in the file, unless they were skipped."""
         self._logged_at_ms = 0
         self._upkeep = Upkeep(config, handoff, self.counters, self._tombs, self._switch_off)
         self._payload_bytes_max = int(config.l3_bytes_max * PAYLOAD_SHARE_MAX)
@@ -113,7 +114,7 @@ class DiskLevel:
         self._open = opened
         self._clock.raise_to(opened.side.clock_ms)
         # Each run of the node has its own range of numbers, so versions grow across restarts without being stored.
-        self.start_seq = opened.side.incarnation << 40
+        self.start_seq = self.flushed_seq = opened.side.incarnation << 40
         self._upkeep.begin_suspects(opened.suspects, self.start_seq)
         for kind, name, seq in opened.store.load_tombstones():
             self._tombs.of_kind(kind)[name] = seq
@@ -123,6 +124,10 @@ class DiskLevel:
     def on(self) -> bool:
         """Whether the level is in use."""
         return self._open is not None
+
+    def stored_seq(self) -> int:
+        """Version up to which puts are in the file; -1 when the level is off."""
+        return self.flushed_seq if self._open is not None else -1
 
     # -- changes -------------------------------------------------------------------------------------------------
 
@@ -245,6 +250,7 @@ class DiskLevel:
                 group = entry.page.group
                 if entry.expires_ms > now_ms and not tombs.covers(entry.version, group.namespace.name, group.tags):
                     store.put(txn, entry, payload)
+                    self.counters.puts += 1
                     continue
             store.delete(txn, digest(key))
 
@@ -252,12 +258,8 @@ class DiskLevel:
         if not self._through:
             opened.side.wipe(batch.marks_at)
         self._flushing = None
-        self._flushed_seq = batch.seq
+        self.flushed_seq = batch.seq
         self.counters.removed[RemovalCause.EVICTED] += evicted
-        for item in batch.items.values():
-            if item is not None:
-                item[0].flags |= STORED
-                self.counters.puts += 1
         for ack in batch.acks:
             ack.set_result(True)
         if self._acks or self._queue_bytes >= BATCH_BYTES_MAX:
@@ -352,7 +354,6 @@ class DiskLevel:
             cost_s=source.cost_s,
             metadata=source.metadata,
         )
-        entry.flags = STORED
         entry.page = Page(self._group_of(namespace, tags, codec), -1)
         return entry
 
@@ -459,10 +460,10 @@ class DiskLevel:
         if self._queue and now_ms - self._queued_at_ms >= self._config.flush_after_ms:
             self._cut()
         if not self._queue and self._flushing is None:
-            self._flushed_seq = self.now_seq()
+            self.flushed_seq = self.now_seq()
         opened.side.clock_ms = now_ms
         opened.side.save()
-        self._upkeep.tick(opened, now_ms, self._flushed_seq)
+        self._upkeep.tick(opened, now_ms, self.flushed_seq)
 
     # -- failure and end -----------------------------------------------------------------------------------------
 

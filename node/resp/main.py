@@ -15,6 +15,7 @@ from stratacache.node.config import NodeConfig
 from stratacache.node.engine import MultiLevelCache
 from stratacache.node.resp.config import ServerConfig
 from stratacache.node.resp.server import Endpoints, NodeServer
+from stratacache.node.tuning import tune_process
 
 log = logging.getLogger(__name__)
 
@@ -35,6 +36,7 @@ def run_node(
         factory: Callable[[], asyncio.AbstractEventLoop] | None = uvloop.new_event_loop
     except ImportError:
         factory = None
+    tune_process()
     with asyncio.Runner(loop_factory=factory) as runner:
         runner.run(_serve(node, server, stop_s, on_start))
 

@@ -15,7 +15,7 @@ import pytest
 from stratacache.node.clock import ManualClock
 from stratacache.node.config import NodeConfig, WriteMode
 from stratacache.node.engine import MultiLevelCache
-from stratacache.node.entry import ENTRY_BYTES, NEVER_MS, PACKED, Entry
+from stratacache.node.entry import ENTRY_BYTES, NEVER_MS, Entry
 from stratacache.node.errors import CorruptionError, UnavailableError
 from stratacache.node.leases import LeaseReply
 from stratacache.node.types import RemovalCause
@@ -83,7 +83,7 @@ def test_l2_hit_gives_the_value_not_its_packed_form(make_engine: Callable[..., M
     engine.put(b"a", TEXT)
     engine.put(b"b", TEXT)
     assert engine.l2 is not None
-    assert engine.l2.table[b"a"].flags & PACKED
+    assert engine.l2.table[b"a"].packed
     assert engine.l2.table[b"a"].size < ENTRY_BYTES + 200
     assert payload(engine, b"a") == TEXT
     assert engine.stats()["levels"]["l2_compressed"]["hits"] == 1
@@ -111,7 +111,7 @@ def test_what_does_not_shrink_stays_raw(make_engine: Callable[..., MultiLevelCac
     engine.put(b"a", noise)
     engine.put(b"b", b"v")
     assert engine.l2 is not None
-    assert not engine.l2.table[b"a"].flags & PACKED
+    assert not engine.l2.table[b"a"].packed
     assert payload(engine, b"a") == noise
 
 
@@ -537,7 +537,7 @@ def test_large_payload_is_packed_in_the_worker(looped: tuple[MultiLevelCache, Lo
     loop.run_until(last)
     assert engine.l2 is not None
     until = time.monotonic() + 10
-    while not engine.l2.table[b"big"].flags & PACKED:
+    while not engine.l2.table[b"big"].packed:
         assert time.monotonic() < until
         engine._handoff.run_done_for(0.05)
     assert engine.l2.table[b"big"].size < 20_000

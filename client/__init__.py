@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from stratacache.client.base import AsyncCache, Cache, Fill
     from stratacache.client.connecting import connect, connect_async
     from stratacache.client.decorator import cached
+    from stratacache.client.intelligent import IntelligentCacheManager
     from stratacache.client.keys import key_for
     from stratacache.client.options import ClientOptions
     from stratacache.client.strategies import BackingStore, DirectoryStore, FsspecStore, StoreBackedCache
@@ -51,6 +52,7 @@ __all__ = [
     "EvictionPolicy",
     "Fill",
     "FsspecStore",
+    "IntelligentCacheManager",
     "InvalidationIncompleteError",
     "LimitError",
     "StoreBackedCache",
@@ -73,6 +75,7 @@ _LAZY = {
     "DirectoryStore": "strategies",
     "Fill": "base",
     "FsspecStore": "strategies",
+    "IntelligentCacheManager": "intelligent",
     "StoreBackedCache": "strategies",
     "cached": "decorator",
     "connect": "connecting",

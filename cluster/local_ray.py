@@ -18,6 +18,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
@@ -45,12 +46,17 @@ def find_ray() -> str | None:
                 f"no Ray cluster answers at RAY_ADDRESS={address}: correct it, or unset it to start a local Ray"
             )
         return address
+    address = _announced()
+    return address if address and _answers(address) else None
+
+
+def _announced() -> str:
+    """The address that the last head started on this machine wrote down, and by which everybody finds it."""
     try:
         from ray._private.utils import read_ray_address
     except ImportError:
-        return None
-    address = read_ray_address() or ""
-    return address if address and _answers(address) else None
+        return ""
+    return read_ray_address() or ""
 
 
 def require_ray() -> None:
@@ -105,7 +111,7 @@ def start_head(name: str) -> RayHead:
     except BaseException:
         end_head(head)
         raise
-    return head
+    return replace(head, address=_announced() or head.address)
 
 
 def _use_token(*, create: bool) -> None:

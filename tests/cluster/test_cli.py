@@ -278,12 +278,15 @@ def test_a_killed_shard_comes_back_where_clients_look_for_it(shell: Shell, up: d
 
 
 def test_down_leaves_nothing(shell: Shell, up: dict[str, Any]) -> None:
-    """No process of ours, no socket, no state; and a second `down` says that there is nothing."""
+    """No process of ours, no socket, no state. The Ray ends with the last cache of ours in it."""
     pids = [shard["pid"] for shard in json.loads(shell.ok("status", "--json"))["shards"]]
     state = json.loads((shell.home / "state" / "stratacache" / "default.json").read_text())
     session = state["head"]["pid"]
     assert len(_session(session)) > 3, "the local Ray runs in a session of its own"
-    assert shell.ok("down") == "cache default: ended, local Ray ended\n"
+    shell.ok("up", "--name", "second", "--shards", "1", "--l1-bytes", "16MiB")
+    assert shell.ok("down") == "cache default: ended\n", "the Ray is still needed by the second cache"
+    assert shell.ok("put", "k", "v") == "stored\n"
+    assert shell.ok("down", "--name", "second") == "cache second: ended, local Ray ended\n"
     assert _session(session) == []
     assert not any(is_alive(pid) for pid in pids)
     assert not Path(up["shards"][0]["unix"]).parent.exists()

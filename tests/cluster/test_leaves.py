@@ -22,6 +22,7 @@ from stratacache.cluster.debts import OpenLog, merged
 from stratacache.cluster.home import ShardHome, private_dir, runtime_dir
 from stratacache.cluster.local_ray import RayHead, end_head
 from stratacache.cluster.merge import counters, merged_stats, with_base
+from stratacache.cluster.placement import place
 from stratacache.cluster.state import ClusterState, forget_state, known_states, load_state, save_state
 from stratacache.cluster.warmth import keep_at_first_start, keep_at_return, ring_digest, view_ring
 from stratacache.node.errors import UsageError
@@ -325,3 +326,35 @@ def test_a_session_is_ended_with_all_its_processes() -> None:
     finally:
         other.kill()
         other.wait()
+
+
+# ---------------------------------------------------------------- placement
+
+
+def spread(shards: int, nodes: list[m.NodeSeen]) -> dict[str, str]:
+    """Where all shards of a new cluster go."""
+    homes: dict[str, str] = {}
+    for index in range(shards):
+        node = place(f"shard-{index}", index, nodes, homes)
+        if node is not None:
+            homes[f"shard-{index}"] = node
+    return homes
+
+
+def test_shards_spread_evenly_and_go_back_to_their_disk() -> None:
+    """The counts of two nodes differ by one at most; a replaced shard returns to the node that holds its L3."""
+    nodes = [m.NodeSeen(id=name, address=name) for name in "abc"]
+    homes = spread(7, nodes)
+    counts = [list(homes.values()).count(name) for name in "abc"]
+    assert (sum(counts), max(counts) - min(counts)) == (7, 1)
+    for index in range(7):
+        assert place(f"shard-{index}", index, nodes, homes) == homes[f"shard-{index}"]
+    assert place("shard-0", 0, nodes[1:], {**homes, "shard-0": "a"}) in {"b", "c"}
+    assert place("shard-0", 0, [], homes) is None
+
+
+def test_a_node_never_gets_more_shards_than_it_has_room_for() -> None:
+    """A shard waits rather than overrun a neighbour's memory."""
+    nodes = [m.NodeSeen(id=name, address=name, capacity=2) for name in "ab"]
+    homes = spread(6, nodes)
+    assert sorted(homes.values()) == ["a", "a", "b", "b"]

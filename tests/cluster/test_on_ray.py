@@ -21,7 +21,7 @@ from stratacache.client import CacheClient, connect
 from stratacache.client.view import SUSPENDED
 from stratacache.cluster import ClusterHandle, attach, start
 from stratacache.cluster.discovery import current_view, running_clusters
-from stratacache.node.errors import InvalidationIncompleteError, UnavailableError, UsageError
+from stratacache.node.errors import AccessError, InvalidationIncompleteError, UnavailableError, UsageError
 from tests.cluster.waiting import is_alive, wait_until
 
 pytestmark = [pytest.mark.ray, pytest.mark.xdist_group("ray")]
@@ -226,6 +226,25 @@ def test_a_plain_redis_client_may_talk_to_any_shard(cluster: ClusterHandle, cach
     first, *rest = clients.values()
     assert first.delete(*[f"plain-{number}" for number in range(30)]) == 30
     assert [client.get("plain-7") for client in rest] == [None, None]
+
+
+def test_a_token_is_handed_out_inside_ray_and_asked_for_outside(ray_session: str) -> None:
+    """Whoever may call the coordinator may use the cache; everybody else has to know the token."""
+    with own_cluster("locked", shards=2, token="a secret of some length") as handle:
+        with pytest.raises(AccessError):
+            connect(handle.address, strict=True).put("k", 1)
+
+        @ray.remote(num_cpus=0)
+        def task() -> object:
+            with connect(cluster="locked", strict=True) as here:
+                here.put_many({f"key-{number}": number for number in range(20)})
+                return here.get("key-7")
+
+        assert ray.get(task.remote()) == 7
+        redis = pytest.importorskip("redis")
+        host, _, port = handle.endpoints["shard-0"].rpartition(":")
+        plain = redis.Redis(host=host, port=int(port), password="a secret of some length")
+        assert len(plain.mget([f"key-{number}" for number in range(20)])) == 20  # shards show it to each other
 
 
 def test_a_stopped_shard_never_answers_after_its_lease(ray_session: str) -> None:

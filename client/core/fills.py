@@ -160,10 +160,11 @@ def get_or_compute(
         value, stored = _unwrap(result)
         if token and stored is not None:
             cost_s = options.cost_s if options.cost_s is not None else seconds
-            kept = True
             try:
                 yield from _store_one(core, key, stored, options, cost_s, token)
+                kept = True
             except UnavailableError as error:
+                kept = True  # it may have been stored: the lease ends with the entry, or by itself
                 core.fail_open("put", error, strict=strict)
     except BaseException:
         core.counters.compute_errors += 1
@@ -311,13 +312,15 @@ class _Batch:
             for index, (_, fill) in zip(missing, fills, strict=True):
                 if fill is None or index not in leases:
                     continue
-                del unused[index]
                 if fill.ttl is MISS and fill.tags is None and fill.cost_s is None:
                     alike.append((index, fill))
                 else:
                     yield from self._store_one(index, fill, cost_s, leases[index])
+                    del unused[index]
             if alike:
                 yield from self._store_alike(alike, leases, cost_s)
+                for index, _ in alike:
+                    del unused[index]
         except BaseException:
             core.counters.compute_errors += 1
             raise

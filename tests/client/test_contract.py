@@ -192,6 +192,20 @@ def test_an_error_of_compute_is_the_callers(cache: Any) -> None:
     assert time.monotonic() - begun < 10, "the leases were given back"
 
 
+def test_a_result_that_cannot_be_stored_gives_its_lease_back(cache: Any) -> None:
+    """An unencodable result is an error of this call only: the next caller does not wait for a lease that hangs."""
+    begun = time.monotonic()
+    for _ in range(2):
+        with pytest.raises(EncodingError):
+            cache.get_or_compute("odd", object)
+        with pytest.raises(EncodingError):
+            cache.get_or_compute_many(["odd1", "odd2"], lambda keys: ["fine", object()])
+        with pytest.raises(EncodingError):
+            cache.get_or_compute_many(["odd3"], lambda keys: [Fill(value=object(), ttl=9)])
+    assert cache.get_or_compute("odd", lambda: 1) == 1
+    assert time.monotonic() - begun < 10, "the leases were given back"
+
+
 def test_get_or_compute_many_computes_misses_once(cache: Any) -> None:
     """One call with each distinct missing key; a sequence or a mapping; the wrong number is an error."""
     calls: list[list[str]] = []

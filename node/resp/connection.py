@@ -14,9 +14,10 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
+from collections.abc import Callable
 from concurrent.futures import Future
 from enum import Enum
-from typing import TYPE_CHECKING, Final, cast
+from typing import TYPE_CHECKING, Any, Final, cast
 
 import hiredis
 
@@ -253,9 +254,8 @@ class Connection(asyncio.Protocol):
         gets = self._reader.gets
         append = out.append
         now_ms = self.active_ms = engine.now_ms()
-        plain = self.plain and now_ms < self.server.serve_until_ms
-        lookup = engine.table.get if plain and self.server.table_is_owned else _nothing
-        put = engine.put if plain and self.server.forwarder is None else None
+        mode = self.plain
+        lookup, put = self._short_cuts(now_ms)
         hit = engine.hit_log.append
         executed = 0
         try:
@@ -300,6 +300,9 @@ class Connection(asyncio.Protocol):
                 executed += 1
                 if self._take(run(self, argv), out):
                     return True
+                if self.plain is not mode:  # MULTI, AUTH, CLIENT TRACKING: the rest of the chunk is under another rule
+                    mode = self.plain
+                    lookup, put = self._short_cuts(now_ms)
         except (hiredis.HiredisError, TypeError, IndexError, KeyError) as problem:
             raise _MalformedError from problem  # handlers' own errors do not come up here: `run` answers them
         finally:
@@ -308,6 +311,14 @@ class Connection(asyncio.Protocol):
             if len(engine.hit_log) > HITS_KEPT:
                 engine.drain_hits()
         return False
+
+    def _short_cuts(self, now_ms: int) -> tuple[Callable[[bytes], Any], Callable[..., Any] | None]:
+        """How the read loop may find and put entries by itself: not at all where a command needs more checks."""
+        server = self.server
+        if not self.plain or now_ms >= server.serve_until_ms:
+            return _nothing, None
+        lookup = self.engine.table.get if server.table_is_owned else _nothing
+        return lookup, self.engine.put if server.forwarder is None else None
 
     def _run_parser(self, out: list[bytes]) -> bool:
         """Execute what the exact parser holds; whether the connection must pause."""

@@ -206,6 +206,26 @@ SCENARIOS: dict[str, str] = {
         SET a 1\\x20
         INCR a
     """,
+    "float counters": """
+        INCRBYFLOAT a 10.50
+        INCRBYFLOAT a 0.1
+        INCRBYFLOAT a -5
+        SET a 5e3
+        INCRBYFLOAT a 2.0e2
+        INCRBYFLOAT a -5200
+        INCRBYFLOAT a 3
+        INCRBYFLOAT a 0.1
+        INCRBYFLOAT a 0.2
+        INCRBYFLOAT a x
+        INCRBYFLOAT a
+        SETEX b 100 1.5
+        INCRBYFLOAT b 1.25
+        ~TTL b
+        SET b x
+        INCRBYFLOAT b 1
+        SET b \\x201
+        INCRBYFLOAT b 1
+    """,
     "append and length": """
         APPEND a hello
         APPEND a \\x20world
@@ -552,6 +572,7 @@ STANDARD = frozenset(
         "INCRBY",
         "DECR",
         "DECRBY",
+        "INCRBYFLOAT",
         "APPEND",
         "SCAN",
         "KEYS",

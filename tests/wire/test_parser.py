@@ -141,6 +141,16 @@ def test_half_a_command_waits() -> None:
     assert parser.idle
 
 
+def test_a_change_of_mode_holds_for_the_rest_of_the_chunk() -> None:
+    """MULTI, AUTH and SC.HELLO rule over what stands behind them in the same packet."""
+    node = InProcess()
+    answered, _ = node.run([request("SET", "a", 1) + request("MULTI") + request("SET", "a", 2) + request("GET", "a")])
+    assert answered == b"+OK\r\n+OK\r\n+QUEUED\r\n+QUEUED\r\n"
+    assert node.run([request("GET", "a")])[0] == b"$1\r\n1\r\n"
+    whole = request("MULTI") + request("SET", "a", 3) + request("EXEC") + request("SET", "b", 4) + request("GET", "a")
+    assert node.run([whole])[0] == b"+OK\r\n+QUEUED\r\n*1\r\n+OK\r\n+OK\r\n$1\r\n3\r\n"
+
+
 def test_before_auth_requests_are_held_small() -> None:
     """A stranger can't make the node hold more than Redis would."""
     parser = RequestParser(ParserLimits(), trusted=False)

@@ -12,8 +12,8 @@ from stratacache.node.resp.table import Access, Flag, Reply, command
 if TYPE_CHECKING:
     from stratacache.node.resp.connection import Connection
 
-REDIS_VERSION = "7.0.15"
-"""The Redis whose command set and error texts this follows; told to clients that look at it."""
+REDIS_VERSION = "7.4.0"
+"""What clients that look at it are told: the first version with which redis-py turns its client-side caching on."""
 
 
 @command("ping", -1, group="connection")

@@ -109,6 +109,8 @@ class ControllerShell:
         import ray
 
         self._disconnect()
+        # Beginning anew is this loop's own work; else Ray Client would first try for 30 s to mend a broken channel.
+        os.environ.setdefault("RAY_CLIENT_RECONNECT_GRACE_PERIOD", "2")
         ray.init(address=self.ray_address, namespace="stratacache", log_to_driver=False, logging_level="ERROR")
         return c.RayConnected()
 
@@ -239,4 +241,4 @@ def _now_ms() -> int:
 
 
 def _line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:200] or type(error).__name__
+    return " ".join(str(error).split())[:300] or type(error).__name__

@@ -13,9 +13,12 @@ from stratacache.node.errors import UnavailableError
 @click.command("drain")
 @click.option("--name", default=None, help="The cluster's name, when several run.")
 @click.option("--timeout", "timeout_s", type=click.FloatRange(min=1), default=45.0, show_default=True, help="Seconds.")
+@click.option(
+    "--node-ip", envvar="POD_IP", help="The Ray node's address.  [env: POD_IP; else the node of this machine]"
+)
 @json_option
-def command(name: str | None, timeout_s: float, as_json: bool) -> None:
-    """Have the shards on this Ray node write everything to disk and end; none is started here any more.
+def command(name: str | None, timeout_s: float, node_ip: str | None, as_json: bool) -> None:
+    """Have the shards on a Ray node write everything to disk and end; none is started here any more.
 
     Their ranges miss until they run again: where the disk stays, they come back with what it holds.
     """
@@ -24,10 +27,21 @@ def command(name: str | None, timeout_s: float, as_json: bool) -> None:
     if address is None:
         raise UnavailableError("no Ray node runs here: there is nothing to drain")
     connect_ray(address)
-    import ray
-
-    shards = attach(name).drain(ray.get_runtime_context().get_node_id(), timeout_s)
+    shards = attach(name).drain(_node_id(node_ip), timeout_s)
     if as_json:
         print_json({"shards": shards})
     else:
         click.echo(f"drained {', '.join(shards)}" if shards else "no shard runs here")
+
+
+def _node_id(address: str | None) -> str:
+    """The id of the living Ray node with this address, or of the one that this process is connected to."""
+    import ray
+
+    if address is None:
+        own: str = ray.get_runtime_context().get_node_id()
+        return own
+    found = [node["NodeID"] for node in ray.nodes() if node["Alive"] and node["NodeManagerAddress"] == address]
+    if not found:
+        raise UnavailableError(f"no Ray node has the address {address}: there is nothing to drain")
+    return str(found[0])

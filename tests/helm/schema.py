@@ -21,6 +21,8 @@ from tests.helm.objects import Object
 
 ROOT = Path(__file__).parents[2]
 SCHEMAS = Path(__file__).parent / "schemas"
+# The package reads its files anew for every object; they do not change.
+kubernetes_validate.utils.schema_contents = cache(kubernetes_validate.utils.schema_contents)
 CUSTOM = ("RayCluster", "ServiceMonitor", "PrometheusRule")
 
 

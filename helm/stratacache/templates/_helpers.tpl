@@ -111,8 +111,9 @@ ray://{{ include "stratacache.headHost" . }}:10001
 {{- add (include "stratacache.bytes" .Values.cache.l1BytesMax) (include "stratacache.bytes" .Values.cache.l2BytesMax) 134217728 }}
 {{- end }}
 
-{{/* What Ray itself takes on a node beside its object store: raylet and agents. */}}
+{{/* What Ray itself takes on a node beside its object store: raylet and agents, and room for the coordinator. */}}
 {{- define "stratacache.rayOverheadBytes" -}}536870912{{- end }}
+{{- define "stratacache.coordinatorBytes" -}}67108864{{- end }}
 
 {{- define "stratacache.workerReplicas" -}}
 {{- if kindIs "invalid" .Values.worker.replicas }}

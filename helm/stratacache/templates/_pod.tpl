@@ -156,10 +156,12 @@ resources:
 {{- add (include "stratacache.bytes" .spec.objectStoreMemory) 16777216 }}
 {{- end }}
 
-{{/* What Ray may hand out of a pod's memory: the limit without the object store and Ray's own processes. */}}
+{{/* What Ray may hand out of a pod's memory: the limit without the object store and Ray's own processes. The
+coordinator may land on any pod; it must not take the last shard's place. */}}
 {{- define "stratacache.rayMemory" -}}
 {{- $store := include "stratacache.bytes" .spec.objectStoreMemory }}
-{{- sub (include "stratacache.bytes" .spec.resources.limits.memory) (add $store (include "stratacache.rayOverheadBytes" .)) }}
+{{- $own := sub (include "stratacache.rayOverheadBytes" .) (include "stratacache.coordinatorBytes" .) }}
+{{- sub (include "stratacache.bytes" .spec.resources.limits.memory) (add $store $own) }}
 {{- end }}
 
 {{- define "stratacache.headPorts" -}}

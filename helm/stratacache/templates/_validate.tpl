@@ -2,6 +2,7 @@
 {{- define "stratacache.validate" -}}
 {{- include "stratacache.validateMode" . }}
 {{- include "stratacache.validateSecrets" . }}
+{{- include "stratacache.validateLevels" . }}
 {{- if ne .Values.mode "existing" }}
 {{- include "stratacache.validatePods" . }}
 {{- include "stratacache.validateSizes" . }}
@@ -49,6 +50,15 @@
 {{- end }}
 {{- if and $ray.gcs.redis.address (ne $ray.gcs.faultTolerance "redis") }}
 {{- fail (printf "ray.gcs.redis.address is set, but ray.gcs.faultTolerance is %s: set it to redis, or leave the address empty" $ray.gcs.faultTolerance) }}
+{{- end }}
+{{- end }}
+
+{{- define "stratacache.validateLevels" -}}
+{{- range $name := list "l1BytesMax" "l2BytesMax" "l3BytesMax" }}
+{{- $bytes := int64 (include "stratacache.bytes" (index $.Values.cache $name)) }}
+{{- if and (lt $bytes 1048576) (or (eq $name "l1BytesMax") (gt $bytes 0)) }}
+{{- fail (printf "cache.%s is %v: a level needs at least 1Mi%s" $name (index $.Values.cache $name) (ternary "" "; 0 switches it off" (eq $name "l1BytesMax"))) }}
+{{- end }}
 {{- end }}
 {{- end }}
 

@@ -22,6 +22,15 @@ def native_rows() -> dict[str, str]:
     }
 
 
+def parse(data: bytes) -> Any:
+    """The only reply in `data`."""
+    reader = hiredis.Reader()
+    reader.feed(data)
+    reply = reader.gets()
+    assert reader.gets() is False
+    return reply
+
+
 def test_every_native_command_has_a_row_and_every_row_a_command() -> None:
     """The page neither leaves a command out nor promises one that is not there."""
     assert native_rows().keys() == {name.decode() for name in COMMANDS if name.startswith(b"SC.")}

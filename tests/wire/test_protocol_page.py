@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
+
+import hiredis
 
 from stratacache.node.resp import commands
 from stratacache.node.resp.table import COMMANDS

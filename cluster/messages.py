@@ -332,7 +332,7 @@ class LeaseRefused:
 
 @dataclass(frozen=True, kw_only=True)
 class Invalidated:
-    """This shard has applied a tag, namespace or clear invalidation that a client sent."""
+    """A client's invalidation that went to all active shards, so that suspended ones owe it."""
 
     debt: Debt
 

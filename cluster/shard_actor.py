@@ -125,6 +125,7 @@ class ShardActor:
                 Identity(cluster=config.name, shard=spec.shard, incarnation=spec.incarnation),
             )
             self.server.serve_until_ms = 0
+            self.server.owe = self._owe
             try:
                 await self.server.start()
             except OSError as error:
@@ -182,6 +183,10 @@ class ShardActor:
     def _note(self, kind: str, names: Sequence[bytes], cause: RemovalCause, seq: int) -> None:  # noqa: ARG002
         if kind != "keys":
             self.serving.handle(m.Invalidated(debt=m.Debt(kind=kind, names=tuple(names))), 0)
+
+    def _owe(self, keys: Sequence[bytes]) -> None:
+        """Note keys that a client invalidates everywhere, since their owner is suspended."""
+        self.serving.handle(m.Invalidated(debt=m.Debt(kind="keys", names=tuple(keys))), 0)
 
     def _stored(self, epoch: int, ring: str) -> m.Stored:
         return m.Stored(

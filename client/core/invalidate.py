@@ -1,7 +1,8 @@
 """Invalidations: the one kind of call that never fails silently.
 
-By key it goes to the key's owner; by tag, by namespace and for everything to every active shard. Right behind each such
-command `SC.VIEW` asks whether the shard knows a newer view than the one that the shards were chosen by.
+By key it goes to the key's owner, or while that is suspended to every active shard, which records it for the owner's
+return; by tag, by namespace and for everything to every active shard. Right behind each command that goes to all,
+`SC.VIEW` asks whether the shard knows a newer view than the one that the shards were chosen by.
 
 Invariants: the number is returned only when every active shard of one view (at least one) has answered; an invalidation
 that spans a view change is repeated under the new view, which costs misses at most; otherwise
@@ -54,10 +55,19 @@ def invalidate_keys(core: Core, keys: Sequence[bytes]) -> Operation[int]:
     def attempt(deadline: float) -> Operation[int]:
         plan = _KeysPlan(keys)
         failed = yield from ask_owners(core, keys, plan, deadline=deadline)
-        if failed:
-            _raise_wrong_call(failed.values())
-            raise InvalidationIncompleteError(f"{len(failed)} of {len(keys)} keys", _owners(core, keys, list(failed)))
-        return plan.removed
+        if not failed:
+            return plan.removed
+        _raise_wrong_call(failed.values())
+        what = f"{len(failed)} of {len(keys)} keys"
+        missing = _owners(core, keys, list(failed))
+        if all(core.view.by_id[shard].state == ACTIVE for shard in missing):
+            raise InvalidationIncompleteError(what, missing)
+        # An owner is suspended: it will owe these keys, once every active shard has recorded them.
+        removed = plan.removed
+        for part in slices(list(failed)):
+            command = (b"SC.INVKEYS", *[keys[index] for index in part])
+            removed += yield from _everywhere(core, command, what, deadline)
+        return removed
 
     def forget() -> None:
         if core.near is not None:

@@ -231,6 +231,20 @@ def sc_invalidate(connection: Connection, argv: list[bytes]) -> Reply:
     return when(connection.engine.invalidate_keys([canonical(raw) for raw in argv[1:]]), integer)
 
 
+@command("sc.invkeys", -2, Flag.WRITE | Flag.INVALIDATES, group="native")
+def sc_invkeys(connection: Connection, argv: list[bytes]) -> Reply:
+    """Invalidate those of the keys that this shard owns; note the others, in case their owner is suspended."""
+    server = connection.server
+    keys = [canonical(raw) for raw in argv[1:]]
+    if server.forwarder is not None:
+        owner = server.forwarder.owner
+        elsewhere = [key for key in keys if owner(key) is not None]
+        if elsewhere:
+            server.owe(elsewhere)
+            keys = [key for key in keys if owner(key) is None]
+    return when(connection.engine.invalidate_keys(keys), integer) if keys else ZERO
+
+
 @command("sc.invtags", -2, Flag.WRITE | Flag.INVALIDATES, group="native")
 def sc_invtags(connection: Connection, argv: list[bytes]) -> Reply:
     """Invalidate everything on this shard that carries any of the tags."""

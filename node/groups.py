@@ -26,7 +26,7 @@ PAGE_ENTRIES_MAX: Final = 256  # slots stay below 257: CPython shares these ints
 TAGS_MAX: Final = 64
 TAG_BYTES_MAX: Final = 1024
 NAMESPACES_IDLE_MAX: Final = 4096
-GROUP_BYTES: Final = 1024
+GROUP_BYTES: Final = 1280
 """Charged for a group with tags: the objects of the group, its first page, its places in the tables."""
 
 

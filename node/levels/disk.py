@@ -29,7 +29,7 @@ from ..types import RemovalCause
 from .records import Record, crc32, decode_head, read_payload
 from .recovery import Opened, close_directory, open_directory
 from .sidefile import MARKS_MASK, is_suspect
-from .store import EVICTED_AT_FULL, FILLED_MAX, RecordStore, digest
+from .store import FILLED_MAX, RecordStore, digest
 from .upkeep import Upkeep
 
 if TYPE_CHECKING:
@@ -43,6 +43,7 @@ BATCH_BYTES_MAX: Final = 8 * 1024 * 1024
 LOG_EVERY_MS: Final = 60_000
 INLINE_BYTES_MAX: Final = 256 * 1024
 ITEM_BYTES: Final = 256  # what a queued change costs beside its payload
+ROOM_TRIES: Final = 10
 PAYLOAD_SHARE_MAX: Final = 0.25  # of the level: a larger value would push out too much, or not fit for fragmentation
 
 Item = tuple[Entry, bytes] | None
@@ -54,10 +55,13 @@ _log = logging.getLogger(__name__)
 class _Batch:
     """Changes that are being committed, and who waits for that."""
 
-    __slots__ = ("acks", "items", "marks_at", "seq")
+    __slots__ = ("acks", "bytes", "items", "marks_at", "seq")
 
-    def __init__(self, items: dict[bytes, Item], acks: list[Future[bool]], marks_at: int, seq: int) -> None:
+    def __init__(
+        self, items: dict[bytes, Item], bytes_held: int, acks: list[Future[bool]], marks_at: int, seq: int
+    ) -> None:
         self.items = items
+        self.bytes = bytes_held
         self.acks = acks
         self.marks_at = marks_at
         self.seq = seq
@@ -93,8 +97,8 @@ class DiskLevel:
         self._logged_at_ms = 0
         self._upkeep = Upkeep(config, handoff, self.counters, self._tombs, self._switch_off)
         self._payload_bytes_max = int(config.l3_bytes_max * PAYLOAD_SHARE_MAX)
-        self._queue_bytes_max = config.l3_queue_bytes_max
-        self._txn_bytes_max = min(BATCH_BYTES_MAX, config.l3_bytes_max // 16)
+        self._room_bytes = config.l3_queue_bytes_max  # for the queue; what is being committed is taken off
+        self._txn_bytes_max = min(BATCH_BYTES_MAX, config.l3_bytes_max // 32)
         self._open: Opened | None = None
         self._closing: Opened | None = None
         self.start_seq = 1
@@ -137,7 +141,7 @@ class DiskLevel:
         if opened is None:
             return False
         size = len(payload)
-        if size > self._payload_bytes_max or self._queue_bytes + size > self._queue_bytes_max:
+        if size > self._payload_bytes_max or self._queue_bytes + size > self._room_bytes:
             self.skipped += 1
             ack = self.delete(entry.key)
             return then(ack, lambda _: False) if ack is not None else False
@@ -188,7 +192,8 @@ class DiskLevel:
         if opened is None or self._flushing is not None or not (self._queue or self._acks):
             return
         marks_at = 0 if self._through else opened.side.swap()
-        batch = self._flushing = _Batch(self._queue, self._acks, marks_at, self.now_seq())
+        batch = self._flushing = _Batch(self._queue, self._queue_bytes, self._acks, marks_at, self.now_seq())
+        self._room_bytes = self._config.l3_queue_bytes_max - batch.bytes
         self._queue = {}
         self._queue_bytes = 0
         self._acks = []
@@ -204,7 +209,7 @@ class DiskLevel:
         for key, item in batch.items.items():
             chunk.append((key, item))
             chunk_bytes += ITEM_BYTES + (len(item[1]) if item is not None else 0)
-            if chunk_bytes >= self._txn_bytes_max:
+            if chunk_bytes >= self._txn_bytes_max or len(chunk) >= opened.store.slice_records:
                 evicted += self._commit_chunk(opened.store, chunk, chunk_bytes)
                 chunk, chunk_bytes = [], 0
                 self._handoff.worker.run_urgent()
@@ -213,31 +218,23 @@ class DiskLevel:
         return evicted
 
     def _commit_chunk(self, store: RecordStore, chunk: list[tuple[bytes, Item]], chunk_bytes: int) -> int:
+        """Commit a part of a batch, after making room for it; gives the number of evicted records."""
         evicted = 0
-
-        def make_room(txn: Any) -> None:
-            nonlocal evicted
-            evicted += store.evict(txn, int(EVICTED_AT_FULL * store.bytes_max) + chunk_bytes)
-
-        def change(txn: Any) -> None:
-            self._apply(store, txn, chunk)
-
-        # Twice: pages that a transaction frees can be used from the next but one on.
-        if store.bytes_used + 2 * chunk_bytes > store.bytes_max * FILLED_MAX:
-            store.write(make_room)
-        try:
-            store.write(change)
-        except lmdb.MapFullError:
-            # Free space may be there, but not in one piece for a large value.
-            store.write(make_room)
-            store.write(make_room)
+        wanted = store.bytes_used + 2 * chunk_bytes - int(store.bytes_max * FILLED_MAX)
+        if wanted > 0:
+            evicted += store.evict_in_slices(wanted)
+        for _ in range(ROOM_TRIES):
             try:
-                store.write(change)
+                store.write(lambda txn: self._apply(store, txn, chunk))
             except lmdb.MapFullError:
+                # Free pages may be there, but not in one piece for a large value.
+                evicted += store.evict_in_slices(store.bytes_max // ROOM_TRIES)
+            except CorruptionError:
+                self.corrupt += 1
                 store.write(store.drop_all)
-        except CorruptionError:
-            self.corrupt += 1
-            store.write(store.drop_all)
+            else:
+                return evicted
+        store.write(store.drop_all)
         return evicted
 
     def _apply(self, store: RecordStore, txn: Any, chunk: list[tuple[bytes, Item]]) -> None:
@@ -258,6 +255,7 @@ class DiskLevel:
         if not self._through:
             opened.side.wipe(batch.marks_at)
         self._flushing = None
+        self._room_bytes = self._config.l3_queue_bytes_max
         self.flushed_seq = batch.seq
         self.counters.removed[RemovalCause.EVICTED] += evicted
         for ack in batch.acks:

@@ -28,9 +28,11 @@ if TYPE_CHECKING:
 
     from ..entry import Entry
 
-FILLED_MAX: Final = 0.8  # of the map: copy-on-write and fragmentation of large values need the rest
-SLICE_RECORDS: Final = 500
-EVICTED_AT_FULL: Final = 0.1
+FILLED_MAX: Final = 0.75  # of the map: copy-on-write and fragmentation of large values need the rest
+SLICE_RECORDS_MAX: Final = 500
+PAGES_A_RECORD: Final = 160
+"""A transaction changes at most one record for so many pages of the map. Each record may copy a leaf page of each of
+five trees, and pages that a transaction frees can be used from the next but one on: so three of them fill a tenth."""
 
 
 def digest(name: bytes) -> bytes:
@@ -74,6 +76,7 @@ class RecordStore:
         self.tombstones = open_db(b"tombstones", create=create)
         self._data = (self.records, self.tags, self.namespaces, self.expiry, self.ages)
         self.page_bytes = self.env.stat()["psize"]
+        self.slice_records = min(max(self.bytes_max // self.page_bytes // PAGES_A_RECORD, 4), SLICE_RECORDS_MAX)
         self.versions = 0
         self.count = 0
         self.bytes_used = 0
@@ -145,11 +148,37 @@ class RecordStore:
         data = txn.get(name, db=self.records)
         return data is not None and unwanted(decode_head(memoryview(data))) and self.delete(txn, name)
 
-    def evict(self, txn: Any, bytes_wanted: int) -> int:
-        """Delete the records that were put longest ago until about `bytes_wanted` are free; gives their number."""
+    def evict_in_slices(self, bytes_wanted: int) -> int:
+        """Delete the records that were put longest ago, in small transactions, until about so much is free.
+
+        Gives their number.
+        """
         evicted = freed = 0
+        limit = self.slice_records
+
+        def change(txn: Any) -> None:
+            nonlocal freed, evicted
+            count, size = self._evict(txn, bytes_wanted - freed, limit)
+            evicted += count
+            freed += size
+
+        while freed < bytes_wanted and self.count:
+            before = freed
+            try:
+                self.write(change)
+            except lmdb.MapFullError:
+                if limit == 1:
+                    break
+                limit = 1
+                continue
+            if freed == before:
+                break
+        return evicted
+
+    def _evict(self, txn: Any, bytes_wanted: int, records_max: int) -> tuple[int, int]:
+        count = freed = 0
         with txn.cursor(db=self.ages) as cursor:
-            while freed < bytes_wanted and cursor.first():
+            while freed < bytes_wanted and count < records_max and cursor.first():
                 name = bytes(cursor.value())
                 data = txn.get(name, db=self.records)
                 if data is None or decode_head(memoryview(data)).version != int.from_bytes(cursor.key(), "big"):
@@ -157,8 +186,8 @@ class RecordStore:
                     continue
                 freed += len(data) + 256
                 self.delete(txn, name)
-                evicted += 1
-        return evicted
+                count += 1
+        return count, freed
 
     def drop_all(self, txn: Any) -> None:
         """Delete everything."""

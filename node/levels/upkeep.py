@@ -9,9 +9,10 @@ from __future__ import annotations
 from collections import deque
 from typing import TYPE_CHECKING, Any, Final
 
+import lmdb
+
 from ..types import RemovalCause
 from .sidefile import is_suspect
-from .store import SLICE_RECORDS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -83,7 +84,7 @@ class Upkeep:
 
             def change(txn: Any) -> None:
                 nonlocal removed, finished
-                rows = store.rows(txn, kind, name, SLICE_RECORDS)
+                rows = store.rows(txn, kind, name, store.slice_records)
                 for row in rows:
                     if store.delete_where(txn, row, lambda record: record.version <= seq):
                         removed += 1
@@ -91,7 +92,7 @@ class Upkeep:
                 if removed < len(rows):
                     for row in store.rows(txn, kind, name, 1 << 62):
                         removed += store.delete_where(txn, row, lambda record: record.version <= seq)
-                finished = removed == 0 or len(rows) < SLICE_RECORDS
+                finished = removed == 0 or len(rows) < store.slice_records
                 if finished:
                     store.drop_tombstone(txn, kind, name, seq)
 
@@ -117,7 +118,7 @@ class Upkeep:
             names: list[bytes] = []
 
             def change(txn: Any) -> None:
-                names.extend(store.names_after(txn, self._suspect_at, 4 * SLICE_RECORDS))
+                names.extend(store.names_after(txn, self._suspect_at, 4 * store.slice_records))
                 for name in names:
                     store.delete_where(
                         txn, name, lambda record: record.version < start_seq and is_suspect(suspects, record.key)
@@ -148,7 +149,7 @@ class Upkeep:
 
             def change(txn: Any) -> None:
                 nonlocal removed
-                rows = store.expired_rows(txn, now_ms, SLICE_RECORDS)
+                rows = store.expired_rows(txn, now_ms, store.slice_records)
                 for _, name in rows:
                     removed += store.delete_where(txn, name, lambda record: record.expires_ms <= now_ms)
 
@@ -172,6 +173,8 @@ class Upkeep:
 
         def failed(error: BaseException) -> None:
             self.busy = False
+            if isinstance(error, lmdb.MapFullError):
+                return  # the next flush makes room; nothing of what a slice does is urgent
             self._switch_off(f"{type(error).__name__}: {error}")
 
         self.busy = True

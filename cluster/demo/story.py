@@ -79,11 +79,12 @@ class Story:
 
         victim = max(counters, key=lambda shard: counters[shard]["keys"])
         victim_pid = self.handle.pids()[victim]
+        click.echo(f"next, {victim} gets SIGKILL in the middle of the run; Ray warns of a worker that died")
         struck = self._pass("a shard is killed", self.second, on_batch=_killer(victim_pid))
         self.handle.wait_ready()
         replaced = self.handle.pids()[victim] != victim_pid
         wrong += struck.differs_from(renewed)
-        click.echo(f"{victim} got SIGKILL in the middle; {struck.differs_from(renewed)} wrong results; it serves again")
+        click.echo(f"{struck.differs_from(renewed)} wrong results; {victim} serves again")
         return Report(
             chunks=len(self.texts),
             distinct_chunks=len(set(self.texts)),

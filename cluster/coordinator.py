@@ -8,7 +8,7 @@ Invariants:
   an invalidation is acknowledged by all shards of one view or by none;
 - a lease is granted only to the incarnation in the view, while Ray still confirms that this coordinator is the one
   behind its name; `serving_until_ms` counts from the grant, later than the shard, which counts from its request;
-- epochs and terms only grow.
+- nobody hears of an epoch before it is remembered where it outlives all shards; epochs and terms only grow.
 """
 
 from __future__ import annotations
@@ -45,12 +45,16 @@ class Phase(Enum):
 
 @dataclass(slots=True)
 class Change:
-    """A view change under way: `waiting` holds the shards that have not prepared in its present stage."""
+    """A view change under way: `waiting` holds the shards that have not prepared in its present stage.
+
+    Until its epoch is `remembered` nobody is told of it: after a crash the epoch would fall.
+    """
 
     view: View
     stayers: frozenset[str]
     joiners: frozenset[str]
     waiting: set[str]
+    remembered: bool = False
     joining: bool = False
     sent_ms: int = 0
     owed: dict[str, dict[str, m.DebtLog]] = field(default_factory=dict)
@@ -139,6 +143,10 @@ class Coordinator:
                 member = self.members.get(shard)
                 if member is not None and member.incarnation == incarnation:
                     member.epoch = max(member.epoch, epoch)
+            case m.EpochRemembered(epoch=epoch):
+                if self.change is not None and self.change.view.epoch == epoch and not self.change.remembered:
+                    self.change.remembered = True
+                    self._send_prepares(self.change, now_ms, effects)
             case m.Outpaced(epoch=epoch) | m.EpochTaken(epoch=epoch):
                 self._go_beyond(epoch)
             case m.StopRequested():
@@ -164,8 +172,19 @@ class Coordinator:
                 self._forget_process(member, "it stopped renewing its serving lease", now_ms)
         change = self.change
         if change is not None and now_ms - change.sent_ms >= RESEND_MS:
-            change.sent_ms = now_ms
-            effects.extend(change.prepares[shard] for shard in sorted(change.waiting) if shard in change.prepares)
+            if change.remembered:
+                self._send_prepares(change, now_ms, effects)
+            else:
+                change.sent_ms = now_ms
+                effects.append(m.RememberEpoch(term=self.term, epoch=change.view.epoch))
+
+    def _send_prepares(self, change: Change, now_ms: int, effects: list[m.CoordinatorEffect]) -> None:
+        """To all that have not prepared; one whose successor is up already is not sent to, only waited for."""
+        change.sent_ms = now_ms
+        for shard in sorted(change.waiting):
+            prepare, member = change.prepares[shard], self.members[shard]
+            if member.process is Process.UP and member.incarnation == prepare.incarnation:
+                effects.append(prepare)
 
     def _is_hung(self, member: Member, now_ms: int) -> bool:
         serves = member.served_by == member.incarnation
@@ -337,9 +356,11 @@ class Coordinator:
         if in_force is None or wanted != in_force.shards or (self.change is None and self._takes_over):
             self._begin(wanted, now_ms, effects)
         change = self.change
-        if change is not None and not change.waiting and not change.joining:
+        if change is None or not change.remembered:
+            return
+        if not change.waiting and not change.joining:
             self._prepare_joiners(change, now_ms, effects)
-        if change is not None and not change.waiting and change.joining:
+        if not change.waiting and change.joining:
             self._finish(change, now_ms, effects)
 
     def _begin(self, shards: tuple[ShardInfo, ...], now_ms: int, effects: list[m.CoordinatorEffect]) -> None:
@@ -357,20 +378,14 @@ class Coordinator:
         self.change = Change(view=view, stayers=stayers, joiners=joiners, waiting=set(stayers), sent_ms=now_ms)
         effects.append(m.RememberEpoch(term=self.term, epoch=self.epoch))
         for shard in sorted(stayers):
-            # One whose successor is up already, but which is not fenced yet, is waited for like any other.
-            incarnation = int(active[shard].incarnation)
-            prepare = m.Prepare(
+            self.change.prepares[shard] = m.Prepare(
                 shard=shard,
-                incarnation=incarnation,
+                incarnation=int(active[shard].incarnation),
                 term=self.term,
                 view=view,
                 away=self._still_away(view),
                 fences=self._fences(view),
             )
-            self.change.prepares[shard] = prepare
-            member = self.members[shard]
-            if member.process is Process.UP and member.incarnation == incarnation:
-                effects.append(prepare)
 
     def _still_away(self, view: View) -> dict[str, int]:
         return {shard: since for shard, since in self.away().items() if view.by_id[shard].state != ACTIVE}
@@ -380,7 +395,7 @@ class Coordinator:
         return {started.shard: started.fence for started in running if started is not None}
 
     def _prepare_joiners(self, change: Change, now_ms: int, effects: list[m.CoordinatorEffect]) -> None:
-        change.joining, change.sent_ms = True, now_ms
+        change.joining = True
         change.waiting = set(change.joiners)
         first = self.view is None
         found = {one.id: one.started.stored if one.started else None for one in self.members.values()}
@@ -399,7 +414,7 @@ class Coordinator:
                     away_since=member.away_since,
                     logs=logs,
                 )
-            prepare = m.Prepare(
+            change.prepares[shard] = m.Prepare(
                 shard=shard,
                 incarnation=member.incarnation,
                 term=self.term,
@@ -409,8 +424,7 @@ class Coordinator:
                 keep=keep,
                 debts=debts,
             )
-            change.prepares[shard] = prepare
-            effects.append(prepare)
+        self._send_prepares(change, now_ms, effects)
 
     def _finish(self, change: Change, now_ms: int, effects: list[m.CoordinatorEffect]) -> None:
         self.view, self.change, self.phase = change.view, None, Phase.RUNNING

@@ -4,7 +4,7 @@ One named detached actor for each cluster, restarted by Ray for ever. It keeps n
 restart it asks the shards. No get or put comes by here.
 
 Invariants: events are decided one at a time, in the order of their arrival; effects begin in the order of their
-decision, and nothing is sent under an epoch that has not been remembered.
+decision.
 """
 
 from __future__ import annotations
@@ -53,7 +53,6 @@ class CoordinatorActor:
         self._last_stats: dict[str, dict[str, Any]] = {}
         self._handles: dict[tuple[str, int], Any] = {}
         self._one_machine = True
-        self._epoch_claimed = 0
         self._addresses: dict[str, str] = {}
         self._effects: asyncio.Queue[m.CoordinatorEffect] = asyncio.Queue()
         self._changed = asyncio.Event()
@@ -281,8 +280,6 @@ class CoordinatorActor:
                 self._kill(shard, incarnation)
             case m.CloseShard(shard=shard, incarnation=incarnation):
                 self._closing.add(self._spawn(self._close(shard, incarnation)))
-            case m.Prepare(view=view) if view.epoch != self._epoch_claimed:
-                log.info("epoch %d is not ours to propose", view.epoch)
             case m.Prepare() | m.Activate():
                 self._spawn(self._deliver(effect))
             case m.ReportFailed(reason=reason):
@@ -294,7 +291,7 @@ class CoordinatorActor:
             log.error("another coordinator has taken over cluster %s: this one ends", self.config.name)
             os._exit(1)
         if await asyncio.to_thread(self.registry.remember, effect.term, effect.epoch):
-            self._epoch_claimed = effect.epoch
+            self._hear(m.EpochRemembered(epoch=effect.epoch))
         else:
             self._hear(m.EpochTaken(epoch=effect.epoch))
 

@@ -141,6 +141,13 @@ class Outpaced:
 
 
 @dataclass(frozen=True, kw_only=True)
+class EpochRemembered:
+    """The epoch is this coordinator's: it was written down where it outlives all shards."""
+
+    epoch: int
+
+
+@dataclass(frozen=True, kw_only=True)
 class EpochTaken:
     """The epoch could not be remembered, since another coordinator had used it."""
 
@@ -203,6 +210,7 @@ CoordinatorEvent = (
     | Prepared
     | Activated
     | Outpaced
+    | EpochRemembered
     | EpochTaken
     | Recovered
     | NameConfirmed
@@ -217,7 +225,7 @@ CoordinatorEvent = (
 
 @dataclass(frozen=True, kw_only=True)
 class RememberEpoch:
-    """Claim the epoch where it outlives all shards. Unless that succeeds, no prepare of it may be sent."""
+    """Claim the epoch where it outlives all shards, and answer EpochRemembered or EpochTaken; asked again without."""
 
     term: int
     epoch: int

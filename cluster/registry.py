@@ -40,14 +40,16 @@ class Registry:
         return _internal_kv_get(self._term_key(term + 1), namespace=_KV_NAMESPACE) is None
 
     def remember(self, term: int, epoch: int) -> bool:
-        """Claim the epoch for this term; False when it has been used, and then it must not be."""
-        from ray.experimental.internal_kv import _internal_kv_del, _internal_kv_put
+        """Claim the epoch for this term; False when another has used it, and then it must not be. May be repeated."""
+        from ray.experimental.internal_kv import _internal_kv_del, _internal_kv_get, _internal_kv_put
 
-        taken = _internal_kv_put(self._epoch_key(epoch), str(term).encode(), overwrite=False, namespace=_KV_NAMESPACE)
-        if not taken:
-            self._write(term, epoch)
-            _internal_kv_del(self._epoch_key(epoch - EPOCHS_KEPT), namespace=_KV_NAMESPACE)
-        return not taken
+        key, owner = self._epoch_key(epoch), str(term).encode()
+        if _internal_kv_put(key, owner, overwrite=False, namespace=_KV_NAMESPACE):
+            if _internal_kv_get(key, namespace=_KV_NAMESPACE) != owner:
+                return False
+        self._write(term, epoch)
+        _internal_kv_del(self._epoch_key(epoch - EPOCHS_KEPT), namespace=_KV_NAMESPACE)
+        return True
 
     def _write(self, term: int, epoch: int) -> None:
         from ray.experimental.internal_kv import _internal_kv_put

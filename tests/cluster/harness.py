@@ -50,6 +50,7 @@ class FakeCluster:
         self.processes: dict[str, Process] = {}
         self.failing: dict[str, str] = {}
         self.same_machine = True
+        self.forgetful = False
         self.remembered = (0, 0)
         self.reported: list[str] = []
         self.killed: list[tuple[str, int]] = []
@@ -93,9 +94,12 @@ class FakeCluster:
 
     def act(self, effect: m.CoordinatorEffect) -> None:
         match effect:
+            case m.RememberEpoch() if self.forgetful:
+                pass
             case m.RememberEpoch(term=term, epoch=epoch):
                 assert (term, epoch) > self.remembered, "epochs and terms only grow"
                 self.remembered = (term, epoch)
+                self.tell(m.EpochRemembered(epoch=epoch))
             case m.StartShard():
                 self.start_process(effect)
             case m.KillShard(shard=shard, incarnation=incarnation):

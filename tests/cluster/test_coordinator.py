@@ -334,3 +334,21 @@ def test_a_cluster_that_ran_before_is_formed_again_however_long_it_takes() -> No
     cluster.run(60_000)
     assert cluster.is_running()
     assert cluster.view().epoch > 7
+
+
+def test_nobody_hears_of_an_epoch_that_is_not_remembered() -> None:
+    """Also a view that needs no shard's consent waits, or its epoch would fall after a crash; it is asked for again."""
+    cluster = FakeCluster()
+    cluster.start()
+    epoch = cluster.view().epoch
+    cluster.forgetful = True  # the control service is away
+    for shard in cluster.ids:
+        cluster.lose(shard)
+        cluster.failing[shard] = "no room"
+    cluster.run(30_000)
+    assert cluster.view().epoch == epoch
+    assert cluster.remembered[1] == epoch
+    cluster.forgetful = False
+    cluster.run(5_000)
+    assert all(shard.state == SUSPENDED for shard in cluster.view().shards)
+    assert cluster.remembered[1] == cluster.view().epoch > epoch

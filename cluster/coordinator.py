@@ -140,13 +140,9 @@ class Coordinator:
             case m.Prepared():
                 self._on_prepared(event)
             case m.Activated(shard=shard, incarnation=incarnation, epoch=epoch):
-                member = self.members.get(shard)
-                if member is not None and member.incarnation == incarnation:
-                    member.epoch = max(member.epoch, epoch)
+                self._on_activated(shard, incarnation, epoch)
             case m.EpochRemembered(epoch=epoch):
-                if self.change is not None and self.change.view.epoch == epoch and not self.change.remembered:
-                    self.change.remembered = True
-                    self._send_prepares(self.change, now_ms, effects)
+                self._on_remembered(epoch, now_ms, effects)
             case m.Outpaced(epoch=epoch) | m.EpochTaken(epoch=epoch):
                 self._go_beyond(epoch)
             case m.StopRequested():
@@ -178,6 +174,17 @@ class Coordinator:
                 change.sent_ms = now_ms
                 effects.append(m.RememberEpoch(term=self.term, epoch=change.view.epoch))
 
+    def _on_remembered(self, epoch: int, now_ms: int, effects: list[m.CoordinatorEffect]) -> None:
+        change = self.change
+        if change is not None and change.view.epoch == epoch and not change.remembered:
+            change.remembered = True
+            self._send_prepares(change, now_ms, effects)
+
+    def _on_activated(self, shard: str, incarnation: int, epoch: int) -> None:
+        member = self.members.get(shard)
+        if member is not None and member.incarnation == incarnation:
+            member.epoch = max(member.epoch, epoch)
+
     def _send_prepares(self, change: Change, now_ms: int, effects: list[m.CoordinatorEffect]) -> None:
         """To all that have not prepared; one whose successor is up already is not sent to, only waited for."""
         change.sent_ms = now_ms
@@ -194,6 +201,7 @@ class Coordinator:
         member = self.members.get(event.shard)
         if self.phase in (Phase.NEW, Phase.STOPPING):
             return  # it does not know yet whom it would refuse, or the shard is just being closed
+        self._on_activated(event.shard, event.incarnation, event.epoch)  # its answer to Activate may have been lost
         if member is None or event.incarnation < member.incarnation or self.phase is Phase.FAILED:
             effects.append(m.RefuseLease(shard=event.shard, incarnation=event.incarnation, term=self.term, gone=True))
             return

@@ -16,7 +16,7 @@ LOOKUP_DEADLINE_S: Final = 10.0
 _ELSEWHERE: Final = 'or connect by address: connect("strata://host:port")'
 
 
-def current_view(name: str | None = None) -> tuple[View, str | None]:
+def current_view(name: str | None = None, timeout_s: float = LOOKUP_DEADLINE_S) -> tuple[View, str | None]:
     """The view of the cache that runs in this process's Ray cluster, and its token.
 
     Works in a driver, in tasks and in actors. Without `name` it is the only cluster there is, or the one named
@@ -27,10 +27,10 @@ def current_view(name: str | None = None) -> tuple[View, str | None]:
 
     coordinator = find_coordinator(name)
     try:
-        blob, token = ray.get(coordinator.view.remote(), timeout=LOOKUP_DEADLINE_S)
+        blob, token = ray.get(coordinator.view.remote(), timeout=timeout_s)
     except GetTimeoutError:
         raise UnavailableError(
-            f"the coordinator gave no answer within {LOOKUP_DEADLINE_S:g} s: see `stratacache status`, {_ELSEWHERE}"
+            f"the coordinator gave no answer within {timeout_s:g} s: see `stratacache status`, {_ELSEWHERE}"
         ) from None
     except RayError as error:
         cause = getattr(error, "cause", None)

@@ -44,9 +44,9 @@ class Registry:
         from ray.experimental.internal_kv import _internal_kv_del, _internal_kv_get, _internal_kv_put
 
         key, owner = self._epoch_key(epoch), str(term).encode()
-        if _internal_kv_put(key, owner, overwrite=False, namespace=_KV_NAMESPACE):
-            if _internal_kv_get(key, namespace=_KV_NAMESPACE) != owner:
-                return False
+        taken = _internal_kv_put(key, owner, overwrite=False, namespace=_KV_NAMESPACE)
+        if taken and _internal_kv_get(key, namespace=_KV_NAMESPACE) != owner:
+            return False
         self._write(term, epoch)
         _internal_kv_del(self._epoch_key(epoch - EPOCHS_KEPT), namespace=_KV_NAMESPACE)
         return True

@@ -343,8 +343,8 @@ def test_nobody_hears_of_an_epoch_that_is_not_remembered() -> None:
     epoch = cluster.view().epoch
     cluster.forgetful = True  # the control service is away
     for shard in cluster.ids:
-        cluster.lose(shard)
         cluster.failing[shard] = "no room"
+        cluster.lose(shard)
     cluster.run(30_000)
     assert cluster.view().epoch == epoch
     assert cluster.remembered[1] == epoch

@@ -45,8 +45,8 @@ class AioBackend:
             return AioLocalShell(self.core, self.address.directory)
         return AioShell(self.core, tls=self.address.tls, discover=self._discover)
 
-    def _discover(self) -> View | None:
-        return discover_into(self.core) if self.address.scheme == "ray" else None
+    def _discover(self, timeout_s: float) -> View | None:
+        return discover_into(self.core, timeout_s) if self.address.scheme == "ray" else None
 
     async def open(self) -> None:
         """Get the first view; once for all who ask at the same time, anew after a failure."""

@@ -39,7 +39,7 @@ def new_core(options: ClientOptions, address: Address) -> Core:
     return core
 
 
-def discover(options: ClientOptions) -> tuple[View, str | None]:
+def discover(options: ClientOptions, timeout_s: float) -> tuple[View, str | None]:
     """The view and the token of the cluster that runs in this process's Ray cluster.
 
     Raises UnavailableError with the way out when there is no Ray or no cache in it.
@@ -50,13 +50,13 @@ def discover(options: ClientOptions) -> tuple[View, str | None]:
         raise UnavailableError(
             f"connect() without an address needs Ray ({error}); give an address such as strata://host:6380"
         ) from error
-    found: tuple[View, str | None] = discovery.current_view(options.cluster)
+    found: tuple[View, str | None] = discovery.current_view(options.cluster, timeout_s)
     return found
 
 
-def discover_into(core: Core) -> View:
+def discover_into(core: Core, timeout_s: float) -> View:
     """Ask Ray, and take over the token that comes with the view."""
-    view, token = discover(core.options)
+    view, token = discover(core.options, timeout_s)
     if core.options.token is None:
         core.token = token
     return view
@@ -101,10 +101,10 @@ class Backend:
             return LocalShell(self.core, self.address.directory)
         return BlockingShell(self.core, tls=self.address.tls, discover=self._discover)
 
-    def _discover(self) -> View | None:
+    def _discover(self, timeout_s: float) -> View | None:
         if self.address.scheme != "ray":
             return None
-        return discover_into(self.core)
+        return discover_into(self.core, timeout_s)
 
     def close(self) -> None:
         """Close connections and files."""

@@ -63,7 +63,12 @@ class Sleep:
 
 @dataclass(slots=True, eq=False)
 class Discover:
-    """Ask outside the shards (Ray) who is in the cluster. Outcome: a View, or None when nobody can say."""
+    """Ask outside the shards (Ray) who is in the cluster. Outcome: a View, or None when there is nobody to ask.
+
+    Raises UnavailableError when Ray, or the coordinator, gives no view within `timeout_s`.
+    """
+
+    timeout_s: float
 
 
 @dataclass(slots=True, eq=False)

@@ -21,6 +21,7 @@ from stratacache.client.view import ShardInfo, View
 from stratacache.node.errors import AccessError, CacheError, CorruptionError, UnavailableError
 
 REFRESH_EVERY_S = 0.05
+FIRST_LOOK = 5  # times an operation's deadline: a coordinator that is just starting is waited for
 ASKED_AT_ONCE = 3
 ANY_SHARD = "?"
 """Begins the id of a seed: whoever answers there is welcome."""
@@ -37,7 +38,7 @@ def bootstrap(core: Core) -> Operation[None]:
     Raises UnavailableError with one line that says who did not answer, AccessError for a wrong token.
     """
     if not core.seeds:
-        view = yield Discover()
+        view = yield Discover(core.options.deadline_s * FIRST_LOOK)
         core.adopt(view)
         return
     deadline = core.monotonic() + core.options.deadline_s
@@ -109,7 +110,13 @@ def refresh_view(
             adopted = yield from _ask(core, places, epoch, deadline)
             if adopted is not None:
                 return adopted
-    view = yield Discover()
+    left_s = deadline - core.monotonic()
+    if left_s <= 0:
+        return False
+    try:
+        view = yield Discover(left_s)
+    except UnavailableError:
+        return False
     return view is not None and core.adopt(view)
 
 

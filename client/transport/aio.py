@@ -37,7 +37,7 @@ T = TypeVar("T")
 class AioShell:
     """Streams, sleeping and the user's functions, for the operations of one core in one loop."""
 
-    def __init__(self, core: Core, *, tls: bool, discover: Callable[[], View | None]) -> None:
+    def __init__(self, core: Core, *, tls: bool, discover: Callable[[float], View | None]) -> None:
         self._core = core
         self._tls = tls_context(core.options) if tls else None
         self._discover = discover
@@ -88,7 +88,7 @@ class AioShell:
         if kind is Join:
             return await self._join(effect.flight, effect.deadline - time.monotonic())
         if kind is Discover:
-            return await self._loop.run_in_executor(None, self._discover)
+            return await self._loop.run_in_executor(None, self._discover, effect.timeout_s)
         if kind is Spawn:
             self.spawn(effect.operation)
             return None

@@ -32,7 +32,7 @@ IDLE_CHECK_S = 1.0  # a connection that rested longer is looked at before a comm
 class BlockingShell(Runner):
     """Sockets, sleeping and the user's functions, for the operations of one core."""
 
-    def __init__(self, core: Core, *, tls: bool, discover: Callable[[], View | None]) -> None:
+    def __init__(self, core: Core, *, tls: bool, discover: Callable[[float], View | None]) -> None:
         super().__init__(discover)
         self._core = core
         self._tls = tls_context(core.options) if tls else None

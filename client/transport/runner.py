@@ -21,7 +21,7 @@ T = TypeVar("T")
 class Runner:
     """Runs operations; a subclass carries out the exchanges."""
 
-    def __init__(self, discover: Callable[[], View | None]) -> None:
+    def __init__(self, discover: Callable[[float], View | None]) -> None:
         self._discover = discover
 
     def exchange(self, exchange: Exchange) -> list[list[Any] | ShardFailure]:
@@ -57,7 +57,7 @@ class Runner:
         if kind is Join:
             return effect.flight.wait(effect.deadline - time.monotonic())
         if kind is Discover:
-            return self._discover()
+            return self._discover(effect.timeout_s)
         if kind is Spawn:
             name = "stratacache-background"
             threading.Thread(target=self._background, args=(effect.operation,), name=name, daemon=True).start()

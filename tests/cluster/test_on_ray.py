@@ -173,9 +173,10 @@ def test_the_data_path_survives_the_coordinator(cluster: ClusterHandle, cache: C
 
     def is_back() -> bool:
         try:
-            return bool(cluster.status()["ready"])
+            status = cluster.status()
         except UnavailableError:
             return False
+        return bool(status["ready"]) and status["term"] > before["term"]  # the old one may answer for a moment yet
 
     wait_until(is_back, what="the coordinator's return")
     after = cluster.status()

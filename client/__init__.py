@@ -24,6 +24,7 @@ from stratacache.node.types import MISS, AIOperation, CacheLevel, CacheStrategy,
 if TYPE_CHECKING:
     from stratacache.client.async_client import AsyncCacheClient
     from stratacache.client.base import AsyncCache, Cache, Fill
+    from stratacache.client.batch import cached_batch
     from stratacache.client.connecting import connect, connect_async
     from stratacache.client.decorator import cached
     from stratacache.client.intelligent import IntelligentCacheManager
@@ -59,6 +60,7 @@ __all__ = [
     "UnavailableError",
     "UsageError",
     "cached",
+    "cached_batch",
     "connect",
     "connect_async",
     "key_for",
@@ -78,6 +80,7 @@ _LAZY = {
     "IntelligentCacheManager": "intelligent",
     "StoreBackedCache": "strategies",
     "cached": "decorator",
+    "cached_batch": "batch",
     "connect": "connecting",
     "connect_async": "connecting",
     "key_for": "keys",

@@ -65,7 +65,7 @@ class Recipe:
             raise UsageError(f"ignore={sorted(unknown)}: {self.name} has no such parameter; it has {parameters}")
         self._templates = TagTemplates(options.tags, parameters)
         self._ignored = frozenset(options.ignore)
-        self._input = next((name for name in parameters if name not in {"self", "cls"}), "")
+        self.input_name = next((name for name in parameters if name not in {"self", "cls"}), "")
         self._identity = {"function": self.name, "version": options.version}
         if options.fingerprint:
             self._identity["fingerprint"] = source_fingerprint(function)
@@ -141,13 +141,18 @@ class Recipe:
                 found[name] = value
         return found
 
+    def refuse_in_tags(self, name: str, reason: str) -> None:
+        """Raise UsageError when a tag template mentions a parameter."""
+        if name in self._templates.names:
+            raise UsageError(f"{self.name}: {reason}; leave {{{name}}} out of them")
+
     def tags(self, arguments: Mapping[str, Any]) -> set[str]:
         """The tags of a call: automatic ones, the templates filled in, and one for the whole function."""
         tags = self._templates.fill(arguments)
         tags.add(self.all_tag)
         if self.options.automatic_tags:
             operation = self.operation if self.options.operation is not None else self.all_tag
-            tags |= automatic_tags(operation, arguments.get(self._input), arguments)
+            tags |= automatic_tags(operation, arguments.get(self.input_name, MISS), arguments)
         return tags
 
 

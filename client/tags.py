@@ -13,6 +13,7 @@ from typing import Any, Final
 
 from stratacache.client.canonical import canonical_parts
 from stratacache.node.errors import EncodingError, UsageError
+from stratacache.node.types import MISS
 
 LARGE_INPUT_MIN: Final = 1000
 SMALL_INPUT_MAX: Final = 100
@@ -29,7 +30,7 @@ def automatic_tags(operation: str, input: Any, parameters: Mapping[str, Any]) ->
     """What every AI result is tagged with: its operation, its model and mode if named, and very large or small inputs.
 
     The size of an input is the characters of a text, the bytes of an array or of bytes, and the bytes of the canonical
-    encoding of everything else; above 1000 it is a `large_input`, below 100 a `small_input`.
+    encoding of everything else; above 1000 it is a `large_input`, below 100 a `small_input`. An input of MISS has none.
     """
     tags = {operation}
     tags.update(model_tag(parameters[name]) for name in _MODEL_NAMES if _is_name(parameters.get(name)))
@@ -44,6 +45,8 @@ def automatic_tags(operation: str, input: Any, parameters: Mapping[str, Any]) ->
 
 def input_size(value: Any) -> int | None:
     """How large an input is, exactly and without printing it; None for what can't be encoded."""
+    if value is MISS:
+        return None
     if isinstance(value, str | bytes | bytearray):
         return len(value)
     nbytes = getattr(value, "nbytes", None)
@@ -63,11 +66,14 @@ class TagTemplates:
             raise UsageError(f"tags={templates!r}: hand in a list of tags")
         known = set(parameters)
         self.templates = tuple(templates)
+        self.names: set[str] = set()
         for template in self.templates:
             for _, field, _, _ in Formatter().parse(template):
                 name = None if field is None else field.split(".")[0].split("[")[0]
                 if name is not None and name not in known:
                     raise UsageError(f"tag {template!r}: there is no parameter {name!r}; there are {sorted(known)}")
+                if name is not None:
+                    self.names.add(name)
 
     def fill(self, arguments: Mapping[str, Any]) -> set[str]:
         """The tags of one call. Enum members print as their values."""

@@ -59,51 +59,50 @@ def cached_batch(
         strict=strict,
     )
 
-    def decorate(function: Any) -> Any:
-        if not inspect.isfunction(function):
-            raise UsageError(f"@cached_batch takes functions and methods, not {function!r:.80}")
-        recipe = Recipe(function, options)
-        if not recipe.input_name:
-            raise UsageError(f"{recipe.name} has no parameter that could be the batch")
-        recipe.refuse_in_tags(recipe.input_name, "tags of a batch are the same for all items")
-        source = Source(client, name=recipe.name, strict=strict)
-        if inspect.iscoroutinefunction(function):
+    return functools.partial(_wrap, options=options, client=client)
 
-            @functools.wraps(function)
-            async def call_async(*args: Any, **kwargs: Any) -> list[Any]:
-                batch = BatchCall(recipe, recipe.bind(args, kwargs))
-                asyncio_client = source.asyncio()
-                if asyncio_client is not None and batch.keys:
-                    try:
-                        batch.found = await asyncio_client.get_or_compute_many(
-                            batch.keys, batch.compute_async, **batch.store_options()
-                        )
-                    except CacheError as error:
-                        batch.after_failure(error)
-                if batch.rest():
-                    await batch.compute_async(batch.rest())
-                return batch.outputs()
 
-            return call_async
+def _wrap(function: Any, *, options: Options, client: Cache | AsyncCache | str | None) -> Any:
+    if not inspect.isfunction(function):
+        raise UsageError(f"@cached_batch takes functions and methods, not {function!r:.80}")
+    recipe = Recipe(function, options)
+    if not recipe.input_name:
+        raise UsageError(f"{recipe.name} has no parameter that could be the batch")
+    recipe.refuse_in_tags(recipe.input_name, "tags of a batch are the same for all items")
+    source = Source(client, name=recipe.name, strict=options.strict)
+    if inspect.iscoroutinefunction(function):
 
         @functools.wraps(function)
-        def call(*args: Any, **kwargs: Any) -> list[Any]:
+        async def call_async(*args: Any, **kwargs: Any) -> list[Any]:
             batch = BatchCall(recipe, recipe.bind(args, kwargs))
-            blocking_client = source.blocking()
-            if blocking_client is not None and batch.keys:
+            found = source.asyncio()
+            if found is not None and batch.keys:
                 try:
-                    batch.found = blocking_client.get_or_compute_many(
-                        batch.keys, batch.compute, **batch.store_options()
+                    batch.found = await found.get_or_compute_many(
+                        batch.keys, batch.compute_async, **batch.store_options()
                     )
                 except CacheError as error:
                     batch.after_failure(error)
             if batch.rest():
-                batch.compute(batch.rest())
+                await batch.compute_async(batch.rest())
             return batch.outputs()
 
-        return call
+        return call_async
 
-    return decorate
+    @functools.wraps(function)
+    def call(*args: Any, **kwargs: Any) -> list[Any]:
+        batch = BatchCall(recipe, recipe.bind(args, kwargs))
+        found = source.blocking()
+        if found is not None and batch.keys:
+            try:
+                batch.found = found.get_or_compute_many(batch.keys, batch.compute, **batch.store_options())
+            except CacheError as error:
+                batch.after_failure(error)
+        if batch.rest():
+            batch.compute(batch.rest())
+        return batch.outputs()
+
+    return call
 
 
 class BatchCall:

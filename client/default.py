@@ -6,7 +6,6 @@ seconds, not at every call; what is kept here never travels in a pickle.
 
 from __future__ import annotations
 
-import asyncio
 import importlib
 import threading
 import time
@@ -53,7 +52,9 @@ class Finder:
 
     def asyncio(self, address: str | None = None) -> AsyncCache:
         """The client of the running event loop. Raises the CacheError of connecting."""
-        clients = self._async.setdefault(asyncio.get_running_loop(), {})
+        from asyncio import get_running_loop  # noqa: PLC0415 - loaded already wherever a loop runs
+
+        clients = self._async.setdefault(get_running_loop(), {})
         if address not in clients:
             clients[address] = self._try(self._open_async, address)
         return clients[address]

@@ -73,12 +73,11 @@ class AsyncCacheClient:
         self._address = parse_address(options.address)
         self._strict = strict
         self._shared = shared
-        self._owns = True
         self._closed = False
         self._namespace = check_namespace(default_namespace).decode()
-        self._bound: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, tuple[AioBackend, Operations]] = (
-            weakref.WeakKeyDictionary()
-        )
+        # Shared with the views that `namespace` makes: they use what their parent opened, and end with it.
+        self._backends: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, AioBackend] = weakref.WeakKeyDictionary()
+        self._parent: Self | None = None
 
     def __repr__(self) -> str:
         where = self._options.address or "the cluster of this Ray program"
@@ -90,15 +89,14 @@ class AsyncCacheClient:
     async def _here(self) -> tuple[AioBackend, Operations]:
         """The connections of the running loop and the operations over them."""
         loop = asyncio.get_running_loop()
-        found = self._bound.get(loop)
-        if found is None or self._closed:
-            if self._closed:
-                raise UsageError("this client is closed; connect again")
-            backend = self._take(loop)
-            found = self._bound[loop] = (backend, Operations(backend.core, self._namespace, strict=self._strict))
-        if not found[0].core.view.shards:
-            await found[0].open()
-        return found
+        if self._closed or (self._parent is not None and self._parent._closed):
+            raise UsageError("this client is closed; connect again")
+        backend = self._backends.get(loop)
+        if backend is None:
+            backend = self._backends[loop] = self._take(loop)
+        if not backend.core.view.shards:
+            await backend.open()
+        return backend, Operations(backend.core, self._namespace, strict=self._strict)
 
     def _take(self, loop: asyncio.AbstractEventLoop) -> AioBackend:
         if not self._shared:
@@ -260,9 +258,8 @@ class AsyncCacheClient:
         """The same client bound to another default namespace; closing it closes nothing."""
         bound = type(self).__new__(type(self))
         bound.__dict__.update(self.__dict__)
-        bound._owns = False
+        bound._parent = self._parent or self
         bound._namespace = check_namespace(name).decode()
-        bound._bound = weakref.WeakKeyDictionary()
         return bound
 
     async def close(self) -> None:
@@ -270,9 +267,11 @@ class AsyncCacheClient:
         if self._closed:
             return
         self._closed = True
-        for loop, (backend, _) in list(self._bound.items()):
+        if self._parent is not None:
+            return
+        for loop, backend in list(self._backends.items()):
             backend.handles -= 1
-            if not self._owns or backend.handles > 0:
+            if backend.handles > 0:
                 continue
             here = _BACKENDS.get(loop, {})
             if here.get(self._options) is backend:

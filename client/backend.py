@@ -13,10 +13,10 @@ import time
 import weakref
 from collections.abc import Callable
 from random import Random
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from stratacache.client.address import Address, parse_address
-from stratacache.client.core.effects import Operation
+from stratacache.client.core.effects import Command, Operation
 from stratacache.client.core.near import NearCache
 from stratacache.client.core.refresh import bootstrap, seed_shard
 from stratacache.client.core.state import Core
@@ -67,6 +67,10 @@ class Shell(Protocol):
 
     def run(self, operation: Operation[T]) -> T:
         """Carry an operation out to its result."""
+        ...
+
+    def ask_one(self, key: bytes, command: Command) -> Any:
+        """The reply at once when nothing is in the way, else SLOW."""
         ...
 
     def close(self) -> None:

@@ -16,7 +16,7 @@ from bisect import bisect_right
 from collections.abc import Iterable
 from functools import lru_cache
 
-from stratacache.client.view import ShardInfo, View
+from stratacache.client.view import ACTIVE, ShardInfo, View
 from stratacache.node.errors import UnavailableError
 
 try:
@@ -53,7 +53,7 @@ def _shard_points(shard_id: str, count: int) -> array[int]:
 class Ring:
     """Routes keys for one view. A lookup costs one md5 and one bisection, whatever the number of shards."""
 
-    __slots__ = ("_group", "_group_count", "_memo", "_owner", "_points", "_replicas", "shards", "view")
+    __slots__ = ("_group", "_group_count", "_memo", "_owner", "_points", "_replicas", "shards", "usable", "view")
 
     def __init__(self, view: View) -> None:
         self.view = view
@@ -68,6 +68,7 @@ class Ring:
         self._group_count = len(numbers)
         self._replicas = min(view.replicas, len(self.shards))
         self._memo: dict[int, tuple[ShardInfo, ...]] = {}
+        self.usable = bool(self.shards) and all(shard.state == ACTIVE for shard in self.shards)
 
     def _lay_points(self) -> None:
         laid = [_shard_points(shard.id, max(1, round(POINTS_PER_WEIGHT * shard.weight))) for shard in self.shards]
@@ -101,6 +102,11 @@ class Ring:
         at = bisect_right(self._points, int.from_bytes(md5(key).digest()[:8], "big"))
         if at == len(self._owner):
             at = 0
+        if self._replicas == 2:  # mostly the next point decides; looking it up anew is cheaper than remembering it
+            owner = self._owner
+            first, second = owner[at], owner[at + 1 if at + 1 < len(owner) else 0]
+            if self._group[first] != self._group[second]:
+                return (self.shards[first], self.shards[second])
         found = self._memo.get(at)
         if found is None:
             # Owners depend on the point alone. Kept per point when first needed: at 1,000 shards most points never are.
@@ -109,11 +115,6 @@ class Ring:
 
     def _successors(self, at: int) -> tuple[ShardInfo, ...]:
         """Walk the ring from a point: first shards on machines not yet taken, then, if these run out, any others."""
-        if self._replicas == 2:  # the common case: mostly the next point decides
-            following = (at + 1) % len(self._owner)
-            first, second = self._owner[at], self._owner[following]
-            if self._group[first] != self._group[second]:
-                return (self.shards[first], self.shards[second])
         apart: list[int] = []
         nearest: list[int] = []
         groups: set[int] = set()

@@ -12,11 +12,12 @@ from typing import Any, Self
 
 from stratacache.client.backend import BACKENDS, Backend
 from stratacache.client.base import Fill, K, Key, T, Ttl
-from stratacache.client.core.effects import Operation
+from stratacache.client.core.effects import Command, Operation
 from stratacache.client.core.fills import join_or_run
 from stratacache.client.core.flight import Flight
 from stratacache.client.core.operations import Operations
 from stratacache.client.options import ClientOptions
+from stratacache.client.transport.runner import CLOSED, SLOW
 from stratacache.client.view import View
 from stratacache.node.errors import UsageError
 from stratacache.node.types import MISS
@@ -43,7 +44,9 @@ class CacheClient:
     def _bind(self, default_namespace: str) -> None:
         self._ops = Operations(self._backend.core, default_namespace, strict=self._strict)
         self._run = self._backend.shell.run
-        self._near = self._backend.core.near
+        self._ask_one = self._backend.shell.ask_one
+        self._core = self._backend.core
+        self._near = self._core.near
 
     def __repr__(self) -> str:
         where = self._options.address or "the cluster of this Ray program"
@@ -69,6 +72,15 @@ class CacheClient:
             value = self._near.lookup(full)
             if value is not MISS:
                 return value
+        elif (reply := self._ask_one(full, (b"SC.GET", full))) is not SLOW:
+            counters = self._core.counters
+            if reply is not None:
+                value = self._core.decode(reply[0], reply[1])
+                if value is not MISS:
+                    counters.hits += 1
+                    return value
+            counters.misses += 1
+            return default
         return self._run(self._ops.get(full, default))
 
     def get_many(self, keys: Iterable[K], *, namespace: str | None = None) -> dict[K, Any]:
@@ -202,6 +214,7 @@ class CacheClient:
             return
         self._closed = True
         self._run = _closed
+        self._ask_one = _ask_nobody
         if self._owns:
             BACKENDS.give(self._backend)
 
@@ -214,9 +227,13 @@ class CacheClient:
         self.close()
 
 
+def _ask_nobody(key: bytes, command: Command) -> Any:  # noqa: ARG001 - stands in for Shell.ask_one
+    return SLOW
+
+
 def _closed(operation: Operation[Any]) -> Any:
     operation.close()
-    raise UsageError("this client is closed; connect() again")
+    raise UsageError(CLOSED)
 
 
 def _reconnect(kind: type[CacheClient], options: ClientOptions, strict: bool, default_namespace: str) -> CacheClient:

@@ -20,30 +20,43 @@ from stratacache.client.core.dispatch import first_error
 from stratacache.client.core.effects import Call, Exchange, Operation, ShardFailure
 from stratacache.client.core.flight import Flight
 from stratacache.client.core.reads import EachPlan, ask_one, fetch
-from stratacache.client.core.request import distinct_keys, full_keys, payload_argument, put_options, tag_list, ttl_ms
+from stratacache.client.core.request import distinct_keys, payload_argument, put_options, tag_list, ttl_ms
 from stratacache.client.core.state import Core
 from stratacache.client.core.writes import put_all, put_one
 from stratacache.node.errors import UnavailableError, UsageError
-from stratacache.node.keys import check_namespace, full_key
+from stratacache.node.keys import KEY_BYTES_MAX, NAMESPACE_BYTES_MAX, check_namespace, full_key
 from stratacache.node.types import MISS
+
+SURELY_SHORT_BYTES = KEY_BYTES_MAX - NAMESPACE_BYTES_MAX - 1
 
 
 class Operations:
     """The operations of one handle: a core, a default namespace, and whether errors of the cache are raised."""
 
-    __slots__ = ("core", "default_namespace", "strict")
+    __slots__ = ("_prefix", "core", "default_namespace", "strict")
 
     def __init__(self, core: Core, namespace: str, *, strict: bool) -> None:
         self.core = core
         self.default_namespace = check_namespace(namespace).decode()
         self.strict = strict
+        self._prefix = b"" if namespace == "default" else namespace.encode() + b":"
 
     def full(self, key: str | bytes, namespace: str | None) -> bytes:
-        """The canonical full key."""
+        """The canonical full key: `node.keys.full_key`, with the usual cases decided here at a third of its time."""
+        if namespace is None:
+            raw = key.encode() if type(key) is str else key
+            if type(raw) is bytes and 0 < len(raw) < SURELY_SHORT_BYTES:
+                if self._prefix:
+                    return self._prefix + raw
+                if b":" not in raw:
+                    return raw
         return full_key(self.default_namespace if namespace is None else namespace, key)
 
     def _all_full(self, keys: Iterable[str | bytes], namespace: str | None) -> list[bytes]:
-        return full_keys(self.default_namespace if namespace is None else namespace, keys)
+        if isinstance(keys, str | bytes):
+            raise UsageError(f"keys is the single key {keys!r}; give a list of keys")
+        full = self.full
+        return [full(key, namespace) for key in keys]
 
     def get(self, full: bytes, default: Any) -> Operation[Any]:
         """One value by full key, or the default."""

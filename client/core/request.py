@@ -14,7 +14,6 @@ from typing import Any
 from stratacache.client.buffers import Payload, payload_size
 from stratacache.client.core.effects import Command
 from stratacache.node.errors import LimitError, UsageError
-from stratacache.node.keys import full_key
 
 TAG_BYTES_MAX = 1024
 TAGS_MAX = 1024
@@ -28,13 +27,6 @@ def distinct_keys(keys: Iterable[Any]) -> list[Any]:
     if isinstance(keys, str | bytes):
         raise UsageError(f"keys is the single key {keys!r}; give a list of keys")
     return list(dict.fromkeys(keys))
-
-
-def full_keys(namespace: str, keys: Iterable[str | bytes]) -> list[bytes]:
-    """The canonical full keys of several keys."""
-    if isinstance(keys, str | bytes):
-        raise UsageError(f"keys is the single key {keys!r}; give a list of keys")
-    return [full_key(namespace, key) for key in keys]
 
 
 def ttl_ms(ttl: timedelta | float | None, *, jitter: float = 0.0, random: Random | None = None) -> int | None:

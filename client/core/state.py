@@ -104,6 +104,16 @@ class Core:
         """Group keys by the shard to ask now. A key that has no such shard gets its error in `failed`."""
         ring = self.ring
         groups: Groups = {}
+        if ring.view.replicas == 1 and not self._may_be_down():
+            primary = ring.primary
+            for index in indices:
+                shard = primary(keys[index])
+                group = groups.get(shard.id)
+                if group is None:
+                    groups[shard.id] = (shard, [index])
+                else:
+                    group[1].append(index)
+            return groups
         allowed: dict[str, bool] = {}
         for index in indices:
             try:
@@ -127,6 +137,12 @@ class Core:
             else:
                 failed[index] = self._no_target(keys[index], owners)
         return groups
+
+    def _may_be_down(self) -> bool:
+        """Whether any shard may have to be left out; else routing is the ring alone."""
+        if not self.ring.usable:
+            return True
+        return any(circuit.failures for circuit in self.circuits.values())
 
     def _no_target(self, key: bytes, owners: Sequence[ShardInfo]) -> UnavailableError:
         if owners:

@@ -19,7 +19,7 @@ from hiredis import HiredisError, PushNotification, Reader
 
 from stratacache.client.core.effects import Command, ShardFailure
 from stratacache.client.core.state import Core
-from stratacache.client.transport.connection import failure_of
+from stratacache.client.transport.connection import PARSER_KEEPS_BYTES, failure_of
 from stratacache.client.transport.wire import check_greeting, greeting, pack
 from stratacache.client.view import ShardInfo
 from stratacache.node.errors import AccessError
@@ -55,6 +55,7 @@ class AioConnection(asyncio.Protocol):
         self.on_read: Callable[[int], None] | None = None
         self._loop = loop
         self._reader = Reader(notEnoughData=_INCOMPLETE)
+        self._reader.setmaxbuf(PARSER_KEEPS_BYTES)
         self._expected: deque[_Expected] = deque()
         self._transport: asyncio.Transport | None = None
         self._room: asyncio.Future[None] | None = None

@@ -11,7 +11,9 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from stratacache.client.core.effects import Call, Exchange, ShardFailure
+from hiredis import ReplyError, pack_command
+
+from stratacache.client.core.effects import Call, Command, Exchange, ShardFailure
 from stratacache.client.core.state import Core
 from stratacache.client.transport.connection import (
     CONNECTION_ERRORS,
@@ -21,10 +23,11 @@ from stratacache.client.transport.connection import (
     tls_context,
 )
 from stratacache.client.transport.pool import Pool
-from stratacache.client.transport.runner import Runner
+from stratacache.client.transport.runner import CLOSED, SLOW, Runner
 from stratacache.client.transport.watch import Watcher
 from stratacache.client.transport.wire import pack
 from stratacache.client.view import ShardInfo, View
+from stratacache.node.errors import UsageError
 
 IDLE_CHECK_S = 1.0  # a connection that rested longer is looked at before a command that must not run twice
 
@@ -43,8 +46,41 @@ class BlockingShell(Runner):
         if core.near is not None:
             core.near.listen = self._listen
 
+    def ask_one(self, key: bytes, command: Command) -> Any:
+        """One command, one reply, on an idle connection of the primary: what most calls are, without the machinery.
+
+        Anything out of the ordinary (no idle connection, a shard that failed lately, replicas, a lost connection, an
+        error reply) is SLOW: the operation is run from the start and decides. So `command` must be harmless to repeat.
+        """
+        core = self._core
+        ring = core.ring
+        if not ring.usable or ring.view.replicas != 1:
+            return SLOW
+        shard = ring.primary(key)
+        circuit = core.circuits.get(shard.id)
+        pool = self.pools.get(shard.id)
+        if pool is None or pool.shard is not shard or (circuit is not None and circuit.failures):
+            return SLOW
+        try:
+            connection = pool.idle.pop()
+        except IndexError:
+            return SLOW
+        try:
+            connection.set_timeout(core.options.deadline_s)
+            reply = connection.ask(pack_command(command))
+        except BaseException as error:
+            pool.drop_after(connection, error)
+            if isinstance(error, CONNECTION_ERRORS):
+                core.shard_failed(shard.id)
+                return SLOW
+            raise
+        pool.give(connection)
+        return SLOW if reply.__class__ is ReplyError else reply
+
     def exchange(self, exchange: Exchange) -> list[list[Any] | ShardFailure]:
         """Write to every shard, then read from each."""
+        if self.closed:
+            raise UsageError(CLOSED)
         outcomes: list[Any] = []
         flying: list[tuple[int, Call, Pool, Connection]] = []
         try:

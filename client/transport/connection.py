@@ -26,7 +26,8 @@ from stratacache.client.transport.wire import check_greeting, greeting, pack
 from stratacache.client.view import ShardInfo
 from stratacache.node.errors import AccessError
 
-RECEIVE_BYTES = 128 * 1024
+RECEIVE_BYTES = 256 * 1024
+PARSER_KEEPS_BYTES = 4 << 20  # hiredis would give its buffer back after each reply over 16 KiB, and fault it in again
 IOV_MAX = 512
 
 
@@ -41,6 +42,7 @@ class Connection:
         self.tls = tls
         self.used_at = time.monotonic()
         self._reader = Reader(notEnoughData=_INCOMPLETE)
+        self._reader.setmaxbuf(PARSER_KEEPS_BYTES)
         self._buffer = bytearray(RECEIVE_BYTES)
         self._view = memoryview(self._buffer)
         self._timeout_s = -1.0
@@ -79,6 +81,21 @@ class Connection:
             del views[:done]
             if sent:
                 views[0] = views[0][sent:]
+
+    def ask(self, request: bytes) -> Any:
+        """Send one request and read its reply; as `receive`, but for the usual reply that one read brings whole."""
+        sock = self.sock
+        sock.sendall(request)
+        size = sock.recv_into(self._buffer)
+        if not size:
+            raise EOFError("the connection was closed")
+        reader = self._reader
+        reader.feed(self._buffer, 0, size)  # type: ignore[arg-type]  # any buffer will do
+        reply = reader.gets()
+        self.used_at = time.monotonic()
+        if reply is not _INCOMPLETE:
+            return reply
+        return self.receive(1, self.used_at + self._timeout_s)[0]
 
     def receive(self, count: int, until: float) -> list[Any]:
         """Read `count` replies; raises OSError, HiredisError or EOFError. `until` bounds a shard that dribbles."""

@@ -10,11 +10,13 @@ import asyncio
 import time
 from typing import Any
 
-from stratacache.client.core.effects import Call, Exchange, ShardFailure
+from hiredis import ReplyError
+
+from stratacache.client.core.effects import Call, Command, Exchange, ShardFailure
 from stratacache.client.core.state import Core
 from stratacache.client.transport.aio import AioShell
 from stratacache.client.transport.engine_node import LOCAL_ID, LOCAL_VIEW, EngineNode, give_node, take_node
-from stratacache.client.transport.runner import Runner
+from stratacache.client.transport.runner import SLOW, Runner
 
 
 def run_call(node: EngineNode, call: Call, deadline: float) -> list[Any] | ShardFailure:
@@ -30,9 +32,17 @@ class LocalShell(Runner):
 
     def __init__(self, core: Core, directory: str) -> None:
         super().__init__(lambda _: None)
+        self._deadline_s = core.options.deadline_s
         self._directory = directory
         self._node: EngineNode | None = take_node(directory, core.options)
         core.adopt(LOCAL_VIEW)
+
+    def ask_one(self, key: bytes, command: Command) -> Any:  # noqa: ARG002 - there is one shard
+        """The reply of the engine."""
+        if self._node is None:
+            return SLOW
+        reply = self._node.execute(command, self._deadline_s)
+        return SLOW if isinstance(reply, ReplyError) else reply
 
     def exchange(self, exchange: Exchange) -> list[list[Any] | ShardFailure]:
         """Run the commands on this thread."""

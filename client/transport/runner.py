@@ -9,13 +9,36 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from enum import Enum
 from typing import Any, TypeVar
 
 from stratacache.client.core.counters import LOGGER
-from stratacache.client.core.effects import Compute, Discover, Exchange, Join, Operation, ShardFailure, Sleep, Spawn
+from stratacache.client.core.effects import (
+    Command,
+    Compute,
+    Discover,
+    Exchange,
+    Join,
+    Operation,
+    ShardFailure,
+    Sleep,
+    Spawn,
+)
 from stratacache.client.view import View
 
 T = TypeVar("T")
+
+
+CLOSED = "this client is closed; connect() again"
+
+
+class Slow(Enum):
+    """What `ask_one` answers when the operation has to be run in full."""
+
+    SLOW = 0
+
+
+SLOW = Slow.SLOW
 
 
 class Runner:
@@ -23,6 +46,10 @@ class Runner:
 
     def __init__(self, discover: Callable[[float], View | None]) -> None:
         self._discover = discover
+
+    def ask_one(self, key: bytes, command: Command) -> Any:  # noqa: ARG002 - what a subclass may do
+        """The reply to a command at the key's only owner, when nothing is in the way; else SLOW: run the operation."""
+        return SLOW
 
     def exchange(self, exchange: Exchange) -> list[list[Any] | ShardFailure]:
         """Send every call, then collect."""

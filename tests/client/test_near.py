@@ -26,7 +26,7 @@ def writer(nodes: list[Node]) -> Iterator[Any]:
 def near_of(cache: Any) -> Any:
     if hasattr(cache, "run"):
         client = cache.client
-        return next(iter(client._bound.values()))[0].core.near
+        return next(iter(client._backends.values())).core.near
     return cache._backend.core.near
 
 

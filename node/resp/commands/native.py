@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 PROTOCOL = 1
 CODEC_MAX = 255
+_CODECS = [b":%d\r\n" % codec for codec in range(CODEC_MAX + 1)]
 TOUCHES_MAX = 16
 """Hits of a near cache that count, for one key and report: beyond that they tell the policy nothing new."""
 
@@ -68,11 +69,14 @@ def sc_mget(connection: Connection, argv: list[bytes]) -> Reply:
 
     def reply(entries: list[Entry | None]) -> bytes:
         connection.check_reply_bytes(sum([entry.size for entry in entries if entry is not None]))
-        parts = [
-            null if entry is None else b":%d\r\n%b" % (entry.page.group.codec, entry.frame or entry.build_frame())
-            for entry in entries
-        ]
-        return b"*%d\r\n" % (2 * len(parts)) + b"".join(parts)
+        # Payloads are copied once, by the join: a reply of many of them is mostly that copy.
+        parts = [b"*%d\r\n" % (2 * len(entries))]
+        for entry in entries:
+            if entry is None:
+                parts.append(null)
+            else:
+                parts += (_CODECS[entry.page.group.codec], entry.frame or entry.build_frame())
+        return b"".join(parts)
 
     return gather([lookup(canonical(raw)) for raw in argv[1:]], reply)
 

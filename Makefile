@@ -5,7 +5,7 @@ BIN = $(VENV)/bin
 SEED ?= 0
 SECONDS ?= 60
 
-.PHONY: help setup demo test check fix clean fuzz helm-mutants
+.PHONY: help setup demo test check fix clean soak fuzz helm-mutants
 help: ## show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 14
 
@@ -26,6 +26,9 @@ demo: setup ## run the main job: an AI pipeline on a local Ray cluster with thre
 
 test: setup ## run the whole suite on two cores
 	$(BIN)/python -m pytest -n 2 --dist loadgroup
+
+soak: setup ## ten minutes at full load with all three levels: memory stays in its budget
+	$(BIN)/python -m benchmarks.soak --seconds 600
 
 helm-mutants: setup ## put faults into the chart's templates: each must be caught
 	$(BIN)/python -m tests.helm.mutants

@@ -23,7 +23,7 @@ from stratacache.node.tuning import tune_process
 from stratacache.node.types import EvictionPolicy, RemovalCause
 
 MIB = 1 << 20
-L1, L2, L3, QUEUE = 40 * MIB, 8 * MIB, 64 * MIB, 8 * MIB
+L1, L2, L3, QUEUE = 64 * MIB, 16 * MIB, 128 * MIB, 16 * MIB
 OVER_MAX = 1.2
 GROWTH_MAX = 1.05  # mean of the second half over mean of the first half; the time begins when the levels are full
 GROWTH_SHORT_MAX = 1.10  # in less than two minutes the heap has not come to rest

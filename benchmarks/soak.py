@@ -23,7 +23,7 @@ from stratacache.node.tuning import tune_process
 from stratacache.node.types import EvictionPolicy, RemovalCause
 
 MIB = 1 << 20
-L1, L2, L3, QUEUE = 64 * MIB, 16 * MIB, 128 * MIB, 16 * MIB
+L1, L2, L3, QUEUE = 40 * MIB, 8 * MIB, 64 * MIB, 8 * MIB
 OVER_MAX = 1.2
 GROWTH_MAX = 1.05  # mean of the second half over mean of the first half; the time begins when the levels are full
 GROWTH_SHORT_MAX = 1.10  # in less than two minutes the heap has not come to rest
@@ -75,7 +75,8 @@ def soak(seconds: float, policy: EvictionPolicy, directory: Path, seed: int) -> 
                 size = int(rng.lognormvariate(7.0, 1.2)) % 60_000
                 at = rng.randrange(MIB - 60_000)
                 body = noise[at : at + size] if number % 2 else text[: min(size, len(text))]
-                expires_ms = engine.now_ms() + rng.randrange(500, 60_000)
+                ttl_ms = rng.randrange(500, 5000) if number % 10 == 0 else rng.randrange(60_000, 600_000)
+                expires_ms = engine.now_ms() + ttl_ms
                 tags = (b"model:%d" % (number % 20), b"doc:%d" % (number % 5000))
                 engine.put(key, body + b"/%d" % number, expires_ms=expires_ms, tags=tags if number % 4 else ())
             elif chance < 0.99997:

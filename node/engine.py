@@ -434,6 +434,7 @@ class MultiLevelCache:
             return
         self.drain_hits()
         self._closed = True
+        self._handoff.post = None  # from here on completions run in this thread
         clean = True
         if self.l3 is not None:
             until_ns = perf_ns() + int(deadline_s * 1e9)

@@ -7,6 +7,7 @@ completion runs exactly once, whether the owner's loop calls for it or the owner
 from __future__ import annotations
 
 import queue
+import threading
 import time
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, TypeVar
@@ -30,6 +31,7 @@ class Handoff:
         self.post = post
         self.worker = Worker("stratacache-node")
         self._done: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
+        self._running = threading.RLock()
 
     @property
     def waits(self) -> bool:
@@ -48,15 +50,23 @@ class Handoff:
 
     def run_done(self) -> None:
         """Run the completions that have come in."""
-        while not self._done.empty():
-            self._done.get()()
+        # The lock matters only at the end, when a thread may close the engine while its loop still runs.
+        with self._running:
+            while True:
+                try:
+                    step = self._done.get_nowait()
+                except queue.Empty:
+                    return
+                step()
 
     def run_done_for(self, seconds: float) -> bool:
         """Wait for a completion and run it; False when none came in time."""
         try:
-            self._done.get(timeout=seconds)()
+            step = self._done.get(timeout=seconds)
         except queue.Empty:
             return False
+        with self._running:
+            step()
         self.run_done()
         return True
 

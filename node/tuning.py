@@ -10,6 +10,7 @@ Invariants: a process that has called `tune_process` sees no pause of the collec
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import sys
 from typing import Final
@@ -17,6 +18,7 @@ from typing import Final
 YOUNG_OBJECTS: Final = 5_000
 YOUNG_ROUNDS: Final = 5
 NEVER: Final = 1 << 30
+_M_ARENA_MAX: Final = -8  # malloc.h
 SWITCH_INTERVAL_S: Final = 0.001
 """How long the worker thread may keep the owner waiting for the interpreter; Python's default of 5 ms is a stall."""
 
@@ -27,3 +29,11 @@ def tune_process() -> None:
     gc.freeze()
     gc.set_threshold(YOUNG_OBJECTS, YOUNG_ROUNDS, NEVER)
     sys.setswitchinterval(SWITCH_INTERVAL_S)
+    _share_heap()
+
+
+def _share_heap() -> None:
+    """Have glibc use one heap for all threads: what the worker has freed serves the owner's next value."""
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(_M_ARENA_MAX, 1)

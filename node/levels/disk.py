@@ -95,7 +95,7 @@ class DiskLevel:
         self.flushed_seq = -1
         """Puts with a version up to this one are in the file, unless they were skipped."""
         self._logged_at_ms = 0
-        self._upkeep = Upkeep(config, handoff, self.counters, self._tombs, self._switch_off)
+        self._upkeep = Upkeep(config, handoff, self.counters, self._tombs, self._switch_off, self._drop_everything)
         self._payload_bytes_max = int(config.l3_bytes_max * PAYLOAD_SHARE_MAX)
         self._room_bytes = config.l3_queue_bytes_max  # for the queue; what is being committed is taken off
         self._txn_bytes_max = min(BATCH_BYTES_MAX, config.l3_bytes_max // 32)
@@ -220,11 +220,11 @@ class DiskLevel:
     def _commit_chunk(self, store: RecordStore, chunk: list[tuple[bytes, Item]], chunk_bytes: int) -> int:
         """Commit a part of a batch, after making room for it; gives the number of evicted records."""
         evicted = 0
-        wanted = store.bytes_used + 2 * chunk_bytes - int(store.bytes_max * FILLED_MAX)
-        if wanted > 0:
-            evicted += store.evict_in_slices(wanted)
         for _ in range(ROOM_TRIES):
             try:
+                wanted = store.bytes_used + 2 * chunk_bytes - int(store.bytes_max * FILLED_MAX)
+                if wanted > 0:
+                    evicted += store.evict_in_slices(wanted)
                 store.write(lambda txn: self._apply(store, txn, chunk))
             except lmdb.MapFullError:
                 # Free pages may be there, but not in one piece for a large value.
@@ -252,6 +252,8 @@ class DiskLevel:
             store.delete(txn, digest(key))
 
     def _committed(self, opened: Opened, batch: _Batch, evicted: int) -> None:
+        if self._open is not opened:
+            return  # switched off meanwhile; whoever waited has been told
         if not self._through:
             opened.side.wipe(batch.marks_at)
         self._flushing = None
@@ -385,6 +387,14 @@ class DiskLevel:
         self.counters.removed[RemovalCause.CORRUPT] += 1
         self._log_once(f"a corrupt record was dropped: {error}")
         self.delete(key)
+
+    def _drop_everything(self, error: CorruptionError) -> None:
+        """The head of a record is damaged, so its index rows are not known: begin afresh rather than guess."""
+        self.corrupt += 1
+        self._log_once(f"all records are dropped: {error}")
+        opened = self._open
+        if opened is not None:
+            self._handoff.run(lambda: opened.store.write(opened.store.drop_all), lambda _: None, self._fail)
 
     # -- invalidations -------------------------------------------------------------------------------------------
 

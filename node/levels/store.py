@@ -40,6 +40,14 @@ def digest(name: bytes) -> bytes:
     return blake2b(name, digest_size=16).digest()
 
 
+FIRST: Final = bytes(16)
+
+
+def after(name: bytes) -> bytes:
+    """The digest that follows; FIRST after the last."""
+    return ((int.from_bytes(name, "big") + 1) % (1 << 128)).to_bytes(16, "big")
+
+
 def number(value: int) -> bytes:
     """A number so that bytes sort as numbers do."""
     return value.to_bytes(8, "big")
@@ -197,18 +205,17 @@ class RecordStore:
 
     # -- slices of upkeep, inside a transaction ------------------------------------------------------------------
 
-    def rows(self, txn: Any, kind: bytes, name: bytes, limit: int) -> list[bytes]:
-        """Up to `limit` records that carry a tag or belong to a namespace."""
+    def rows(self, txn: Any, kind: bytes, name: bytes, start: bytes, limit: int) -> list[bytes]:
+        """Up to `limit` records, from the digest `start` on, that carry a tag or belong to a namespace."""
         db, key = (self.tags, digest(name)) if kind == TAG else (self.namespaces, b"n" + name)
+        found: list[bytes] = []
         with txn.cursor(db=db) as cursor:
-            if not cursor.set_key(key):
-                return []
-            found = []
-            for row in cursor.iternext_dup():
-                found.append(bytes(row))
-                if len(found) == limit:
-                    break
-            return found
+            if cursor.set_range_dup(key, start):
+                for row in cursor.iternext_dup():
+                    found.append(bytes(row))
+                    if len(found) == limit:
+                        break
+        return found
 
     def count_rows(self, txn: Any, kind: bytes, name: bytes) -> int:
         """How many records carry a tag or belong to a namespace."""
@@ -226,11 +233,11 @@ class RecordStore:
                 found.append((bytes(key), bytes(name)))
         return found
 
-    def names_after(self, txn: Any, name: bytes, limit: int) -> list[bytes]:
-        """The next `limit` records after `name`, in the order of their digests."""
+    def names_from(self, txn: Any, start: bytes, limit: int) -> list[bytes]:
+        """Up to `limit` records from the digest `start` on."""
         found: list[bytes] = []
         with txn.cursor(db=self.records) as cursor:
-            if cursor.set_range(name + b"\0"):
+            if cursor.set_range(start):
                 for key in cursor.iternext(keys=True, values=False):
                     found.append(bytes(key))
                     if len(found) == limit:

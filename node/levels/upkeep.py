@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING, Any, Final
 
 import lmdb
 
+from ..errors import CorruptionError
 from ..types import RemovalCause
 from .sidefile import is_suspect
+from .store import FIRST, after
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -36,16 +38,18 @@ class Upkeep:
         counters: LevelCounters,
         tombs: Marks,
         switch_off: Callable[[str], None],
+        corrupted: Callable[[CorruptionError], None],
     ) -> None:
         self._config = config
         self._handoff = handoff
         self._counters = counters
         self._tombs = tombs
         self._switch_off = switch_off
+        self._corrupted = corrupted
         self._sweeps: deque[tuple[bytes, bytes, int]] = deque()
         self._looked_at_ms = 0
         self.suspects: bytes | None = None
-        self._suspect_at = b""
+        self._suspect_at = self._sweep_at = FIRST
         self._start_seq = 0
         self.busy = False
 
@@ -56,6 +60,7 @@ class Upkeep:
     def forget_sweeps(self) -> None:
         """All records and tombstones are gone."""
         self._sweeps.clear()
+        self._sweep_at = FIRST
 
     def begin_suspects(self, suspects: bytes | None, start_seq: int) -> None:
         """Take note of the marks that a crash has left; they are about versions before `start_seq`."""
@@ -78,34 +83,34 @@ class Upkeep:
         """Delete a slice of the records that a tombstone covers; at the end, the tombstone."""
         store = opened.store
 
-        def job() -> tuple[int, bool]:
+        def job() -> tuple[int, list[bytes]]:
             removed = 0
-            finished = False
+            rows: list[bytes] = []
 
             def change(txn: Any) -> None:
-                nonlocal removed, finished
-                rows = store.rows(txn, kind, name, store.slice_records)
+                nonlocal removed
+                rows.extend(store.rows(txn, kind, name, self._sweep_at, store.slice_records))
                 for row in rows:
-                    if store.delete_where(txn, row, lambda record: record.version <= seq):
-                        removed += 1
-                # Newer records with the same tag stay: then only a walk past them tells that all is done.
-                if removed < len(rows):
-                    for row in store.rows(txn, kind, name, 1 << 62):
-                        removed += store.delete_where(txn, row, lambda record: record.version <= seq)
-                finished = removed == 0 or len(rows) < store.slice_records
-                if finished:
+                    removed += store.delete_where(txn, row, lambda record: record.version <= seq)
+                if len(rows) < store.slice_records:
                     store.drop_tombstone(txn, kind, name, seq)
 
             store.write(change)
-            return removed, finished
+            return removed, rows
 
-        def done(found: tuple[int, bool]) -> None:
-            self._counters.removed[RemovalCause.INVALIDATED] += found[0]
+        def done(found: tuple[int, list[bytes]]) -> None:
+            removed, rows = found
+            self._counters.removed[RemovalCause.INVALIDATED] += removed
+            if not self._sweeps or self._sweeps[0] != (kind, name, seq):
+                return  # everything was cleared meanwhile
+            if len(rows) == store.slice_records:
+                self._sweep_at = after(rows[-1])
+                return
+            self._sweep_at = FIRST
+            self._sweeps.popleft()
             marks = self._tombs.of_kind(kind)
-            if found[1] and self._sweeps and self._sweeps[0] == (kind, name, seq):
-                self._sweeps.popleft()
-                if marks.get(name) == seq:
-                    del marks[name]
+            if marks.get(name) == seq:
+                del marks[name]
 
         self._start(job, done)
 
@@ -118,7 +123,7 @@ class Upkeep:
             names: list[bytes] = []
 
             def change(txn: Any) -> None:
-                names.extend(store.names_after(txn, self._suspect_at, 4 * store.slice_records))
+                names.extend(store.names_from(txn, self._suspect_at, 4 * store.slice_records))
                 for name in names:
                     store.delete_where(
                         txn, name, lambda record: record.version < start_seq and is_suspect(suspects, record.key)
@@ -128,8 +133,8 @@ class Upkeep:
             return names
 
         def done(names: list[bytes]) -> None:
-            if names:
-                self._suspect_at = names[-1]
+            if len(names) == 4 * store.slice_records:
+                self._suspect_at = after(names[-1])
                 return
             self.suspects = None
             opened.side.wipe_suspects()
@@ -175,6 +180,9 @@ class Upkeep:
             self.busy = False
             if isinstance(error, lmdb.MapFullError):
                 return  # the next flush makes room; nothing of what a slice does is urgent
+            if isinstance(error, CorruptionError):
+                self._corrupted(error)
+                return
             self._switch_off(f"{type(error).__name__}: {error}")
 
         self.busy = True

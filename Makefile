@@ -5,7 +5,7 @@ BIN = $(VENV)/bin
 SEED ?= 0
 SECONDS ?= 60
 
-.PHONY: help setup demo test check fix clean soak fuzz helm-mutants
+.PHONY: help setup demo test check fix clean soak fuzz helm-image helm-mutants
 help: ## show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 14
 
@@ -29,6 +29,9 @@ test: setup ## run the whole suite on two cores
 
 soak: setup ## ten minutes at full load with all three levels: memory stays in its budget
 	$(BIN)/python -m benchmarks.soak --seconds 600
+
+helm-image: setup ## replay the image's build in full, and run its entry points as an unprivileged user
+	$(BIN)/python -m tests.helm.image
 
 helm-mutants: setup ## put faults into the chart's templates: each must be caught
 	$(BIN)/python -m tests.helm.mutants

@@ -3,6 +3,6 @@
 See docs/EVICTION.md for the algorithm, its sources and its figures.
 """
 
-from stratacache.node.policies.intelligent.policy import IntelligentPolicy
+from .policy import IntelligentPolicy
 
 __all__ = ["IntelligentPolicy"]

@@ -1,18 +1,37 @@
-"""The policy itself: notes accesses in the entries, and gives up the worst of the row that is due.
+"""The policy itself: stamps entries when they are used, gives up the worst of a row, follows the shadows' choice.
 
-Invariants: `order` of a held entry is `last_access << 8 | count`; the clock counts insertions and hits, nothing else.
+Invariants: `order` of a held entry is its stamp, of an entry that has left it is GONE; the clock counts requests (hits,
+newcomers, refused newcomers) and nothing else; a hit changes at most one slot of the entry and moves nothing. Victims
+that were chosen ahead are still held, and are given up only if nobody has used them since.
 """
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Sequence
-from math import log2
-from typing import Final
+from zlib import crc32
 
-from stratacache.node.policies.base import Evictable
-from stratacache.node.policies.intelligent.residents import Residents
+from ..base import Evictable
+from .ghosts import Ghosts
+from .residents import Residents
+from .scores import all_scores
+from .shadows import Shadows
+from .stamps import GONE, SAMPLED, TICK_SHIFT, TICKS, VALUE_MASK, first_use, next_use, return_use, value_bits
 
-COUNT_MAX: Final = 255
+_ADMIT_ROWS_MAX = 64
+
+
+class _Steps(dict[int, int]):
+    """Old stamp -> stamp after a use in the present tick; one int object for all entries of equal history."""
+
+    __slots__ = ("tick",)
+
+    def __init__(self, tick: int) -> None:
+        self.tick = tick
+
+    def __missing__(self, stamp: int) -> int:
+        new = self[stamp] = next_use(stamp, self.tick)
+        return new
 
 
 class IntelligentPolicy:
@@ -21,56 +40,170 @@ class IntelligentPolicy:
     name = "intelligent"
 
     def __init__(self, seed: int = 0) -> None:
-        self._seed = seed
+        self._seed = seed & 0xFFFFFFFF
         self._residents = Residents()
-        self._now = 0
+        self._ghosts = Ghosts()
+        self._scores = all_scores()
+        self._shadows = Shadows(self._scores)
+        self._tick = 1
+        self._left = 1.0  # requests until the next tick
+        self._steps = _Steps(1)
+        self._fresh: dict[int, int] = {}
+        self._bytes = 0
+        self._resized = False  # a size changed in place: what it was is not known, so the bytes are counted anew
+        self._full = False
+        self._chosen: deque[tuple[Evictable, int]] = deque()
 
     def __len__(self) -> int:
         return len(self._residents)
 
+    @property
+    def score(self) -> str:
+        """Name of the score function in use."""
+        return self._scores[self._shadows.best].name
+
     def on_insert(self, entry: Evictable) -> None:
         """Begin to hold an entry."""
-        self._now += 1
-        entry.order = self._now << 8 | 1
+        self._left -= 1
+        if self._left <= 0:
+            self._advance()
+        entry.order = self._stamp_of_newcomer(entry.key, entry.size, entry.cost_s)
         self._residents.add(entry)
+        self._bytes += entry.size
 
     def on_hits(self, entries: Sequence[Evictable]) -> None:
         """Take note of reads, in order."""
-        now = self._now
-        for entry in entries:
-            now += 1
-            if entry.link is not None:
-                entry.order = now << 8 | min((entry.order & 255) + 1, COUNT_MAX)
-        self._now = now
+        at, end = 0, len(entries)
+        while at < end:
+            stop = min(end, at + max(1, int(self._left)))
+            self._left -= stop - at
+            if self._left <= 0:
+                self._advance()
+            part = entries if not at and stop == end else entries[at:stop]
+            at = stop
+            steps = self._steps
+            limit = self._tick << TICK_SHIFT
+            for entry in part:
+                stamp = entry.order
+                if stamp < limit:
+                    entry.order = steps[stamp]
+                    if stamp & SAMPLED:
+                        self._follow(crc32(entry.key, self._seed), entry.size, entry.cost_s)
 
     def on_update(self, entry: Evictable) -> None:
-        """Nothing to do: cost and size are read when they are needed."""
+        """Take note that size, cost or expiry changed in place."""
+        entry.order = entry.order & ~VALUE_MASK | value_bits(entry.cost_s, entry.size)
+        self._resized = True
 
     def on_remove(self, entry: Evictable) -> None:
         """Forget an entry that left for another reason than eviction."""
         self._residents.remove(entry)
+        self._bytes -= entry.size
+        entry.order = GONE
 
     def on_replace(self, old: Evictable, new: Evictable) -> None:
-        """A put of a held key: `new` takes the place of `old`."""
-        self.on_remove(old)
-        self.on_insert(new)
+        """A put of a held key: `new` takes the place of `old`, and what is known of the key stays."""
+        new.order = old.order & ~VALUE_MASK | value_bits(new.cost_s, new.size)
+        self._residents.replace(old, new)
+        self._bytes += new.size - old.size
+        old.order = GONE
 
-    def admits(self, key: bytes, size: int, cost_s: float, bytes_needed: int) -> bool:  # noqa: ARG002
-        """Every newcomer is worth it."""
-        return True
+    def admits(self, key: bytes, size: int, cost_s: float, bytes_needed: int) -> bool:
+        """Whether a newcomer is worth what must leave for it; one that takes the room of one entry always is."""
+        if size * len(self._residents) <= 2 * self._bytes or bytes_needed <= 0:
+            return True
+        digest = crc32(key, self._seed)
+        last_tick, count = self._ghosts.recall(digest, self._tick)
+        value = value_bits(cost_s, size)
+        stamp = return_use(last_tick, count, self._tick, value) if count else first_use(self._tick, value)
+        if self._choose_below(stamp, bytes_needed):
+            if count:
+                self._ghosts.remember(digest, last_tick << TICK_SHIFT | count)
+            return True
+        self._full = True
+        self._ghosts.remember(digest, stamp)
+        self._left -= 1
+        if self._left <= 0:
+            self._advance()
+        if self._shadows.samples(digest):
+            self._follow(digest, size, cost_s)
+        return False
 
     def pop_victim(self) -> Evictable:
         """Give up one entry and forget it."""
-        weight = len(self._residents)
-
-        def score(entry: Evictable) -> float:
-            order: int = entry.order
-            return (order >> 8) + weight * log2((order & 255) * (entry.cost_s + 1e-9) / (entry.size or 1))
-
-        victim = min(self._residents.next_row(), key=score)
-        self._residents.remove(victim)
-        return victim
+        self._full = True
+        chosen = self._chosen
+        while chosen:
+            entry, stamp = chosen.popleft()
+            if entry.order == stamp:
+                self._give_up(entry)
+                return entry
+        row = self._residents.next_row()
+        ranks = self._scores[self._shadows.best].rank([entry.order for entry in row], self._tick)
+        entry = row[ranks.index(min(ranks))]
+        self._give_up(entry)
+        return entry
 
     def validate(self) -> None:
         """Check the internals; raises AssertionError with what is wrong. For tests."""
         self._residents.validate()
+        self._shadows.validate()
+        if not self._resized and self._bytes != sum(entry.size for entry in self._residents):
+            raise AssertionError("the bytes do not add up")
+
+    def _give_up(self, entry: Evictable) -> None:
+        self._residents.remove(entry)
+        self._bytes -= entry.size
+        self._ghosts.remember(crc32(entry.key, self._seed), entry.order)
+        entry.order = GONE
+
+    def _choose_below(self, stamp: int, bytes_needed: int) -> bool:
+        """Choose victims that are worth less than a newcomer, until they free enough; False when they can't."""
+        score, tick = self._scores[self._shadows.best], self._tick
+        limit = score.rank((stamp,), tick)[0]
+        found: list[tuple[Evictable, int]] = []
+        freed = 0
+        rows = self._residents.rows
+        for _ in range(min(rows, _ADMIT_ROWS_MAX)):
+            row = self._residents.next_row()
+            ranked = score.rank([entry.order for entry in row], tick)
+            for rank, entry in sorted(zip(ranked, row, strict=True), key=lambda pair: pair[0]):
+                if rank >= limit or freed >= bytes_needed:
+                    break
+                found.append((entry, entry.order))
+                freed += entry.size
+            if freed >= bytes_needed:
+                break
+        if freed < bytes_needed and (rows <= _ADMIT_ROWS_MAX or freed * rows < bytes_needed * _ADMIT_ROWS_MAX):
+            return False
+        self._chosen = deque(found)
+        return True
+
+    def _stamp_of_newcomer(self, key: bytes, size: int, cost_s: float) -> int:
+        digest = crc32(key, self._seed)
+        tick = self._tick
+        value = value_bits(cost_s, size)
+        last_tick, count = self._ghosts.recall(digest, tick)
+        stamp = return_use(last_tick, count, tick, value) if count else first_use(tick, value)
+        if self._shadows.samples(digest):
+            self._follow(digest, size, cost_s)
+            stamp |= SAMPLED
+        return self._fresh.setdefault(stamp, stamp)
+
+    def _follow(self, digest: int, size: int, cost_s: float) -> None:
+        if self._shadows.samples(digest):
+            room = self._bytes if self._full else float("inf")
+            self._shadows.request(digest, size, cost_s, value_bits(cost_s, size), room)
+
+    def _advance(self) -> None:
+        entries = len(self._residents)
+        step = entries / TICKS
+        while self._left <= 0:
+            self._tick += 1
+            self._left += max(step, 0.0625)
+        self._steps = _Steps(self._tick)
+        self._fresh = {}
+        self._ghosts.grow(entries)
+        if self._resized and not self._tick % TICKS:
+            self._bytes = sum(entry.size for entry in self._residents)
+            self._resized = False

@@ -10,9 +10,10 @@ is its row; an entry that is not held has `link` None. Memory: 10.3 bytes an ent
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Final
 
-from stratacache.node.policies.base import Evictable
+from ..base import Evictable
 
 ROW_LENGTH: Final = 32
 """Entries in a row: the 32 draws of a sample, and a length at which a list wastes no room."""
@@ -55,6 +56,22 @@ class Residents:
         if not tail and len(self._rows) > 1:
             self._rows.pop()
             self._tail = self._rows[-1]
+
+    def replace(self, old: Evictable, new: Evictable) -> None:
+        """Hold `new` in the place of `old`."""
+        row = old.link
+        row[row.index(old)] = new
+        new.link = row
+        old.link = None
+
+    def __iter__(self) -> Iterator[Evictable]:
+        for row in self._rows:
+            yield from row
+
+    @property
+    def rows(self) -> int:
+        """Number of rows."""
+        return len(self._rows)
 
     def next_row(self) -> list[Evictable]:
         """The row that is due; not empty while an entry is held. Not to be changed by the caller."""

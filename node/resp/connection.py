@@ -22,9 +22,8 @@ from typing import TYPE_CHECKING, Any, Final, cast
 
 import hiredis
 
-from stratacache.node.errors import CacheError
 from stratacache.node.keys import canonical
-from stratacache.node.resp.dispatch import error_text, refuse, run, settle, stored
+from stratacache.node.resp.dispatch import failed, refuse, run, settle, stored
 from stratacache.node.resp.parser import Oversize, ProtocolError, RequestParser, is_harmless, offset_after
 from stratacache.node.resp.replies import NULLS, OK, CommandError, error
 from stratacache.node.resp.table import Access, Later, Reply
@@ -284,14 +283,17 @@ class Connection(asyncio.Protocol):
                 elif name == b"SET":
                     if put is not None and len(argv) == 3 and argv[1].__class__ is argv[2].__class__ is bytes:
                         executed += 1
+                        key = argv[1]
+                        if key.startswith(b"default:"):
+                            key = canonical(key)
                         try:
-                            done = put(canonical(argv[1]), argv[2])
-                        except CacheError as problem:
-                            append(error(error_text(problem)))
-                            continue
-                        if done is True:
+                            done = put(key, argv[2])
+                            reply = OK if done is True else stored(done)
+                        except Exception as problem:  # noqa: BLE001 (answered, and logged when it is unforeseen)
+                            reply = failed(self, problem)
+                        if reply is OK:
                             append(OK)
-                        elif self._take(stored(done), out):
+                        elif self._take(reply, out):
                             return True
                         continue
                 elif name == b"SC.GET":

@@ -36,8 +36,8 @@ def run(connection: Connection, argv: list[bytes]) -> Reply:
     """Execute one command; the reply may be an error."""
     try:
         return _run(connection, argv)
-    except Exception as problem:  # noqa: BLE001 (answered and logged in _failed)
-        return _failed(connection, problem)
+    except Exception as problem:  # noqa: BLE001 (answered, and logged when it is unforeseen)
+        return failed(connection, problem)
 
 
 def settle(connection: Connection, later: Later) -> Reply:
@@ -45,7 +45,7 @@ def settle(connection: Connection, later: Later) -> Reply:
     try:
         return later.then(later.future.result())
     except Exception as problem:  # noqa: BLE001
-        return _failed(connection, problem)
+        return failed(connection, problem)
 
 
 def refuse(connection: Connection, text: str) -> bytes:
@@ -107,7 +107,8 @@ def _run_tracked(connection: Connection, found: Command, argv: list[bytes]) -> R
             state.caching = None
 
 
-def _failed(connection: Connection, problem: BaseException) -> bytes:
+def failed(connection: Connection, problem: BaseException) -> bytes:
+    """The error reply of a command that raised."""
     text = error_text(problem)
     connection.server.count_error(text)
     return error(text)

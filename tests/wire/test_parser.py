@@ -11,6 +11,7 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
+from stratacache.node.config import NodeConfig
 from stratacache.node.resp.parser import ParserLimits, ProtocolError, RequestParser, is_harmless, split_inline
 from stratacache.node.resp.table import COMMANDS
 from tests.wire.inprocess import InProcess
@@ -149,6 +150,16 @@ def test_a_change_of_mode_holds_for_the_rest_of_the_chunk() -> None:
     assert node.run([request("GET", "a")])[0] == b"$1\r\n1\r\n"
     whole = request("MULTI") + request("SET", "a", 3) + request("EXEC") + request("SET", "b", 4) + request("GET", "a")
     assert node.run([whole])[0] == b"+OK\r\n+QUEUED\r\n*1\r\n+OK\r\n+OK\r\n$1\r\n3\r\n"
+
+
+def test_a_value_that_fits_nowhere_is_refused() -> None:
+    """SET answers -OOM, SC.PUT nil; what was there is gone, and the connection goes on."""
+    node = InProcess(node=NodeConfig(l1_bytes_max=10_000))
+    big = b"x" * 20_000
+    answered, _ = node.run([request("SET", "a", 1) + request("SET", "a", big) + request("GET", "a") + request("PING")])
+    assert answered.startswith(b"+OK\r\n-OOM the value is larger")
+    assert answered.endswith(b"\r\n$-1\r\n+PONG\r\n")
+    assert node.run([request("SC.PUT", "a", big)])[0] == b"$-1\r\n"
 
 
 def test_before_auth_requests_are_held_small() -> None:

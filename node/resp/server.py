@@ -82,8 +82,7 @@ class NodeServer:
         """Data commands are refused from this time of the engine's clock on (a shard's serving lease)."""
         self.hold_invalidations = False
         """Refuse invalidations of tags, namespaces and everything (while a view changes)."""
-        self.table_is_owned = True
-        """Whether every entry in the engine's table may be served from here without asking the forwarder."""
+        self._table_is_owned = True
         self.access_without_token = Access.NONE if config.token else Access.FULL
         self.connections: dict[int, Connection] = {}
         self.slow: set[Connection] = set()
@@ -227,6 +226,17 @@ class NodeServer:
         view = {"epoch": 0, "cluster": self.identity.cluster, "replicas": 1, "shards": [shard]}
         packed: bytes = msgpack.packb(view)
         return packed
+
+    @property
+    def table_is_owned(self) -> bool:
+        """Whether every entry in the engine's table may be served from here without asking the forwarder."""
+        return self._table_is_owned
+
+    @table_is_owned.setter
+    def table_is_owned(self, owned: bool) -> None:
+        self._table_is_owned = owned
+        for client in self.connections.values():
+            client.refresh_mode()
 
     # -- what connections ask of their server -------------------------------------------------------------------------
 

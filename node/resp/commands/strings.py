@@ -84,6 +84,8 @@ def set_(connection: Connection, argv: list[bytes]) -> Reply:
     value = argv[2]
     if len(argv) == 3:
         return stored(connection.engine.put(key, value))
+    if len(argv) == 5 and (unit := argv[3].upper()) in _UNITS:  # the usual call, without the cost of the general one
+        return stored(write(connection, key, value, expires_at(argv[4], unit, connection.engine.now_ms(), "set")))
     options = parse_options(argv[3:], setting=True)
     expires_ms = NEVER_MS
     if options.unit:

@@ -1,0 +1,274 @@
+"""From a connection's bytes to executed commands: the two parsers, and the read loop with its short cuts.
+
+hiredis takes chunks that begin at a command boundary and declare nothing huge (`parser.is_harmless`); the exact parser
+takes everything else, and what hiredis could not finish. GET, SET, SC.GET and SC.MGET on entries in memory are
+answered in the read loop itself, everything else goes through `dispatch`.
+
+Invariants: commands are executed in the order in which they came, each once, whichever parser read it; one turn of the
+event loop executes about `TURN_COMMANDS` of them; a change of mode (MULTI, AUTH) holds from the next command on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Final, cast
+
+import hiredis
+
+from stratacache.node.keys import canonical
+from stratacache.node.resp.dispatch import stored
+from stratacache.node.resp.parser import Oversize, RequestParser, offset_after
+from stratacache.node.resp.replies import OK
+from stratacache.node.resp.table import Access, Reply
+
+if TYPE_CHECKING:
+    from stratacache.node.engine import MultiLevelCache
+    from stratacache.node.entry import Entry
+    from stratacache.node.resp.server import NodeServer
+
+SLICE_BYTES: Final = 16 * 1024
+"""Requests that hiredis gets at a time: at most some 600 SETs."""
+
+TURN_COMMANDS: Final = 500
+"""Commands after which others get their turn: 1 to 5 ms."""
+
+HITS_KEPT: Final = 64
+"""Hits that may wait for the policy to be told: telling them one by one costs as much as the read itself."""
+
+LARGE_REPLY_BYTES: Final = 64 * 1024
+_ONLY_BYTES: Final = {bytes}
+_END: Final = object()
+_CODEC_LINES: Final = tuple(b":%d\r\n" % codec for codec in range(256))
+_CODEC_HEADS: Final = tuple(b"*2\r\n:%d\r\n" % codec for codec in range(256))
+
+ShortCuts = tuple["Callable[[bytes], Any]", "Callable[..., Any] | None"]
+
+
+class MalformedError(Exception):
+    """hiredis stands at something that is no plain request: the exact parser must look at it."""
+
+
+def _nothing(_key: bytes) -> None:
+    return None
+
+
+def _all_bytes(argv: list[object]) -> bool:
+    return set(map(type, argv)) == _ONLY_BYTES
+
+
+_NONE: Final[ShortCuts] = (_nothing, None)
+
+
+class ReadLoop:
+    """The reading half of a connection. `Connection` brings the socket, the replies and the client's state."""
+
+    server: NodeServer
+    engine: MultiLevelCache
+    access: Access
+    active_ms: int
+
+    def __init__(self, server: NodeServer, *, trusted: bool) -> None:
+        self.server = server
+        self.engine = server.engine
+        self.plain = False
+        self._hits = self.engine.hit_log
+        self._now_ms = self.engine.now_ms
+        self._short_cuts = _NONE
+        self._reader = hiredis.Reader(notEnoughData=_END)
+        self._parser = RequestParser(server.config.parser_limits, trusted=trusted)
+        self._in_step = True  # the next byte begins a command, and the exact parser holds nothing
+        self._chunk = b""  # what hiredis works on,
+        self._fed = 0  # how much of it hiredis was given,
+        self._executed = 0  # and how many of its commands were run
+
+    def _execute(self, argv: list[bytes]) -> Reply:
+        """Run a command through dispatch."""
+        raise NotImplementedError
+
+    def _refuse(self, text: str) -> bytes:
+        """The error reply for a command that is not run."""
+        raise NotImplementedError
+
+    def _failed(self, problem: Exception) -> bytes:
+        """The error reply of a command that raised."""
+        raise NotImplementedError
+
+    def _take(self, reply: Reply, out: list[bytes]) -> bool:
+        """Queue a reply; whether the connection must pause."""
+        raise NotImplementedError
+
+    def allow_short_cuts(self, allowed: bool) -> None:
+        """Decide whether the read loop may find and put entries by itself, where a command needs no more checks."""
+        self.plain = allowed
+        server = self.server
+        if allowed:
+            lookup = self.engine.table.get if server.table_is_owned else _nothing
+            self._short_cuts = (lookup, self.engine.put if server.forwarder is None else None)
+        else:
+            self._short_cuts = _NONE
+
+    def _run_chunk(self, out: list[bytes]) -> bool:
+        """Execute the chunk through hiredis, one turn of it; whether the connection must pause."""
+        chunk = self._chunk
+        try:
+            if self._run_fast(out):
+                return True
+            begun = self._executed
+            while self._fed < len(chunk):
+                if self._executed - begun > TURN_COMMANDS:
+                    return True
+                end = self._fed + SLICE_BYTES
+                self._reader.feed(chunk[self._fed : end])
+                self._fed = end
+                if self._run_fast(out):
+                    return True
+            if self._at_boundary():
+                self._chunk = b""
+                return False
+        except MalformedError:
+            pass
+        self._leave_chunk()
+        return False
+
+    def _at_boundary(self) -> bool:
+        """Whether hiredis stands between two commands, with nothing begun.
+
+        Between two elements of an array, or behind a lone type byte, it holds no bytes either, so a probe tells: at a
+        boundary it comes back as a reply of its own, anywhere else it becomes an element or an error.
+        """
+        reader = self._reader
+        if reader.has_data():
+            return False
+        reader.feed(b"+\r\n")
+        try:
+            return bool(reader.gets() == b"")
+        except hiredis.HiredisError:
+            return False
+
+    def _leave_chunk(self) -> None:
+        """What is incomplete, or no request in the exact sense: the exact parser reads on from there."""
+        chunk, self._chunk = self._chunk, b""
+        self._in_step = False
+        self._reader = hiredis.Reader(notEnoughData=_END)
+        self._parser.feed(chunk[offset_after(chunk, self._executed) :])
+
+    def _run_fast(self, out: list[bytes]) -> bool:  # noqa: PLR0912, PLR0915 (the hot loop: a call costs more than a branch)
+        """Execute what hiredis holds, the hottest commands right here; whether the connection must pause."""
+        gets = self._reader.gets
+        append = out.append
+        hits = self._hits
+        now_ms = self.active_ms = self._now_ms()
+        mode = self.plain
+        lookup, put = self._short_cuts if now_ms < self.server.serve_until_ms else _NONE
+        executed = 0
+        try:
+            while (argv := gets()) is not _END:
+                name = argv[0]
+                if name == b"GET":
+                    if len(argv) == 2 and (entry := lookup(argv[1])) is not None and entry.expires_ms > now_ms:
+                        frame = entry.frame
+                        if frame is None and entry.size <= LARGE_REPLY_BYTES:
+                            frame = entry.build_frame()
+                        if frame is not None:
+                            append(frame)
+                            hits.append(entry)
+                            executed += 1
+                            continue
+                elif name == b"SET":
+                    if put is not None and len(argv) == 3 and argv[1].__class__ is argv[2].__class__ is bytes:
+                        executed += 1
+                        key = argv[1]
+                        if key.startswith(b"default:"):
+                            key = canonical(key)
+                        try:
+                            done = put(key, argv[2])
+                            reply = OK if done is True else stored(done)
+                        except Exception as problem:  # noqa: BLE001 (answered, and logged when it is unforeseen)
+                            reply = self._failed(problem)
+                        if reply is OK:
+                            append(OK)
+                        elif self._take(reply, out):
+                            return True
+                        continue
+                elif name == b"SC.GET":
+                    entry = lookup(argv[1]) if len(argv) == 2 else None
+                    if entry is not None and entry.expires_ms > now_ms:
+                        frame = entry.frame
+                        if frame is None and entry.size <= LARGE_REPLY_BYTES:
+                            frame = entry.build_frame()
+                        if frame is not None:
+                            append(_CODEC_HEADS[entry.page.group.codec] + frame)
+                            hits.append(entry)
+                            executed += 1
+                            continue
+                elif name == b"SC.MGET" and self._many_at_once(argv, lookup, now_ms, out):
+                    executed += 1
+                    continue
+                if argv.__class__ is not list or not _all_bytes(argv):
+                    raise MalformedError
+                executed += 1
+                if self._take(self._execute(argv), out):
+                    return True
+                if self.plain is not mode:  # MULTI, AUTH, CLIENT TRACKING: the rest of the chunk is under another rule
+                    mode = self.plain
+                    lookup, put = self._short_cuts if now_ms < self.server.serve_until_ms else _NONE
+        except (hiredis.HiredisError, TypeError, IndexError, KeyError) as problem:
+            raise MalformedError from problem  # handlers' own errors do not come up here: `run` answers them
+        finally:
+            self._executed += executed
+            self.server.commands += executed
+            if len(hits) > HITS_KEPT:
+                self.engine.drain_hits()
+        return False
+
+    def _many_at_once(
+        self, argv: list[bytes], lookup: Callable[[bytes], Entry | None], now_ms: int, out: list[bytes]
+    ) -> bool:
+        """SC.MGET when all its keys are in L1: the frames go out as they lie. False, and nothing done, otherwise."""
+        parts = [b"*%d\r\n" % (2 * len(argv) - 2)]
+        entries: list[Entry] = []
+        for key in argv[1:]:
+            entry = lookup(key)
+            if entry is None or entry.expires_ms <= now_ms:
+                return False
+            frame = entry.frame
+            if frame is None:
+                if entry.size > LARGE_REPLY_BYTES:
+                    return False
+                frame = entry.build_frame()
+            parts += (_CODEC_LINES[entry.page.group.codec], frame)
+            entries.append(entry)
+        too_much = sum([len(part) for part in parts]) > self.server.config.output_bytes_max
+        if not entries or too_much:
+            return False
+        out += parts
+        self._hits.extend(entries)
+        return True
+
+    def _run_parser(self, out: list[bytes]) -> bool:
+        """Execute what the exact parser holds; whether the connection must pause."""
+        parser = self._parser
+        turn = 0
+        while True:
+            parser.trusted = self.access > Access.NONE
+            argv = parser.next()
+            if argv is None:
+                self._in_step = parser.idle
+                return False
+            if not argv:
+                continue
+            self.server.commands += 1
+            if self._take(self._run_exact(argv), out):
+                return True
+            turn += 1
+            if turn >= TURN_COMMANDS:
+                return True
+
+    def _run_exact(self, argv: list[bytes | Oversize]) -> Reply:
+        for argument in argv:
+            if isinstance(argument, Oversize):
+                limit = self.server.config.value_bytes_max
+                return self._refuse(
+                    f"LIMIT an argument has {argument.length} bytes, the limit is {limit}: split the value"
+                )
+        return self._execute(cast("list[bytes]", argv))

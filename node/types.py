@@ -8,10 +8,21 @@ from __future__ import annotations
 
 from datetime import timedelta
 from enum import Enum
-from typing import Final
+from typing import Final, NoReturn
+
+from .errors import UsageError
 
 
-class CacheLevel(Enum):
+class _Word(Enum):
+    """An enum whose members are found by value, or the error names what there is."""
+
+    @classmethod
+    def _missing_(cls, value: object) -> NoReturn:
+        known = ", ".join(str(member.value) for member in cls)
+        raise UsageError(f"unknown {cls.__name__} {value!r}: use one of {known}")
+
+
+class CacheLevel(_Word):
     """Where an entry can be held, fastest first."""
 
     L1_MEMORY = "l1_memory"
@@ -20,7 +31,7 @@ class CacheLevel(Enum):
     L4_DISTRIBUTED = "l4_distributed"
 
 
-class EvictionPolicy(Enum):
+class EvictionPolicy(_Word):
     """Which entry a full level gives up."""
 
     LRU = "lru"
@@ -31,7 +42,7 @@ class EvictionPolicy(Enum):
     FIFO = "fifo"
 
 
-class CacheStrategy(Enum):
+class CacheStrategy(_Word):
     """How the cache and the store behind it are kept together."""
 
     CACHE_ASIDE = "cache_aside"
@@ -41,7 +52,7 @@ class CacheStrategy(Enum):
     READ_THROUGH = "read_through"
 
 
-class AIOperation(Enum):
+class AIOperation(_Word):
     """The kind of work whose result is cached: part of the key, a tag, and the source of the default TTL."""
 
     ANALYZE = "analyze"

@@ -46,7 +46,7 @@ def test_versions_grow_with_every_put(engine: MultiLevelCache) -> None:
     assert engine.table[b"a"].version == first + 2
 
 
-def test_expired_entry_is_a_miss_and_the_hit_ratio_says_so(engine: MultiLevelCache, clock: ManualClock) -> None:
+def test_seed_defect_expired_read_leaves_the_hit_ratio_stale(engine: MultiLevelCache, clock: ManualClock) -> None:
     """An expired read counts as a miss at once: the hit ratio is right at every moment."""
     engine.put(b"a", b"1", expires_ms=engine.now_ms() + 10)
     assert payload(engine, b"a") == b"1"
@@ -67,7 +67,7 @@ def test_active_expiry_frees_memory_without_reads(engine: MultiLevelCache, clock
     assert engine.l1.counters.removed[RemovalCause.EXPIRED] == 500
 
 
-def test_overwriting_at_capacity_evicts_nobody(make_engine: Make) -> None:
+def test_seed_defect_overwriting_at_capacity_evicts_another(make_engine: Make) -> None:
     """Seed defect: overwriting a key of a full cache evicted another key."""
     engine = make_engine(l1_entries_max=3)
     for key in (b"a", b"b", b"c", b"a", b"b", b"c"):
@@ -283,7 +283,7 @@ def test_listener_hears_changes_with_a_sequence_without_gaps(engine: MultiLevelC
     assert [seq for *_, seq in heard] == list(range(start + 1, start + 6))
 
 
-def test_namespaces_count_their_own_hits_and_misses(engine: MultiLevelCache) -> None:
+def test_seed_defect_namespace_hits_and_misses_never_counted(engine: MultiLevelCache) -> None:
     """Seed defect: namespace hits and misses were never counted."""
     engine.put(b"docs:a", b"v")
     engine.get(b"docs:a")

@@ -77,7 +77,7 @@ def settle(engine: MultiLevelCache, deadline_s: float = 10.0) -> None:
 # -- L2 ----------------------------------------------------------------------------------------------------------------
 
 
-def test_l2_hit_gives_the_value_not_its_packed_form(make_engine: Callable[..., MultiLevelCache]) -> None:
+def test_seed_defect_l2_hits_return_compressed_bytes(make_engine: Callable[..., MultiLevelCache]) -> None:
     """Seed defect: a hit in L2 returned compressed bytes."""
     engine = make_engine(l1_entries_max=1, l2_bytes_max=MIB)
     engine.put(b"a", TEXT)
@@ -89,7 +89,7 @@ def test_l2_hit_gives_the_value_not_its_packed_form(make_engine: Callable[..., M
     assert engine.stats()["levels"]["l2_compressed"]["hits"] == 1
 
 
-def test_promotion_keeps_ttl_tags_cost_and_version(make_engine: Callable[..., MultiLevelCache]) -> None:
+def test_seed_defect_promotion_loses_ttl_and_tags(make_engine: Callable[..., MultiLevelCache]) -> None:
     """Seed defect: promotion lost TTL and tags."""
     engine = make_engine(l1_entries_max=1, l2_bytes_max=MIB)
     expires_ms = engine.now_ms() + 5000
@@ -139,7 +139,7 @@ def test_value_larger_than_l1_lives_in_l2(make_engine: Callable[..., MultiLevelC
 
 
 @pytest.mark.parametrize("how", ["tag", "namespace", "key", "clear"])
-def test_invalidation_reaches_every_level(node: Node, how: str) -> None:
+def test_seed_defect_tag_and_namespace_invalidation_miss_l2_and_l3(node: Node, how: str) -> None:
     """Seed defect: tag and namespace invalidation missed L2 and L3."""
     engine = node.start(l1_entries_max=1, l2_bytes_max=MIB, l2_entries_max=1)
     for name in (b"docs:disk", b"docs:packed", b"docs:memory"):
@@ -476,7 +476,7 @@ def test_write_through_is_acknowledged_after_the_commit(looped: tuple[MultiLevel
     assert engine.stats()["levels"]["l3_disk"]["entries"] == 2
 
 
-def test_large_value_is_read_in_the_worker(looped: tuple[MultiLevelCache, Loop]) -> None:
+def test_seed_defect_methods_block_on_the_disk(looped: tuple[MultiLevelCache, Loop]) -> None:
     """A large record comes as a future and is promoted when it arrives."""
     engine, loop = looped
     big = random.Random(6).randbytes(MIB)
@@ -570,3 +570,26 @@ def test_lease_voided_by_a_tag_known_only_at_the_put(looped: tuple[MultiLevelCac
     assert isinstance(removed, Future)
     loop.run_until(removed)
     assert engine.put(b"a", b"old", tags=(b"t",), lease=reply.token) is False
+
+
+def test_seed_defect_memory_disk_and_access_time_never_filled(node: Node) -> None:
+    """The figures of memory, disk and access time are real ones."""
+    engine = node.start()
+    for number in range(100):
+        engine.put(b"k%d" % number, TEXT)
+        engine.get(b"k%d" % number)
+    settle(engine)
+    stats = engine.stats()
+    assert stats["memory_bytes"] >= 100 * len(TEXT)
+    assert stats["disk_bytes"] >= 100 * len(TEXT)
+    assert stats["access_times"]["count"] > 0
+    assert engine.get_comprehensive_statistics()["l3_disk_usage"] == stats["disk_bytes"]
+
+
+def test_seed_defect_pickle_read_from_disk(node: Node) -> None:
+    """Nothing of the node can unpickle, and a record that is a pickle is only bytes."""
+    engine = node.start()
+    engine.put(b"a", b"cposix\nsystem\n(S'touch owned'\ntR.")
+    assert payload(node.start(), b"a") == b"cposix\nsystem\n(S'touch owned'\ntR."
+    sources = Path(__file__).parents[2].joinpath("node").rglob("*.py")
+    assert not [path for path in sources if "import pickle" in path.read_text()]

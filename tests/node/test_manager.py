@@ -217,3 +217,10 @@ def test_the_words_of_the_seed_exist() -> None:
     assert hours["SUMMARIZE"] == 4
     assert hours["TRANSLATE"] == hours["EMBED"] == 24
     assert hours["RERANK"] == 4
+
+
+@pytest.mark.parametrize(("kind", "known"), [(EvictionPolicy, "size_based"), (CacheLevel, "l4_distributed")])
+def test_unknown_policy_or_level_name_is_refused(kind: type[EvictionPolicy | CacheLevel], known: str) -> None:
+    """The error names what was given and what there is."""
+    with pytest.raises(UsageError, match=rf"unknown {kind.__name__} 'clock': .*{known}"):
+        kind("clock")

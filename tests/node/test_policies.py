@@ -131,7 +131,7 @@ def test_every_fixed_policy_admits_every_newcomer(kind: EvictionPolicy) -> None:
 
 
 @pytest.mark.parametrize("kind", ALL, ids=lambda kind: kind.name)
-def test_evictions_do_not_scan(kind: EvictionPolicy) -> None:
+def test_seed_defect_every_eviction_scans_all_entries(kind: EvictionPolicy) -> None:
     """Seed defect: LFU, TTL, SIZE and INTELLIGENT scanned all entries for every eviction.
 
     A scan of 50,000 entries takes milliseconds; 2,000 evictions and inserts by scanning would take minutes.

@@ -29,6 +29,7 @@ CONFIRM_MAX_MS: Final = 3_000
 RETRY_MIN_MS: Final = 500
 RETRY_MAX_MS: Final = 30_000
 RESEND_MS: Final = 2_000
+INCARNATIONS_PER_TERM: Final = 1_000
 TICK_GAP_MAX_MS: Final = 2_000
 """A longer gap between two ticks means that the coordinator itself stood still: it judges nobody by it."""
 
@@ -130,7 +131,7 @@ class Coordinator:
             case m.NodeDraining(node=node):
                 self._on_draining(node, effects)
             case m.Recovered():
-                self._on_recovered(event, now_ms)
+                self._on_recovered(event, now_ms, effects)
             case m.ShardStarted():
                 self._on_started(event, effects)
             case m.ShardStartFailed():
@@ -144,7 +145,7 @@ class Coordinator:
             case m.EpochRemembered(epoch=epoch):
                 self._on_remembered(epoch, now_ms, effects)
             case m.Outpaced(epoch=epoch) | m.EpochTaken(epoch=epoch):
-                self._go_beyond(epoch)
+                self._go_beyond(epoch, now_ms)
             case m.StopRequested():
                 self._on_stop(effects)
         if self.phase in (Phase.FORMING, Phase.RUNNING):
@@ -224,17 +225,24 @@ class Coordinator:
             raise RuntimeError("there is no view to activate")
         return m.Activate(shard=shard, incarnation=self.members[shard].incarnation, term=self.term, view=self.view)
 
-    def _on_recovered(self, event: m.Recovered, now_ms: int) -> None:
-        """Begin from what the shards know, and take them over with a view change of a higher epoch."""
+    def _on_recovered(self, event: m.Recovered, now_ms: int, effects: list[m.CoordinatorEffect]) -> None:
+        """Begin from what the shards know, and take them over with a view change of a higher epoch.
+
+        When nobody who answers knows of the last epoch, a view may be in force in which those who answer are suspended
+        and which goes on without them: they are ended, and the cluster is formed anew when all leases have run out.
+        """
         self.term = event.term
         self.epoch = event.epoch_floor
         self._ran_before = event.epoch_floor > 0
         self._ticked_ms = now_ms
         self._judge_after_ms = now_ms + self.lease_bound_ms
         newest = max((one for one in event.found if one.view is not None), key=_epoch_found, default=None)
-        if newest is None or newest.view is None:
+        if newest is None or newest.view is None or not _is_last(newest.view, event):
             self.phase = Phase.FORMING
             served: Mapping[str, str] = {}
+            if self._ran_before:
+                self._end_all(event, now_ms, effects)
+                return
         else:
             self.phase, self.view, self._takes_over = Phase.RUNNING, newest.view, True
             self.epoch = max(self.epoch, newest.view.epoch)
@@ -244,6 +252,15 @@ class Coordinator:
             member.fence = served.get(member.id, "")
             member.away_since = newest.away.get(member.id) if newest is not None else None
             self._recover_member(member, event, now_ms + self.lease_bound_ms + CONFIRM_MAX_MS)
+
+    def _end_all(self, event: m.Recovered, now_ms: int, effects: list[m.CoordinatorEffect]) -> None:
+        """Whoever is left of views that nobody can tell of may serve until its lease has run out."""
+        known = [(found.started.shard, found.started.incarnation) for found in event.found]
+        effects.extend(
+            m.KillShard(shard=shard, incarnation=number) for shard, number in sorted({*known, *event.silent})
+        )
+        for member in self.members.values():
+            member.serving_until_ms = now_ms + self.lease_bound_ms + CONFIRM_MAX_MS
 
     def _recover_member(self, member: Member, event: m.Recovered, latest_ms: int) -> None:
         """What one shard's processes can be doing now: an answer tells; silence may serve until `latest_ms`."""
@@ -320,10 +337,16 @@ class Coordinator:
         change.waiting.discard(event.shard)
         change.owed[event.shard] = dict(event.owed)
 
-    def _go_beyond(self, epoch: int) -> None:
-        """Another coordinator has used this epoch: propose the same again under a higher one."""
+    def _go_beyond(self, epoch: int, now_ms: int) -> None:
+        """Another coordinator has used this epoch: propose the same again under a higher one.
+
+        It may have let in processes that this one does not know; they serve for a lease at most.
+        """
         if self.phase in (Phase.FORMING, Phase.RUNNING) and epoch >= self.epoch:
             self.epoch, self.change, self._takes_over = epoch, None, True
+            for member in self.members.values():
+                latest_ms = now_ms + self.lease_bound_ms + CONFIRM_MAX_MS
+                member.serving_until_ms = max(member.serving_until_ms, latest_ms)
 
     def _on_draining(self, node: str, effects: list[m.CoordinatorEffect]) -> None:
         self.draining.add(node)
@@ -350,14 +373,15 @@ class Coordinator:
             if node is None:
                 member.reason = "no Ray node has a place for it"
                 continue
-            member.incarnation += 1
+            # A range of its own for each coordinator: none gives a number that another has given, here or elsewhere.
+            member.incarnation = max(member.incarnation, (self.term - 1) * INCARNATIONS_PER_TERM) + 1
             member.process, member.started_ms, member.home = Process.STARTING, now_ms, node
             port = self.port + index if self.port else member.port
             effects.append(m.StartShard(shard=member.id, incarnation=member.incarnation, node=member.home, port=port))
 
     def _advance(self, now_ms: int, effects: list[m.CoordinatorEffect]) -> None:
         """Begin, carry on, supersede or finish a view change."""
-        if self.phase is Phase.FORMING and any(one.process is not Process.UP for one in self.members.values()):
+        if self.phase is Phase.FORMING and not all(one.may_join(now_ms) for one in self.members.values()):
             return
         wanted = wanted_shards(self.members.values(), self.view, now_ms)
         in_force = self.change.view if self.change is not None else self.view
@@ -447,6 +471,17 @@ class Coordinator:
                 member.serving_until_ms = now_ms + self.lease_bound_ms
             if member.process is Process.UP:
                 effects.append(self._activate(entry.id))
+
+
+def _is_last(view: View, event: m.Recovered) -> bool:
+    """Whether no later view than this, the newest found, can be in force.
+
+    Either no later epoch was ever remembered, or each active shard of it still has the right to serve under it: then
+    none of them was suspended, and a later view in which they stay was not prepared by all.
+    """
+    serving = {(one.started.shard, str(one.started.incarnation)) for one in event.found if one.serves}
+    active = {(shard.id, shard.incarnation) for shard in view.shards if shard.state == ACTIVE}
+    return view.epoch >= event.epoch_floor or (bool(active) and active <= serving)
 
 
 def _epoch_found(found: m.Found) -> int:

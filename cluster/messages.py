@@ -156,10 +156,14 @@ class EpochTaken:
 
 @dataclass(frozen=True, kw_only=True)
 class Found:
-    """A live shard as a new coordinator finds it: `view` is the newest that it has stored, prepared or active."""
+    """A live shard as a new coordinator finds it: `view` is the newest that it has stored, prepared or active.
+
+    `serves`: its serving lease has not run out, so nobody can have suspended it.
+    """
 
     started: ShardStarted
     view: View | None
+    serves: bool = False
     away: Mapping[str, int] = field(default_factory=dict)
     fences: Mapping[str, str] = field(default_factory=dict)
 

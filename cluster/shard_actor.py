@@ -259,7 +259,11 @@ class ShardActor:
             return self.spec.config.uid, None
         serving = self.serving
         found = m.Found(
-            started=self.started, view=serving.newest_view(), away=dict(serving.away), fences=dict(serving.fences)
+            started=self.started,
+            view=serving.newest_view(),
+            serves=serving.may_serve(self.engine.now_ms()),
+            away=dict(serving.away),
+            fences=dict(serving.fences),
         )
         return self.spec.config.uid, found
 

@@ -200,6 +200,7 @@ class FakeCluster:
             m.Found(
                 started=one.started,
                 view=one.serving.newest_view(),
+                serves=self.serves(shard),
                 away=one.serving.away,
                 fences=one.serving.fences,
             )

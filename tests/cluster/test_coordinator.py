@@ -352,3 +352,34 @@ def test_nobody_hears_of_an_epoch_that_is_not_remembered() -> None:
     cluster.run(5_000)
     assert all(shard.state == SUSPENDED for shard in cluster.view().shards)
     assert cluster.remembered[1] == cluster.view().epoch > epoch
+
+
+def test_a_view_that_may_have_been_overtaken_is_not_believed() -> None:
+    """A cut-off shard, the only one to answer a new coordinator, may have been suspended in a view it never saw."""
+    cluster = FakeCluster()
+    cluster.same_machine = False
+    cluster.start()
+    cluster.put("shard-0", b"t", 1)
+    cluster.processes["shard-0"].cut_off = True
+    cluster.failing["shard-0"] = "no room"
+    cluster.run(15_000)  # its lease has run out; the others have a later view
+    assert cluster.invalidate_tag(b"t")
+    cluster.failing.clear()
+    cluster.processes["shard-0"].cut_off = False
+    cluster.restart_coordinator(silent=("shard-1", "shard-2"))
+    assert ("shard-0", 1) in cluster.killed
+    assert not any(cluster.coordinator.members[shard].may_join(cluster.now_ms) for shard in cluster.ids)
+    cluster.run(60_000)
+    assert cluster.is_running()
+    assert (b"t", 1) not in cluster.processes["shard-0"].content
+
+
+def test_no_incarnation_is_given_twice() -> None:
+    """Not even by a coordinator that knows nothing of those before: a disk elsewhere would be taken for newer."""
+    cluster = FakeCluster()
+    cluster.start()
+    cluster.processes.clear()
+    cluster.restart_coordinator()
+    cluster.run(30_000)
+    assert all(process.started.incarnation > 1000 for process in cluster.processes.values())
+    assert cluster.is_running()

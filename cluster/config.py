@@ -25,10 +25,11 @@ _RESOURCE: Final = re.compile(r"([A-Za-z0-9_.-]+)?")
 class ClusterConfig:
     """What `start()` and `stratacache up` create.
 
-    `uid` names one life of the cluster (from start to stop) and is made by `start()`; `host` is the address shards
-    listen on ("": loopback on one machine, each Ray node's own address when the cluster spans several and a token is
-    set); with `port` P, shard-i listens on P+i, with 0 on any free port; with `port_span` K as well, on the first free
-    one of P to P+K-1 on its Ray node. `data_dir` None means no L3.
+    `uid` names one life of the cluster (from start to stop), and `machine` is the address of the one machine that it
+    stays on ("" when it spans several); both are made by `start()`. `host` is the address shards listen on ("":
+    loopback on one machine, otherwise each Ray node's own, and then a token is made if none is given); with `port` P,
+    shard-i listens on P+i, with 0 on any free port; with `port_span` K as well, on the first free one of P to P+K-1 on
+    its Ray node. `data_dir` None means no L3.
     With `node_resource` R only Ray nodes that have the custom resource R hold shards, each at most as many as its
     amount. A node that has the resource R-home-J too is the home of the shards J*amount and on, and of no others: what
     they have on disk lies there, so they wait for it rather than start elsewhere.
@@ -36,6 +37,7 @@ class ClusterConfig:
 
     name: str = "default"
     uid: str = ""
+    machine: str = ""
     shards: int = 3
     replicas: int = 1
     host: str = ""

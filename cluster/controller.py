@@ -23,7 +23,7 @@ from stratacache.cluster.config import ClusterConfig
 LOOK_EVERY_MS: Final = 2_000
 RETRY_MIN_MS: Final = 1_000
 RETRY_MAX_MS: Final = 15_000
-NOT_COMPARED: Final = frozenset({"uid", "token", "start_timeout_ms"})
+NOT_COMPARED: Final = frozenset({"uid", "machine", "token", "start_timeout_ms"})
 """Fields that may differ from what runs: its own, secret (compared apart), or of the next start only."""
 
 

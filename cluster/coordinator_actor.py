@@ -52,7 +52,6 @@ class CoordinatorActor:
         self.registry = Registry(config.name, config.uid)
         self._last_stats: dict[str, dict[str, Any]] = {}
         self._handles: dict[tuple[str, int], Any] = {}
-        self._one_machine = True
         self._addresses: dict[str, str] = {}
         self._effects: asyncio.Queue[m.CoordinatorEffect] = asyncio.Queue()
         self._changed = asyncio.Event()
@@ -247,15 +246,10 @@ class CoordinatorActor:
     async def _look_at_nodes(self) -> None:
         import ray
 
-        own = ray.util.get_node_ip_address()
-        alive = [node for node in await asyncio.to_thread(ray.nodes) if node["Alive"]]
-        if self.core.phase is Phase.NEW:
-            several = len({node["NodeManagerAddress"] for node in alive}) > 1
-            self._one_machine = not several and not self.config.node_resource
-        found = (
-            node_seen(node, self.config.node_resource) for node in sorted(alive, key=lambda one: str(one["NodeID"]))
-        )
-        nodes = tuple(node for node in found if node and (not self._one_machine or node.address == own))
+        config = self.config
+        known = sorted(await asyncio.to_thread(ray.nodes), key=lambda node: str(node["NodeID"]))
+        found = (node_seen(node, config.node_resource) for node in known)
+        nodes = tuple(node for node in found if node and config.machine in ("", node.address))
         self._addresses = {node.id: node.address for node in nodes}
         if nodes != self.core.nodes:
             self._hear(m.NodesSeen(nodes=nodes))
@@ -306,10 +300,10 @@ class CoordinatorActor:
             config=config,
             shard=shard,
             incarnation=incarnation,
-            host=listen_address(config.host, address, one_machine=self._one_machine),
+            host=listen_address(config, address),
             port=effect.port,
             node=effect.node,
-            pinned=self._one_machine or any(node.home is not None for node in self.core.nodes),
+            pinned=bool(config.machine) or any(node.home is not None for node in self.core.nodes),
             base=counters(self._last_stats.get(shard, {})),
         )
         where = NodeAffinitySchedulingStrategy(effect.node, soft=False) if effect.node else "SPREAD"

@@ -180,12 +180,18 @@ def attach(name: str | None = None) -> ClusterHandle:
 
 
 def _completed(config: ClusterConfig) -> ClusterConfig:
-    """Give the cluster its life's name, and a token when it spans machines."""
+    """Give the cluster its life's name, its machine when it has only one, and else a token.
+
+    This is settled once: were it looked at again when a coordinator restarts, a machine that joined meanwhile would
+    turn a private cluster into one that is reached from outside, and its disks would no longer be all there is.
+    """
     import ray
 
     config = replace(config, uid=secrets.token_hex(4))
     addresses = {node["NodeManagerAddress"] for node in ray.nodes() if node["Alive"]}
-    if len(addresses) > 1 and not config.host and config.token is None and not config.insecure:
+    if len(addresses) == 1 and not config.node_resource:
+        return replace(config, machine=addresses.pop())
+    if not config.host and config.token is None and not config.insecure:
         config = replace(config, token=secrets.token_urlsafe(32))
     return config
 

@@ -315,8 +315,8 @@ async def settled(result: int | bool | Future[Any]) -> Any:
     return result
 
 
-def listen_address(configured: str, node_address: str, *, one_machine: bool) -> str:
+def listen_address(config: ClusterConfig, node_address: str) -> str:
     """Where a shard on a Ray node listens: as configured, else loopback on one machine, else the node's address."""
-    if configured:
-        return configured
-    return "127.0.0.1" if one_machine else node_address
+    if config.host:
+        return config.host
+    return "127.0.0.1" if config.machine else node_address

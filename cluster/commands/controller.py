@@ -56,7 +56,7 @@ def read_config(path: Path, token: str | None) -> ClusterConfig:
         raise UsageError(f"{path} is not JSON that can be read: {error}") from error
     if not isinstance(values, dict):
         raise UsageError(f"{path} holds no JSON object")
-    known = {field.name for field in fields(ClusterConfig)} - {"uid", "token"}
+    known = {field.name for field in fields(ClusterConfig)} - {"uid", "machine", "token"}
     if unknown := sorted(set(values) - known):
         raise UsageError(f"{path} has the unknown field {unknown[0]!r}: known are {', '.join(sorted(known))}")
     try:

@@ -5,7 +5,7 @@ BIN = $(VENV)/bin
 SEED ?= 0
 SECONDS ?= 60
 
-.PHONY: help setup demo test check fix clean soak fuzz helm-image helm-mutants
+.PHONY: help setup demo test check fix clean soak fuzz sim chaos bench helm-image helm-mutants
 help: ## show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 14
 
@@ -47,6 +47,9 @@ fix: setup ## let ruff mend what it can
 
 fuzz: setup ## throw random input at the RESP parser and the command table for SECONDS
 	$(BIN)/python -m tests.wire.fuzz $(SECONDS)
+
+chaos: setup ## kill processes of a real cluster under load for SECONDS, and check every read
+	$(BIN)/python -m tests.chaos --seconds $(SECONDS) --seed $(SEED)
 
 clean: ## remove what the targets above made
 	rm -rf $(VENV) build

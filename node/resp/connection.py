@@ -94,9 +94,9 @@ class Connection(ReadLoop, asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 (asyncio's signature)
         """Forget the client."""
         self.closing = True
-        if self._later is not None and self._later.cancel:
-            self._later.future.cancel()
-        self._later = None
+        later, self._later = self._later, None
+        if later is not None and later.cancel and not later.future.cancel():
+            settle(self, later)  # answered a moment ago: what the answer grants (a fill lease) ends with this client
         self._stash.clear()
         self.server.dismiss(self)
 

@@ -1,0 +1,96 @@
+"""What is done to the cluster: each fault is a real signal to a real process, and is waited out before the next."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import time
+from collections import Counter
+from typing import Any
+
+from stratacache.cluster import ClusterHandle
+from stratacache.node.errors import UnavailableError
+
+HEAL_S = 90.0
+
+
+class Tormentor:
+    """Chooses and carries out faults on a cluster whose raylets it may remove and add."""
+
+    def __init__(self, handle: ClusterHandle, raylets: Any, lease_s: float, seed: int) -> None:
+        self.handle = handle
+        self.raylets = raylets
+        self.lease_s = lease_s
+        self.chooser = random.Random(f"faults/{seed}")
+        self.done: Counter[str] = Counter()
+
+    def strike(self, kinds: tuple[str, ...]) -> str:
+        """Carry out one fault and wait until every shard serves again; the fault's name."""
+        kind = self.chooser.choice(kinds)
+        getattr(self, kind)()
+        self.done[kind] += 1
+        self.heal()
+        return kind
+
+    def kill_shard(self) -> None:
+        """SIGKILL to a shard."""
+        os.kill(self._shard_pid(), signal.SIGKILL)
+
+    def kill_coordinator(self) -> None:
+        """SIGKILL to the coordinator, and in half of the cases to a shard right after."""
+        coordinator, shard = self.coordinator_pid(), self._shard_pid()
+        os.kill(coordinator, signal.SIGKILL)
+        if self.chooser.random() < 0.5:
+            os.kill(shard, signal.SIGKILL)
+
+    def stop_shard(self) -> None:
+        """SIGSTOP to a shard for longer than its serving lease, then SIGCONT."""
+        pid = self._shard_pid()
+        os.kill(pid, signal.SIGSTOP)
+        time.sleep(self.lease_s * self.chooser.uniform(0.5, 2.0))
+        try:
+            os.kill(pid, signal.SIGCONT)
+        except ProcessLookupError:
+            self.done["replaced while stopped"] += 1
+
+    def kill_raylet(self) -> None:
+        """End a whole Ray node with everything on it, and add a fresh one."""
+        node = self.chooser.choice(sorted(self.raylets.worker_nodes, key=lambda node: str(node.node_id)))
+        self.raylets.remove_node(node, allow_graceful=False)
+        self.raylets.add_node(num_cpus=2, object_store_memory=80_000_000)
+
+    def coordinator_pid(self) -> int:
+        """The process of the coordinator."""
+        import ray
+
+        reference = self.handle._coordinator.__ray_call__.remote(lambda _: os.getpid())
+        pid: int = ray.get(reference, timeout=HEAL_S)
+        return pid
+
+    def heal(self) -> None:
+        """Wait until every shard has a live process that serves; raises UnavailableError when that does not come."""
+        until = time.monotonic() + HEAL_S
+        while True:
+            try:
+                self.handle.wait_ready(10.0)
+                pids = self.handle.pids().values()
+                if len(pids) == len(self.handle.view.shards) and all(map(_alive, pids)):
+                    return  # Ray takes a while to see that a whole node is gone: ready alone may be old news
+            except UnavailableError:
+                if time.monotonic() > until:
+                    raise
+            if time.monotonic() > until:
+                raise UnavailableError(f"not every shard has a live process after {HEAL_S:g} s")
+            time.sleep(0.1)
+
+    def _shard_pid(self) -> int:
+        return self.chooser.choice(sorted(self.handle.pids().values()))
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True

@@ -1,0 +1,183 @@
+"""One load process: it writes its own keys, reads everybody's, and checks each read against the oracle.
+
+Two kinds of keys. `put` keys are put, overwritten and invalidated by their writer. `fill` keys are never put: their
+writer raises the truth and invalidates (by key, by tag, by namespace), and readers fill them with what the truth was
+when their computation began: the race of every cache-aside pipeline.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Any
+
+from stratacache.client import MISS, InvalidationIncompleteError, UnavailableError, connect
+from tests.chaos.oracle import Slots, fault_of, value_of
+
+NAMESPACES = ("put", "fill")
+DEADLINE_S = 2.0
+SLACK_S = 3.0  # a loaded machine may not run a process for seconds
+
+
+@dataclass
+class Found:
+    """What one process saw. `unavailable_s`: the longest time from a key's first failed call to its next good one."""
+
+    faults: list[str] = field(default_factory=list)
+    counts: Counter[str] = field(default_factory=Counter)
+    unavailable_s: float = 0.0
+    slowest_s: float = 0.0
+
+
+class Worker:
+    """The load of one process: `number` of `processes`, over `keys` keys of each kind."""
+
+    def __init__(self, address: str, token: str | None, number: int, processes: int, slots: dict[str, Slots]) -> None:
+        self.cache = connect(address, token=token, strict=True, deadline_s=DEADLINE_S)
+        self.number = number
+        self.slots = slots
+        count = len(slots["put"].truth)
+        self.own = range(number, count, processes)
+        self.all = range(count)
+        self.found = Found()
+        self.failing_since: dict[str, float] = {}
+
+    def name(self, kind: str, index: int) -> str:
+        """The key's present name."""
+        return f"{kind}-{index}.{self.slots[kind].generation[index]}"
+
+    def step(self, chooser: random.Random) -> None:
+        """One random operation."""
+        index = chooser.choice(self.all)
+        mine = chooser.choice(self.own)
+        roll = chooser.random()
+        if roll < 0.40:
+            self.read(index)
+        elif roll < 0.75:
+            self.fill(index)
+        elif roll < 0.90:
+            self.put(mine)
+        elif roll < 0.95:
+            self.forget(mine)
+        else:
+            self.change(mine, chooser)
+
+    def read(self, index: int) -> None:
+        """Get a `put` key of anybody."""
+        slots = self.slots["put"]
+        key, floor = self.name("put", index), slots.floor[index]
+        value = self._call("get", key, lambda: self.cache.get(key, namespace="put"))
+        if value is not None and value is not MISS:
+            self.found.counts["hits"] += 1
+            if self.name("put", index) == key:
+                self._check(fault_of(key, floor, value))
+
+    def fill(self, index: int) -> None:
+        """Get a `fill` key of anybody, or compute it from the truth of this moment."""
+        slots = self.slots["fill"]
+        key, floor = self.name("fill", index), slots.floor[index]
+        computed = False
+
+        def compute() -> dict[str, Any]:
+            nonlocal computed
+            computed = True
+            return value_of(key, slots.truth[index])
+
+        tags = [f"owner-{index % 7}"]
+        value = self._call(
+            "fill", key, lambda: self.cache.get_or_compute(key, compute, namespace="fill", tags=tags, ttl=300)
+        )
+        if value is not None:
+            self.found.counts["computed" if computed else "hits"] += 1
+            self._check(fault_of(key, floor, value))
+
+    def put(self, index: int) -> None:
+        """Put the next version of an own key."""
+        slots = self.slots["put"]
+        key, version = self.name("put", index), slots.truth[index] + 1
+        slots.truth[index] = version
+        value = value_of(key, version)
+        if self._call("put", key, lambda: self.cache.put(key, value, namespace="put", ttl=300)):
+            slots.floor[index] = version
+        else:
+            slots.floor[index] = version + 1
+            slots.generation[index] += 1
+
+    def forget(self, index: int) -> None:
+        """Invalidate an own `put` key."""
+        slots = self.slots["put"]
+        key = self.name("put", index)
+        self._invalidate("key", lambda: self.cache.invalidate(key, namespace="put"))
+        slots.floor[index] = slots.truth[index] + 1
+        slots.truth[index] += 1
+
+    def change(self, index: int, chooser: random.Random) -> None:
+        """Change the truth of an own `fill` key, then invalidate it: by key, by its tag, or by its namespace."""
+        slots = self.slots["fill"]
+        slots.truth[index] += 1
+        key = self.name("fill", index)
+        kind = chooser.choice(("key", "tag", "tag", "namespace"))
+        if kind == "key":
+            self._invalidate(kind, lambda: self.cache.invalidate(key, namespace="fill"))
+        elif kind == "tag":
+            self._invalidate(kind, lambda: self.cache.invalidate_tags([f"owner-{index % 7}"]))
+        else:
+            self._invalidate(kind, lambda: self.cache.invalidate_namespace("fill"))
+        slots.floor[index] = slots.truth[index]
+
+    def _invalidate(self, kind: str, act: Any) -> None:
+        """Invalidate until it is acknowledged."""
+        while True:
+            self.found.counts[f"invalidations by {kind}"] += 1
+            try:
+                act()
+            except (InvalidationIncompleteError, UnavailableError):
+                self.found.counts["invalidations repeated"] += 1
+                time.sleep(0.05)  # the client has tried for its deadline already
+            else:
+                return
+
+    def _call(self, what: str, key: str, act: Any) -> Any:
+        """One call, timed; None when the cache could not answer."""
+        started = time.monotonic()
+        place = key.split(".", maxsplit=1)[0]
+        self.found.counts[what] += 1
+        try:
+            result = act()
+        except UnavailableError:
+            self.found.counts["unavailable"] += 1
+            self.failing_since.setdefault(place, started)
+            result = None
+        else:
+            since = self.failing_since.pop(place, None)
+            if since is not None:
+                self.found.unavailable_s = max(self.found.unavailable_s, time.monotonic() - since)
+        took_s = time.monotonic() - started
+        self.found.slowest_s = max(self.found.slowest_s, took_s)
+        if took_s > 2 * DEADLINE_S + SLACK_S:
+            self._check(f"I5: {what} of {key} took {took_s:.1f} s, the deadline is {DEADLINE_S} s")
+        return result
+
+    def _check(self, fault: str | None) -> None:
+        if fault is not None:
+            self.found.faults.append(fault)
+
+
+def run(
+    address: str,
+    token: str | None,
+    number: int,
+    processes: int,
+    slots: dict[str, Slots],
+    seed: int,
+    stop: Any,
+    out: Any,
+) -> None:
+    """The body of a load process: random operations until told to stop, then what was seen goes to `out`."""
+    worker = Worker(address, token, number, processes, slots)
+    chooser = random.Random(f"{seed}/{number}")
+    while not stop.is_set():
+        worker.step(chooser)
+    out.put(worker.found)

@@ -15,7 +15,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, ParamSpec, TypeVar
 
-from stratacache.client.base import AsyncCache, Cache, Ttl
+from stratacache.client.base import AsyncCache, Cache, Fill, Ttl
 from stratacache.client.default import Source
 from stratacache.client.notice import notices
 from stratacache.client.recipe import Options, Recipe
@@ -43,8 +43,9 @@ def cached_batch(
     """Cache a function whose first parameter (`self` aside) is a sequence, and which returns one output for each item.
 
     The decorated function returns a list. The options are those of `cached`; `tags` are the same for all items of a
-    call. Other arguments are part of every item's key. Raises EncodingError naming an item that has no key, and
-    UsageError when the function returns another number of outputs than it was given inputs.
+    call unless they mention the batch parameter, which then stands for one item. Other arguments are part of every
+    item's key. Raises EncodingError naming an item that has no key, and UsageError when the function returns another
+    number of outputs than it was given inputs.
     """
     options = Options(
         operation=operation,
@@ -68,7 +69,6 @@ def _wrap(function: Any, *, options: Options, client: Cache | AsyncCache | str |
     recipe = Recipe(function, options)
     if not recipe.input_name:
         raise UsageError(f"{recipe.name} has no parameter that could be the batch")
-    recipe.refuse_in_tags(recipe.input_name, "tags of a batch are the same for all items")
     source = Source(client, name=recipe.name, strict=options.strict)
     if inspect.iscoroutinefunction(function):
 
@@ -117,6 +117,7 @@ class BatchCall:
         self.found: Mapping[str, Any] = {}
         self.computed: dict[str, Any] = {}
         self.error: BaseException | None = None
+        self._tags_by_item = recipe.tags_mention(recipe.input_name)
 
     def store_options(self) -> dict[str, Any]:
         """What every entry of the call is stored with."""
@@ -124,7 +125,7 @@ class BatchCall:
         shared = {name: value for name, value in self.arguments.items() if name != self.recipe.input_name}
         return {
             "ttl": self.recipe.ttl,
-            "tags": self.recipe.tags(shared),
+            "tags": () if self._tags_by_item else self.recipe.tags(shared),
             "namespace": options.namespace,
             "codec": options.codec,
         }
@@ -173,4 +174,10 @@ class BatchCall:
         if len(values) != len(keys):
             raise UsageError(f"{self.recipe.name} returned {len(values)} outputs for {len(keys)} inputs")
         self.computed.update(zip(keys, values, strict=True))
-        return values
+        if not self._tags_by_item:
+            return values
+        name = self.recipe.input_name
+        return [
+            Fill(value=value, tags=self.recipe.tags({**self.arguments, name: self.items[key]}))
+            for key, value in zip(keys, values, strict=True)
+        ]

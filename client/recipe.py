@@ -141,10 +141,9 @@ class Recipe:
                 found[name] = value
         return found
 
-    def refuse_in_tags(self, name: str, reason: str) -> None:
-        """Raise UsageError when a tag template mentions a parameter."""
-        if name in self._templates.names:
-            raise UsageError(f"{self.name}: {reason}; leave {{{name}}} out of them")
+    def tags_mention(self, name: str) -> bool:
+        """Whether a tag template is filled in from this parameter."""
+        return name in self._templates.names
 
     def tags(self, arguments: Mapping[str, Any]) -> set[str]:
         """The tags of a call: automatic ones, the templates filled in, and one for the whole function."""

@@ -11,7 +11,7 @@ a process one flight serves all callers of a key, and what the computation raise
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from stratacache.client.base import Fill, Ttl
@@ -308,16 +308,13 @@ class _Batch:
             core.counters.computed += len(missing)
             values.update((index, value) for index, (value, _) in zip(missing, fills, strict=True))
             cost_s = self.options.cost_s if self.options.cost_s is not None else seconds / len(missing)
-            alike: list[tuple[int, Fill[Any]]] = []
+            groups: dict[Any, list[tuple[int, Fill[Any]]]] = {}
             for index, (_, fill) in zip(missing, fills, strict=True):
-                if fill is None or index not in leases:
-                    continue
-                if fill.ttl is MISS and fill.tags is None and fill.cost_s is None:
-                    alike.append((index, fill))
-                else:
-                    yield from self._store_one(index, fill, cost_s, leases[index])
-                    del unused[index]
-            if alike:
+                if fill is not None and index in leases:
+                    given = fill.tags
+                    tags = given if given is None or isinstance(given, str) else tuple(sorted(set(given)))
+                    groups.setdefault((fill.ttl, tags, fill.cost_s), []).append((index, replace(fill, tags=tags)))
+            for alike in groups.values():
                 yield from self._store_alike(alike, leases, cost_s)
                 for index, _ in alike:
                     del unused[index]
@@ -328,15 +325,10 @@ class _Batch:
             if unused:
                 yield from _release_quietly(core, [(self.keys[index], token) for index, token in unused.items()])
 
-    def _store_one(self, index: int, fill: Fill[Any], cost_s: float, token: Any) -> Operation[None]:
-        try:
-            yield from _store_one(self.core, self.keys[index], fill, self.options, cost_s, token)
-        except UnavailableError as error:
-            self.core.fail_open("put_many", error, strict=self.strict)
-
     def _store_alike(
         self, alike: list[tuple[int, Fill[Any]]], leases: dict[int, Any], cost_s: float
     ) -> Operation[None]:
+        """Store fills that have the same options: one request for each shard."""
         core = self.core
         entries: list[tuple[Any, int, int, Any]] = []
         for index, fill in alike:

@@ -80,7 +80,7 @@ def test_the_wrong_number_of_outputs_is_an_error() -> None:
 
 
 def test_bad_items_and_bad_uses_are_named() -> None:
-    """An item without a key; tags that differ by item; a function without a batch."""
+    """An item without a key; a function without a batch."""
     cache = EngineCache()
 
     @cached_batch(client=cache)
@@ -89,12 +89,24 @@ def test_bad_items_and_bad_uses_are_named() -> None:
 
     with pytest.raises(EncodingError, match="argument 'items'"):
         one(["a", object()])
-    with pytest.raises(UsageError, match="same for all items"):
-        cached_batch(tags=["item:{items}"])(lambda items: items)
     with pytest.raises(UsageError, match="no parameter"):
         cached_batch()(lambda: [1])
     with pytest.raises(UsageError, match="functions"):
         cached_batch()(len)  # type: ignore[arg-type]
+
+
+def test_tags_may_be_of_each_item() -> None:
+    """A template that mentions the batch parameter is filled in with each item."""
+    cache = EngineCache()
+
+    @cached_batch(tags=["team:{items[team]}", "all"], client=cache)
+    def work(items: list[dict[str, str]]) -> list[str]:
+        return [item["text"] for item in items]
+
+    items = [{"team": "red", "text": "a"}, {"team": "blue", "text": "b"}, {"team": "red", "text": "c"}]
+    assert work(items) == ["a", "b", "c"]
+    assert cache.invalidate_tags(["team:red"]) == 2
+    assert cache.invalidate_tags(["all"]) == 1
 
 
 class Broken(EngineCache):

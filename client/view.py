@@ -17,6 +17,8 @@ from stratacache.node.errors import CorruptionError, UsageError
 
 ACTIVE = "active"
 SUSPENDED = "suspended"
+ANYBODY = "?"
+"""The incarnation of an address that was given by hand: whichever shard answers there will do."""
 
 
 @dataclass(frozen=True, kw_only=True)

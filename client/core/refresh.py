@@ -17,19 +17,17 @@ from stratacache.client.address import Seed
 from stratacache.client.core.effects import Call, Discover, Exchange, Operation, ShardFailure
 from stratacache.client.core.state import Core
 from stratacache.client.core.trouble import failure_error, read_trouble
-from stratacache.client.view import ShardInfo, View
+from stratacache.client.view import ANYBODY, ShardInfo, View
 from stratacache.node.errors import AccessError, CacheError, CorruptionError, UnavailableError
 
 REFRESH_EVERY_S = 0.05
 FIRST_LOOK = 5  # times an operation's deadline: a coordinator that is just starting is waited for
 ASKED_AT_ONCE = 3
-ANY_SHARD = "?"
-"""Begins the id of a seed: whoever answers there is welcome."""
 
 
 def seed_shard(seed: Seed) -> ShardInfo:
-    """A seed as something that can be called; its id says that any shard may answer."""
-    return ShardInfo(id=ANY_SHARD + seed.name, host=seed.host, port=seed.port, unix=seed.unix)
+    """A seed as something that can be called: whoever answers there is welcome."""
+    return ShardInfo(id=seed.name, host=seed.host, port=seed.port, unix=seed.unix, incarnation=ANYBODY)
 
 
 def bootstrap(core: Core) -> Operation[None]:

@@ -13,7 +13,7 @@ from hiredis import pack_command
 from stratacache.client.core.effects import Command
 from stratacache.client.core.request import SCATTER_BYTES_MIN
 from stratacache.client.core.trouble import Kind, read_trouble
-from stratacache.client.view import ShardInfo
+from stratacache.client.view import ANYBODY, ShardInfo
 from stratacache.node.errors import AccessError, CacheError, UnavailableError
 
 PROTOCOL = 1
@@ -76,7 +76,7 @@ def check_greeting(replies: Sequence[Any], shard: ShardInfo, *, exact: bool, wat
                 return UnavailableError(f"{shard.id} does not speak our protocol: {reply}")
             return trouble.error
     facts = read_facts(replies[-2 if watch else -1])
-    if shard.id.startswith("?"):
+    if shard.incarnation == ANYBODY:
         return None
     if facts.get("shard", shard.id) != shard.id:
         return UnavailableError(f"{shard.address} is {facts.get('shard')} now, not {shard.id}")

@@ -23,11 +23,12 @@ Ttl: TypeAlias = timedelta | float | None
 """How long an entry may be served: a timedelta, seconds, or None for no expiry."""
 
 T = TypeVar("T")
+T_co = TypeVar("T_co", covariant=True)
 K = TypeVar("K", str, bytes)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Fill(Generic[T]):
+class Fill(Generic[T_co]):
     """What a compute function may return instead of a bare value, to decide on its storing after the fact.
 
     `get_or_compute` hands `value` to the caller and stores `stored` (or `value` when `stored` is not given) with those
@@ -35,7 +36,7 @@ class Fill(Generic[T]):
     it. Negative caching is `Fill(value=error, stored=CachedError(...), ttl=60)`.
     """
 
-    value: T
+    value: T_co
     stored: Any = MISS
     store: bool = True
     ttl: Ttl | MissType = MISS

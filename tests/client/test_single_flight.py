@@ -1,0 +1,122 @@
+"""Single flight across processes, and cancellation and deadlines within one."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from stratacache.client import connect, connect_async
+
+from .servers import Node, address
+
+ROOT = Path(__file__).parent.parent.parent
+
+
+@pytest.mark.parametrize("kill", [False, True], ids=["all live", "computing process killed"])
+def test_fifty_processes_compute_once(nodes: list[Node], tmp_path: Path, kill: bool) -> None:
+    """One computation serves all; when its process is killed, exactly one more does."""
+    with connect(address(nodes), shared=False) as cache:
+        cache.clear()
+    command = [sys.executable, "-m", "tests.client.crowd", address(nodes), str(tmp_path), *(["kill"] if kill else [])]
+    begun = time.monotonic()
+    out = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True, timeout=100).stdout
+    computed, *got = [int(word) for word in out.split()]
+    assert computed == (2 if kill else 1)
+    assert len(got) == (49 if kill else 50)
+    assert len(set(got)) == 1
+    if kill:
+        assert time.monotonic() - begun < 30, "the lease ended with its process, not with its hold time"
+
+
+def test_cancelling_a_waiter_leaves_the_others_alone(nodes: list[Node]) -> None:
+    """Cancelling callers, the first one included, neither stops the computation nor fails the others."""
+
+    async def main() -> None:
+        runs = 0
+
+        async def compute() -> str:
+            nonlocal runs
+            runs += 1
+            await asyncio.sleep(0.2)
+            return "value"
+
+        async with connect_async(address(nodes), shared=False, strict=True) as cache:
+            await cache.invalidate("cancel")
+            tasks = [asyncio.create_task(cache.get_or_compute("cancel", compute)) for _ in range(6)]
+            await asyncio.sleep(0.05)
+            tasks[0].cancel()
+            tasks[3].cancel()
+            results = await asyncio.gather(*tasks, return_exceptions=True)
+            assert [result for result in results if isinstance(result, str)] == ["value"] * 4
+            assert sum(isinstance(result, asyncio.CancelledError) for result in results) == 2
+            assert await cache.get("cancel") == "value"
+            assert runs == 1
+            with pytest.raises(TimeoutError):
+                async with asyncio.timeout(0.05):
+                    await cache.get_or_compute("slow", compute)
+            await asyncio.sleep(0.3)
+            assert await cache.get("slow") == "value", "the computation outlives the caller that gave up"
+            await cache.clear()
+
+    asyncio.run(main())
+
+
+def test_waiting_is_bounded(nodes: list[Node]) -> None:
+    """A caller whose wait_s is over computes for itself; the value of the holder is the one that is kept."""
+    with (
+        connect(address(nodes), shared=False, strict=True) as cache,
+        connect(address(nodes), shared=False, strict=True) as other,
+    ):
+        begun, go_on = threading.Event(), threading.Event()
+
+        def slow() -> str:
+            begun.set()
+            assert go_on.wait(30)
+            return "slow"
+
+        holder = threading.Thread(target=lambda: cache.get_or_compute("bounded", slow))
+        holder.start()
+        assert begun.wait(30)
+        assert other.get_or_compute("bounded", lambda: "mine", wait_s=0.2) == "mine", "another process"
+        assert cache.get_or_compute("bounded", lambda: "mine too", wait_s=0.2) == "mine too", "the same process"
+        assert other.get_or_compute_many(["bounded"], lambda keys: ["many"], wait_s=0.2) == {"bounded": "many"}
+        go_on.set()
+        holder.join(30)
+        assert other.get("bounded") == "slow"
+        cache.clear()
+
+
+def test_one_error_for_all_who_wait(nodes: list[Node]) -> None:
+    """Threads that wait for one computation get its error; it ran once."""
+    with connect(address(nodes), shared=False, strict=True) as cache:
+        runs: list[int] = []
+        errors: list[BaseException] = []
+        begun = threading.Event()
+
+        def fail() -> str:
+            runs.append(1)
+            begun.set()
+            time.sleep(0.2)
+            raise RuntimeError("once")
+
+        def ask() -> None:
+            try:
+                cache.get_or_compute("failing", fail)
+            except RuntimeError as error:
+                errors.append(error)
+
+        threads = [threading.Thread(target=ask) for _ in range(5)]
+        threads[0].start()
+        assert begun.wait(10)
+        for thread in threads[1:]:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert len(runs) == 1
+        assert [str(error) for error in errors] == ["once"] * 5

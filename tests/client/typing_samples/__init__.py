@@ -1,0 +1,1 @@
+"""Files that mypy reads in a test; they are never run."""

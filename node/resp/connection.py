@@ -62,6 +62,7 @@ class Connection(ReadLoop, asyncio.Protocol):
         self.transaction: Transaction | None = None
         self.tracking: TrackingClient | None = None
         self.leases: dict[bytes, bytes] = {}  # token -> key of the fill leases that were granted here
+        self.channels: dict[bytes, None] = {}  # SUBSCRIBE
         self.reply_mode = ReplyMode.ON
         self.closing = False
         self.output_since_ms = 0  # since when the client has not read what it was sent; 0: it reads
@@ -302,6 +303,7 @@ class Connection(ReadLoop, asyncio.Protocol):
         self.native = False
         self.name = b""
         self.transaction = None
+        self.channels.clear()
         self.reply_mode = ReplyMode.ON
         self.server.forget(self)
         self.refresh_mode()
@@ -329,6 +331,7 @@ class Connection(ReadLoop, asyncio.Protocol):
             self.access is Access.FULL
             and self.transaction is None
             and self.tracking is None
+            and not self.channels
             and self.reply_mode is ReplyMode.ON
         )
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from concurrent.futures import Future
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from stratacache.node.errors import (
     CacheError,
@@ -30,6 +30,9 @@ if TYPE_CHECKING:
     from stratacache.node.resp.connection import Connection
 
 log = logging.getLogger(__name__)
+
+WHILE_SUBSCRIBED: Final = frozenset({"subscribe", "unsubscribe", "ping", "quit", "reset"})
+"""What a RESP2 client may do while messages may come at any time."""
 
 
 def run(connection: Connection, argv: list[bytes]) -> Reply:
@@ -71,6 +74,9 @@ def _run(connection: Connection, argv: list[bytes]) -> Reply:
         if access is Access.NONE:
             return refuse(connection, "NOAUTH Authentication required.")
         return refuse(connection, f"NOPERM this token may only read: '{found.name}' is not allowed")
+    if connection.channels and connection.resp == 2 and found.name not in WHILE_SUBSCRIBED:
+        allowed = "only (P|S)SUBSCRIBE / (P|S)UNSUBSCRIBE / PING / QUIT / RESET are allowed in this context"
+        return refuse(connection, f"ERR Can't execute '{found.name}': {allowed}")
     if connection.transaction is not None and found.queues:
         return connection.transaction.add(found, argv)
     connection.last_command = found.name

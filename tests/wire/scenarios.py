@@ -166,6 +166,58 @@ SCENARIOS: dict[str, str] = {
         MGET a b c
         EXISTS a
     """,
+    "ranges": """
+        SET a hello
+        GETRANGE a 0 2
+        GETRANGE a -3 -1
+        GETRANGE a 0 -1
+        GETRANGE a 3 100
+        GETRANGE a 5 10
+        GETRANGE a -100 1
+        GETRANGE a -1 -3
+        GETRANGE a -100 -50
+        GETRANGE a 3 1
+        GETRANGE nope 0 -1
+        GETRANGE a x 1
+        GETRANGE a 0
+        SUBSTR a 1 3
+        SETRANGE a 1 EY
+        GET a
+        SETRANGE a 8 x
+        GET a
+        SETRANGE new 3 x
+        GET new
+        SETRANGE none 0 ""
+        EXISTS none
+        SETRANGE a 0 ""
+        SETRANGE a -1 x
+        SETRANGE a x x
+        SETRANGE a 1
+        SETEX t 100 abc
+        SETRANGE t 1 X
+        ~TTL t
+        MSETNX m1 a m2 b
+        MSETNX m2 x m3 y
+        MGET m1 m2 m3
+        MSETNX m1
+        MSETNX m1 a m2
+    """,
+    "subscriptions": """
+        UNSUBSCRIBE
+        SUBSCRIBE chan
+        UNSUBSCRIBE chan
+        UNSUBSCRIBE nope
+        SUBSCRIBE
+        MULTI
+        SUBSCRIBE x
+        EXEC
+        FUNCTION FLUSH
+        FUNCTION FOO
+        CONFIG SET databases
+        CONFIG SET nosuch 1
+        CONFIG SET save ""
+        GET a
+    """,
     "counters": """
         INCR a
         INCR a
@@ -532,6 +584,13 @@ SCENARIOS: dict[str, str] = {
 STANDARD = frozenset(
     (
         "HELLO",
+        "MSETNX",
+        "GETRANGE",
+        "SUBSTR",
+        "SETRANGE",
+        "SUBSCRIBE",
+        "UNSUBSCRIBE",
+        "FUNCTION",
         "AUTH",
         "PING",
         "ECHO",

@@ -49,12 +49,16 @@ def test_a_slow_reader_is_cut_and_others_do_not_notice(limited: tuple[int, int])
         stop = threading.Event()
         thread = threading.Thread(target=ask_and_never_read, args=(port, stop))
         thread.start()
-        during = min(p99_ms(port, 0.6) for _ in range(3))
+        during = p99_ms(port, 0.6)
+        for _ in range(12):  # the machine may be busy with other things: the best window counts on both sides
+            if during < 2 * before:
+                break
+            during = min(during, p99_ms(port, 0.6))
         wait_until(lambda: cut_clients(client) > cut_before)
         stop.set()
         thread.join(10)
         assert not thread.is_alive()
-        assert during < 2 * before + 2.0, f"p99 {before:.2f} ms alone, {during:.2f} ms beside a slow reader"
+        assert during < 2 * before, f"p99 {before:.2f} ms alone, {during:.2f} ms beside a slow reader"
         assert psutil.Process(pid).memory_info().rss - memory < 64 << 20
 
 

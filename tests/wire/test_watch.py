@@ -205,6 +205,22 @@ def test_tracking_modes(node_port: int) -> None:
         assert other.read() == invalidate("user:1")
 
 
+def test_tracking_redirected_to_resp2(node_port: int) -> None:
+    """A RESP2 client hears of its keys on a second connection that has subscribed."""
+    with Raw(node_port) as reader, Raw(node_port) as ear, Raw(node_port) as writer:
+        number = ear.run("CLIENT", "ID")[1]
+        assert ear.run("SUBSCRIBE", "__redis__:invalidate")[1][2] == (":", "1")
+        assert ear.run("GET", "a")[1].startswith("ERR Can't execute 'get'")
+        assert ear.run("PING") == ("*", pushes("pong", ""))
+        reader.run("CLIENT", "TRACKING", "ON", "REDIRECT", number)
+        reader.run("GET", "a")
+        writer.run("SET", "a", "2")
+        channel = ("$", b"__redis__:invalidate")
+        assert ear.read() == ("*", [("$", b"message"), channel, ("*", pushes("a"))])
+        writer.run("FLUSHALL")
+        assert ear.read() == ("*", [("$", b"message"), channel, ("$", None)])
+
+
 def test_tracking_table_is_bounded() -> None:
     """Past its limit the table makes room and tells who loses the key."""
     node = InProcess(tracked_keys_max=10)

@@ -14,6 +14,7 @@ from stratacache.node.resp.commands import (
     native,
     session,
     strings,
+    subscriptions,
     tracking,
     transactions,
 )
@@ -28,6 +29,7 @@ __all__ = [
     "native",
     "session",
     "strings",
+    "subscriptions",
     "tracking",
     "transactions",
 ]

@@ -225,6 +225,35 @@ def config_get(connection: Connection, argv: list[bytes]) -> Reply:
     return pairs([(bulk(name.encode()), bulk(known[name].encode())) for name in chosen], connection.resp)
 
 
+@command("config|set", -4, Flag.ADMIN, group="server")
+def config_set(connection: Connection, argv: list[bytes]) -> Reply:
+    """Take what is set already; everything else belongs to the start of the node."""
+    if len(argv) % 2:
+        raise CommandError("ERR wrong number of arguments for 'config|set' command")
+    known = settings(connection.server)
+    for name, value in zip(argv[2::2], argv[3::2], strict=True):
+        text = name.decode("utf-8", "surrogateescape")
+        if text.lower() not in known:
+            raise CommandError(f"ERR Unknown option or number of arguments for CONFIG SET - '{text}'")
+        if known[text.lower()].encode() != value:
+            raise CommandError(
+                f"ERR CONFIG SET failed (possibly related to argument '{text}') - can't set immutable config"
+            )
+    return OK
+
+
+@command("function", -2, Flag.WRITE, group="scripting")
+def function(connection: Connection, argv: list[bytes]) -> Reply:
+    """Functions: there are none."""
+    raise NotImplementedError("dispatch resolves the subcommand")
+
+
+@command("function|flush", -2, Flag.ADMIN, group="scripting")
+def function_flush(connection: Connection, argv: list[bytes]) -> Reply:
+    """Nothing to do; test suites call it before they begin."""
+    return OK
+
+
 @command("config|resetstat", 2, Flag.ADMIN, group="server")
 def config_resetstat(connection: Connection, argv: list[bytes]) -> Reply:
     """Set the server's own counters to zero (the cache's counters stay)."""

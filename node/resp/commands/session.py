@@ -21,6 +21,8 @@ def ping(connection: Connection, argv: list[bytes]) -> Reply:
     """Answer PONG, or the argument."""
     if len(argv) > 2:
         raise CommandError("ERR wrong number of arguments for 'ping' command")
+    if connection.channels and connection.resp == 2:  # there a reply must look like a message
+        return bulks([b"pong", argv[1] if len(argv) == 2 else b""])
     return bulk(argv[1]) if len(argv) == 2 else PONG
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 from stratacache.node.entry import NEVER_MS, Entry
 from stratacache.node.keys import canonical
-from stratacache.node.resp.arguments import SYNTAX, WRONG_TYPE, expires_at
+from stratacache.node.resp.arguments import SYNTAX, WRONG_TYPE, expires_at, integer_of
 from stratacache.node.resp.commands.entries import bulk_of, change, gather, kept_ms, put_like, read
 from stratacache.node.resp.dispatch import stored, when
 from stratacache.node.resp.replies import ONE, ZERO, CommandError, array, bulk, integer
@@ -226,3 +226,67 @@ def append(connection: Connection, argv: list[bytes]) -> Reply:
         return stored(put_like(connection, entry, value), integer(len(value)))
 
     return change(connection, key, extend)
+
+
+@command("msetnx", -3, Flag.WRITE, (1, -1, 2))
+def msetnx(connection: Connection, argv: list[bytes]) -> Reply:
+    """Set many keys if none of them exists."""
+    pairs = _pairs(argv)
+
+    def decide(entries: list[Entry | None]) -> Reply:
+        if any(entry is not None for entry in entries):
+            return ZERO
+        return gather([write(connection, key, value) for key, value in pairs], lambda done: stored(all(done), ONE))
+
+    return gather([connection.engine.peek(key) for key, _ in pairs], decide)
+
+
+def _range(connection: Connection, argv: list[bytes]) -> Reply:
+    start, end = integer_of(argv[2]), integer_of(argv[3])
+
+    def part(entry: Entry | None) -> bytes:
+        value = b"" if entry is None else entry.payload
+        size = len(value)
+        first = max(0, start + size if start < 0 else start)
+        last = end + size if end < 0 else min(end, size - 1)
+        if start < 0 and end < 0 and start > end:
+            return bulk(b"")
+        return bulk(value[first : max(0, last) + 1] if first <= max(0, last) else b"")
+
+    return read(connection, canonical(argv[1]), part)
+
+
+@command("getrange", 4, Flag.READ, (1, 1, 1))
+def getrange(connection: Connection, argv: list[bytes]) -> Reply:
+    """Part of the value of a key."""
+    return _range(connection, argv)
+
+
+@command("substr", 4, Flag.READ, (1, 1, 1))
+def substr(connection: Connection, argv: list[bytes]) -> Reply:
+    """Part of the value of a key (the old name of GETRANGE)."""
+    return _range(connection, argv)
+
+
+@command("setrange", 4, Flag.WRITE, (1, 1, 1))
+def setrange(connection: Connection, argv: list[bytes]) -> Reply:
+    """Overwrite part of the value of a key; a gap is filled with zero bytes."""
+    key = canonical(argv[1])
+    offset = integer_of(argv[2])
+    if offset < 0:
+        raise CommandError("ERR offset is out of range")
+    limit = connection.engine.config.value_bytes_max
+
+    def change_part(entry: Entry | None) -> Reply:
+        if entry is not None and entry.codec not in TEXT_CODECS:
+            raise CommandError(WRONG_TYPE)
+        before = b"" if entry is None else entry.payload
+        if not argv[3]:
+            return integer(len(before))
+        if offset + len(argv[3]) > limit:
+            raise CommandError(f"ERR string exceeds maximum allowed size ({limit} bytes)")
+        value = before[:offset].ljust(offset, b"\0") + argv[3] + before[offset + len(argv[3]) :]
+        done = write(connection, key, value) if entry is None else put_like(connection, entry, value)
+        return stored(done, integer(len(value)))
+
+    return change(connection, key, change_part)

@@ -15,13 +15,14 @@ from typing import TYPE_CHECKING, Final
 
 from stratacache.node.keys import namespace_of
 from stratacache.node.resp.arguments import SYNTAX, integer_of
-from stratacache.node.resp.replies import NULLS, OK, CommandError, bulk, bulks, integer, members, pairs, push
+from stratacache.node.resp.replies import NULLS, OK, CommandError, array, bulk, bulks, integer, members, pairs, push
 from stratacache.node.resp.table import Reply, command
 
 if TYPE_CHECKING:
     from stratacache.node.resp.connection import Connection
     from stratacache.node.resp.server import NodeServer
 
+CHANNEL: Final = b"__redis__:invalidate"
 _UNKNOWN_TAGS: Final = b"?"
 
 
@@ -141,8 +142,13 @@ class Tracking:
                 if client.resp == 3:
                     client.push(push([bulk(b"tracking-redir-broken"), integer(state.redirect)]))
                 return
-        if target is not None and target.resp == 3:
-            target.push(push([bulk(b"invalidate"), NULLS[3] if keys is None else keys]))
+        if target is None:
+            return
+        content = NULLS[target.resp] if keys is None else keys
+        if target.resp == 3:
+            target.push(push([bulk(b"invalidate"), content]))
+        elif state.redirect and target.channels:
+            target.push(array([bulk(b"message"), bulk(CHANNEL), content]))
 
     def discard(self, client: Connection) -> None:
         """Stop telling a client. Its keys leave the table with their next change."""

@@ -47,6 +47,9 @@ TENSOR: Final = 15
 TABLE: Final = 16
 ATTACHED: Final = 17  # [extension code, header, offset, size]
 
+DEPTH_MAX: Final = 100
+"""Tuples, sets and other extensions within each other: each is a document of its own."""
+
 _MAGIC: Final = b"\xc1A\x00\x00"
 _HEAD: Final = struct.Struct("<4sI")
 _BUFFER_BYTES: Final = 1 << 12
@@ -97,8 +100,8 @@ def unpack(payload: Buffer) -> Any:
 
 def find_path(value: Any, path: str = "value", depth: int = 0) -> str:
     """The path of the first part of `value` that can't be encoded: the slow second look, after a failure."""
-    if depth > 100:
-        return f"{path[:80]}... (nested more than 100 levels deep; does it contain itself?)"
+    if depth > DEPTH_MAX:
+        return f"{path[:80]}... (nested more than {DEPTH_MAX} levels deep; does it contain itself?)"
     children: list[tuple[str, Any]] = []
     if type(value) is dict:
         children = [(f"{path} (key {key!r:.80})", key) for key in value]
@@ -122,13 +125,18 @@ class _Writer:
         self.attach = attach
         self.attachments: list[Buffer] = []
         self._attached_size = 0
+        self._depth = 0
 
     def pack(self, value: Any) -> bytes:
+        if self._depth > DEPTH_MAX:
+            raise EncodingError(f"nested more than {DEPTH_MAX} levels deep")
         # A packer for every level: a packer can't be entered again while its default hook runs.
         packer = msgpack.Packer(
             default=self._encode_ext, strict_types=True, unicode_errors="surrogatepass", buf_size=_BUFFER_BYTES
         )
+        self._depth += 1
         document: bytes = packer.pack(value)
+        self._depth -= 1
         return document
 
     def _encode_ext(self, value: Any) -> msgpack.ExtType:

@@ -82,7 +82,7 @@ VALUES = st.recursive(
 )
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(VALUES)
 def test_values_come_back_as_they_were(value: Any) -> None:
     """Every supported type, nested at will, keeps its type and content."""
@@ -262,7 +262,7 @@ def test_a_broken_payload_is_corruption(codec_id: int, payload: bytes) -> None:
         decode(codec_id, payload)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(st.binary(max_size=80), st.sampled_from([1, 2, 3, 5]), st.sampled_from([b"", b"\xc1A\x00\x00", b"\x93\x10"]))
 def test_random_payloads_only_ever_raise_corruption(data: bytes, codec_id: int, begin: bytes) -> None:
     """Fuzz: no other exception, no crash, no giant allocation."""

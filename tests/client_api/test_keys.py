@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import functools
 import json
 import os
+import struct
 import subprocess
 import sys
 import threading
 from dataclasses import dataclass, field
+from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +60,34 @@ def test_key_form() -> None:
     assert key == key_for("embed", "x", {}) == key_for("embed", "x", None)
     assert key != key_for("embed", "x", {"a": None})
     assert digest("a", "b") != digest("b", "a")
+
+
+def text(content: str) -> bytes:
+    """A text with its length, as docs/KEYS_AND_CODECS.md writes it."""
+    data = content.encode()
+    return b"%d:%b" % (len(data), data)
+
+
+@pytest.mark.parametrize(
+    ("value", "encoding"),
+    [
+        ("a chunk", b"s" + text("a chunk")),
+        ([-255, 1.5, None, True], b"l4:i-ff;f" + struct.pack(">d", 1.5) + b"NT"),
+        ({"b": 1, "a": (b"x",)}, b"d2:s1:at1:b1:xs1:bi1;"),
+        ({2, "a"}, b"S2:i2;s1:a"),
+        (dt.datetime(2026, 2, 3, 4, 5, 6, tzinfo=dt.UTC), b"M" + text("2026-02-03T04:05:06|0|0:00:00|UTC|")),
+        (
+            np.arange(6, dtype="<f4").reshape(2, 3),
+            b"a" + text("numpy.ndarray") + b"l2:s3:<f4l2:i2;i3;24:" + np.arange(6, dtype="<f4").tobytes(),
+        ),
+        (Prompt("x"), b"o" + text("tests.client_api.samples.Prompt") + b"2:" + text("options") + b"d0:4:texts1:x"),
+    ],
+)
+def test_the_documented_encoding(value: Any, encoding: bytes) -> None:
+    """What the page for other languages says is what is hashed, byte for byte."""
+    parameters = b"d1:" + b"s" + text("model") + b"s" + text("minilm")
+    digits = blake2b(encoding + parameters, digest_size=16, person=b"stratacache/k1").hexdigest()
+    assert key_for("embed", value, {"model": "minilm"}) == f"embed:{digits}"
 
 
 def test_order_of_dicts_and_sets_does_not_matter() -> None:
@@ -181,7 +212,7 @@ def same(a: Any, b: Any) -> bool:
     return str(a) == str(b) if not isinstance(a, frozenset) else a == b
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(PLAIN, PLAIN)
 def test_distinct_inputs_have_distinct_encodings(a: Any, b: Any) -> None:
     """Two values share their canonical bytes if and only if they have the same types and contents."""
@@ -189,7 +220,7 @@ def test_distinct_inputs_have_distinct_encodings(a: Any, b: Any) -> None:
     assert (digest(a) == digest(b)) is same(a, b)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(st.lists(PLAIN, max_size=4), st.lists(PLAIN, max_size=4))
 def test_no_encoding_runs_into_the_next(a: list[Any], b: list[Any]) -> None:
     """The encoding is prefix-free: the joined parts of two different lists never agree by shifting a border."""

@@ -262,3 +262,23 @@ def test_the_dashboard_asks_for_metrics_that_exist(helm4: Helm) -> None:
         for target in panel["targets"]:
             assert names_in(target["expr"]), panel["title"]
             assert names_in(target["expr"]) <= set(NAMES), panel["title"]
+
+
+def leaves(node: dict[str, Any], path: str = "") -> list[tuple[str, Any]]:
+    """The values with their paths; what is free-form is one value."""
+    found = []
+    for key, value in node.items():
+        name = path + key
+        whole = name.endswith((".resources", ".labels")) or "ecurityContext" in name
+        if isinstance(value, dict) and value and not whole:
+            found += leaves(value, name + ".")
+        else:
+            found.append((name, "" if "ecurityContext" in name else f"`{json.dumps(value)}`"))
+    return found
+
+
+def test_the_readme_lists_every_value_with_its_default() -> None:
+    """The table of helm/README.md has one row for each value, in order, with the default of values.yaml."""
+    text = (CHART.parent / "README.md").read_text()
+    rows = re.findall(r"^\| `([A-Za-z.0-9]+)` \| .*? \| ?(`.*`)? \|$", text, re.MULTILINE)
+    assert rows == leaves(VALUES)

@@ -177,7 +177,8 @@ class Controller:
                 self.running, self.places = running, places
                 effects = self._decide(now_ms)
             case Answered(shards=shards):
-                self.answering = shards
+                self.answering = shards if self.running is not None else frozenset()
+                return []
             case Done():
                 self.created += isinstance(self._asked, Create)
                 self.removed += isinstance(self._asked, Remove)

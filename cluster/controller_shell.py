@@ -1,7 +1,8 @@
 """The controller's process: carries out what `controller.py` decides, and answers Kubernetes' probes and Prometheus.
 
-One loop in one thread talks to Ray and to the shards, one effect after the other; another thread serves HTTP and only
-reads. It is no Ray node: it comes in over Ray Client, and begins anew when that breaks.
+One loop in one thread carries out effects, one after the other. It is no Ray node: it comes in over Ray Client, and
+begins anew when that breaks, which can take half a minute; so a second thread goes on asking the shards. A third serves
+HTTP and only reads.
 
 Invariant: whatever fails, the loop goes on; `healthy` turns false when it does not, so that Kubernetes restarts it.
 """
@@ -50,6 +51,7 @@ class ControllerShell:
         self._passed_s = time.monotonic()
         self._stats_s = float("-inf")
         self._said = ""
+        self._deciding = threading.Lock()
         self._http = ThreadingHTTPServer((http_host, http_port), _handler(self))
 
     @property
@@ -63,8 +65,8 @@ class ControllerShell:
 
     def run(self) -> None:
         """Serve HTTP, and keep the cache alive until `stop` is set. The cache outlives this."""
-        thread = threading.Thread(target=self._http.serve_forever, name="http", daemon=True)
-        thread.start()
+        for work in (self._http.serve_forever, self._keep_asking):
+            threading.Thread(target=work, name=work.__name__, daemon=True).start()
         try:
             while not self.stop.is_set():
                 self._turn()
@@ -75,16 +77,25 @@ class ControllerShell:
             self._disconnect()
 
     def _turn(self) -> None:
-        effects = self.core.handle(c.Ticked(), _now_ms())
+        effects = self._hear(c.Ticked())
         while effects and not self.stop.is_set():
             self._passed_s = time.monotonic()
-            event = self._act(effects.pop(0))
-            effects += self.core.handle(event, _now_ms())
+            effects += self._hear(self._act(effects.pop(0)))
         self._passed_s = time.monotonic()
         said = self.core.why() or "every shard serves"
         if said != self._said:
             log.info("%s", said)
             self._said = said
+
+    def _hear(self, event: c.Event) -> list[c.Effect]:
+        with self._deciding:
+            return self.core.handle(event, _now_ms())
+
+    def _keep_asking(self) -> None:
+        while not self.stop.wait(c.LOOK_EVERY_MS / 1000):
+            running = self.core.running
+            if running is not None:
+                self._hear(c.Answered(shards=self._serving(running.endpoints)))
 
     def _act(self, effect: c.Effect) -> c.Event:
         try:

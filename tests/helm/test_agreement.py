@@ -30,6 +30,7 @@ SCHEMA: dict[str, Any] = json.loads((CHART / "values.schema.json").read_text())
 # Fields of ClusterConfig that are no values of the chart, and why.
 NOT_VALUES = {
     "uid": "made at each start",
+    "machine": "found at each start",
     "token": "comes from the Secret",
     "host": "a pod has one address",
     "port": "fixed; the Service's port is a value",

@@ -15,7 +15,7 @@ import os
 import time
 from collections.abc import Sequence
 from contextlib import suppress
-from typing import Any, Final
+from typing import Any, Final, NoReturn
 
 from stratacache.cluster import messages as m
 from stratacache.cluster.config import RAY_NAMESPACE, ClusterConfig, shard_actor_name
@@ -233,14 +233,21 @@ class CoordinatorActor:
         return answer
 
     async def _confirm(self) -> None:
-        """Ask Ray's control service each second whether this is still the coordinator of the highest term."""
+        """Ask Ray's control service each second whether this is still the coordinator of the highest term.
+
+        One that is not ends: Ray starts the one behind the name again, with a higher term. Two that live on could each
+        hold locks that the other's shards wait for.
+        """
         while self.core.phase is not Phase.STOPPING:
             sent_ms = _now_ms()
             try:
-                if await asyncio.to_thread(self.registry.is_newest, self.core.term):
-                    self._hear(m.NameConfirmed(sent_ms=sent_ms))
+                newest = await asyncio.to_thread(self.registry.is_newest, self.core.term)
             except Exception:  # noqa: BLE001 - no confirmation, then; leases run out if it lasts
                 log.warning("the coordinator could not confirm its name with Ray")
+            else:
+                if not newest:
+                    self._end_outpaced()
+                self._hear(m.NameConfirmed(sent_ms=sent_ms))
             await asyncio.sleep(1.0)
 
     async def _look_at_nodes(self) -> None:
@@ -282,12 +289,15 @@ class CoordinatorActor:
 
     async def _remember(self, effect: m.RememberEpoch) -> None:
         if not await asyncio.to_thread(self.registry.is_newest, effect.term):
-            log.error("another coordinator has taken over cluster %s: this one ends", self.config.name)
-            os._exit(1)
+            self._end_outpaced()
         if await asyncio.to_thread(self.registry.remember, effect.term, effect.epoch):
             self._hear(m.EpochRemembered(epoch=effect.epoch))
         else:
             self._hear(m.EpochTaken(epoch=effect.epoch))
+
+    def _end_outpaced(self) -> NoReturn:
+        log.error("another coordinator has taken over cluster %s: this one ends", self.config.name)
+        os._exit(1)
 
     async def _start(self, effect: m.StartShard) -> None:
         import ray

@@ -36,6 +36,9 @@ helm-image: setup ## replay the image's build in full, and run its entry points 
 helm-mutants: setup ## put faults into the chart's templates: each must be caught
 	$(BIN)/python -m tests.helm.mutants
 
+sim: setup ## simulate the cluster under faults: make sim SEED=17, or SEED=0:2000
+	$(BIN)/python -m tests.simulation --seeds $(SEED)
+
 check: setup build/types/stratacache ## ruff and mypy, strict
 	$(BIN)/python -m ruff check .
 	$(BIN)/python -m ruff format --check .

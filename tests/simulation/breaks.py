@@ -1,0 +1,308 @@
+"""Bugs to plant, one for each mechanism: the simulation must find each, or its oracle proves nothing.
+
+A break replaces something in the running program, or a part of the simulated shells; the shipped code knows nothing of
+it. Each docstring is one line for `--list-breaks`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+from unittest.mock import patch
+
+from stratacache.client.core import dispatch, invalidate
+from stratacache.client.core.writes import PutOnePlan
+from stratacache.cluster import coordinator
+from stratacache.cluster import messages as m
+from stratacache.cluster.coordinator import Coordinator
+from stratacache.cluster.debts import OpenLog
+from stratacache.cluster.members import Member
+from stratacache.cluster.serving import Serving
+from stratacache.node.gate import InvalidationGate, Marks
+from stratacache.node.leases import LeaseTable
+from stratacache.node.resp.server import NodeServer
+from tests.simulation.coordinators import CoordinatorProcess
+from tests.simulation.shards import ShardProcess
+
+BREAKS: dict[str, Callable[[], Iterator[Any]]] = {}
+
+
+def plant(make: Callable[[], Iterator[Any]]) -> Callable[[], Iterator[Any]]:
+    """List a break under its name with dashes."""
+    BREAKS[make.__name__.replace("_", "-")] = make
+    return make
+
+
+@contextmanager
+def broken(name: str | None) -> Iterator[None]:
+    """Run with a planted bug, or with none."""
+    if name is None:
+        yield
+        return
+    with contextmanager(BREAKS[name])():
+        yield
+
+
+# ------------------------------------------------------------------ debts and warm disks
+
+
+@plant
+def no_debt_for_a_down_shard() -> Iterator[None]:
+    """Shards do not record what a suspended one misses: its log is empty."""
+    with patch.object(OpenLog, "add", lambda self, debt: None):
+        yield
+
+
+@plant
+def debts_not_paid() -> Iterator[None]:
+    """A shard that returns serves from its disk before it has applied what it owes."""
+    with patch.object(ShardProcess, "_pay", lambda self, debts: None):
+        yield
+
+
+@plant
+def overflowed_log_counts_as_whole() -> Iterator[None]:
+    """A debt log that overflowed is handed over as if it were complete."""
+
+    def freeze(self: OpenLog) -> m.DebtLog:
+        return m.DebtLog(since=self.since, whole=True, debts=tuple(self._debts))
+
+    with patch("stratacache.cluster.debts.DEBTS_MAX", 1), patch.object(OpenLog, "freeze", freeze):
+        yield
+
+
+@plant
+def disk_always_trusted() -> Iterator[None]:
+    """Whatever a shard finds on its disk is kept, however old it is."""
+    with (
+        patch.object(coordinator, "keep_at_return", lambda *_, **__: (True, ())),
+        patch.object(coordinator, "keep_at_first_start", lambda *_: True),
+    ):
+        yield
+
+
+@plant
+def content_not_dropped() -> Iterator[None]:
+    """A shard that was told to drop what it has on disk keeps it."""
+    act_on = ShardProcess._act_on
+
+    def keep(self: ShardProcess, effect: m.ServingEffect, answers: list[Any]) -> float:
+        return 0.0 if isinstance(effect, m.DropContent) else act_on(self, effect, answers)
+
+    with patch.object(ShardProcess, "_act_on", keep):
+        yield
+
+
+# ------------------------------------------------------------------ fencing and views
+
+
+@plant
+def no_fencing() -> Iterator[None]:
+    """A shard goes on serving when its serving lease has run out."""
+    act_on = ShardProcess._act_on
+
+    def forever(self: ShardProcess, effect: m.ServingEffect, answers: list[Any]) -> float:
+        if isinstance(effect, m.ServeUntil) and effect.ms:
+            effect = replace(effect, ms=1 << 60)
+        return act_on(self, effect, answers)
+
+    with patch.object(ShardProcess, "_act_on", forever):
+        yield
+
+
+@plant
+def lease_counted_from_the_answer() -> Iterator[None]:
+    """A shard counts its serving lease from the answer instead of from its request."""
+    on_lease = Serving._on_lease
+
+    def later(self: Serving, event: m.LeaseGranted, now_ms: int) -> list[m.ServingEffect]:
+        return on_lease(self, replace(event, sent_ms=now_ms), now_ms)
+
+    with patch.object(Serving, "_on_lease", later):
+        yield
+
+
+@plant
+def successor_does_not_wait() -> Iterator[None]:
+    """A new process of a shard is let in as soon as Ray reports the old one dead."""
+    with patch.object(Member, "is_fenced", lambda self, now_ms: True):
+        yield
+
+
+@plant
+def clock_rates_ignored() -> Iterator[None]:
+    """The coordinator waits for exactly one lease, though a shard's clock may be slower than its own."""
+    init = Coordinator.__init__
+
+    def short(self: Coordinator, **options: Any) -> None:
+        init(self, **options)
+        self.lease_bound_ms = options["lease_ms"]
+
+    with patch.object(Coordinator, "__init__", short):
+        yield
+
+
+@plant
+def one_step_view_change() -> Iterator[None]:
+    """The coordinator activates a view without waiting until all have prepared it."""
+    advance = Coordinator._advance
+
+    def hurry(self: Coordinator, now_ms: int, effects: list[m.CoordinatorEffect]) -> None:
+        advance(self, now_ms, effects)
+        change = self.change
+        if change is not None and change.remembered and not change.joining:
+            waiting, change.waiting = change.waiting, set()
+            self._prepare_joiners(change, now_ms, effects)
+            change.waiting -= waiting
+
+    with patch.object(Coordinator, "_advance", hurry):
+        yield
+
+
+@plant
+def invalidations_not_held() -> Iterator[None]:
+    """A shard that has prepared a view still takes invalidations under the old one."""
+    act_on = ShardProcess._act_on
+
+    def open_door(self: ShardProcess, effect: m.ServingEffect, answers: list[Any]) -> float:
+        return 0.0 if isinstance(effect, m.HoldInvalidations) else act_on(self, effect, answers)
+
+    with patch.object(ShardProcess, "_act_on", open_door):
+        yield
+
+
+@plant
+def epoch_not_compared() -> Iterator[None]:
+    """A client acknowledges an invalidation though a shard has told it of a newer view."""
+    acknowledged = invalidate._acknowledged
+
+    def deaf(core: Any, shard: Any, outcome: Any) -> Any:
+        return acknowledged(core, shard, outcome)[0], None
+
+    with patch.object(invalidate, "_acknowledged", deaf):
+        yield
+
+
+@plant
+def silent_shards_skipped() -> Iterator[None]:
+    """A client acknowledges an invalidation when one shard has answered."""
+    everywhere = invalidate._acknowledged
+
+    def lenient(core: Any, shard: Any, outcome: Any) -> Any:
+        count, seen = everywhere(core, shard, outcome)
+        return count or 0, seen
+
+    with patch.object(invalidate, "_acknowledged", lenient):
+        yield
+
+
+@plant
+def terms_ignored() -> Iterator[None]:
+    """Shards obey any coordinator, also one that has been replaced."""
+    handle = Serving.handle
+
+    def obey(self: Serving, event: m.ServingEvent, now_ms: int) -> list[m.ServingEffect]:
+        if isinstance(event, m.Prepare | m.Activate | m.LeaseGranted | m.LeaseRefused):
+            event = replace(event, term=max(event.term, self.term))
+        return handle(self, event, now_ms)
+
+    with patch.object(Serving, "handle", obey):
+        yield
+
+
+@plant
+def zombie_grants_leases() -> Iterator[None]:
+    """A coordinator grants leases, and judges, without Ray's word that it is still the one."""
+    with (
+        patch.object(coordinator, "CONFIRM_MAX_MS", 1 << 40),
+        patch.object(CoordinatorProcess, "_remember", _not_remembered),
+    ):
+        yield
+
+
+def _not_remembered(self: CoordinatorProcess, effect: m.RememberEpoch, done: Callable[[], None]) -> None:
+    self.hear(m.EpochRemembered(epoch=effect.epoch))
+    done()
+
+
+@plant
+def epochs_not_remembered() -> Iterator[None]:
+    """The coordinator keeps its epochs to itself."""
+    with patch.object(CoordinatorProcess, "_remember", _not_remembered):
+        yield
+
+
+@plant
+def recovery_does_not_wait() -> Iterator[None]:
+    """A coordinator that recovers takes silence for death."""
+    recover = Coordinator._recover_member
+
+    def at_once(self: Coordinator, member: Member, event: m.Recovered, latest_ms: int) -> None:
+        recover(self, member, event, 0)
+
+    with patch.object(Coordinator, "_recover_member", at_once):
+        yield
+
+
+# ------------------------------------------------------------------ the node
+
+
+@plant
+def lease_not_voided_by_tag() -> Iterator[None]:
+    """A tag invalidation leaves fill leases alone, though the fill may carry the tag."""
+
+    def covers(self: Marks, asked_at: int, namespace: bytes, tags: Any) -> bool:
+        return asked_at <= self.clear_seq or asked_at <= self.namespaces.get(namespace, -1)
+
+    with patch.object(Marks, "covers", covers):
+        yield
+
+
+@plant
+def lease_not_voided_by_namespace() -> Iterator[None]:
+    """The invalidation of a namespace leaves fill leases alone."""
+    with patch.object(InvalidationGate, "mark_namespace", lambda self, namespace: self.next_seq()):
+        yield
+
+
+@plant
+def lease_not_voided_by_key() -> Iterator[None]:
+    """The invalidation of a key leaves its fill lease alone."""
+    with (
+        patch.object(InvalidationGate, "void_key", lambda self, key: None),
+        patch.object(LeaseTable, "voided", lambda self, key, now_ms: None),
+    ):
+        yield
+
+
+@plant
+def serving_right_not_checked() -> Iterator[None]:
+    """The server answers data commands whether or not its shard may serve."""
+    with patch.object(NodeServer, "may_serve", lambda self: True):
+        yield
+
+
+# ------------------------------------------------------------------ the client
+
+
+@plant
+def puts_repeated() -> Iterator[None]:
+    """A client sends a put again when it has not heard of the first."""
+    with patch.object(PutOnePlan, "repeatable", True):
+        yield
+
+
+@plant
+def refusals_taken_for_misses() -> Iterator[None]:
+    """A client takes a shard's refusal to serve for a miss."""
+    take = dispatch._take
+
+    def miss(core: Any, plan: Any, shard: Any, part: Any, outcome: Any, avoid: Any, seen: Any) -> None:
+        if plan.read and isinstance(outcome, list):
+            outcome = [None if isinstance(reply, Exception) else reply for reply in outcome]
+        take(core, plan, shard, part, outcome, avoid, seen)
+
+    with patch.object(dispatch, "_take", miss):
+        yield

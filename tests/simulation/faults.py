@@ -1,0 +1,170 @@
+"""What is done to the cluster: kills, stops, cuts, lost disks, until everything is mended.
+
+Invariants: every fault is counted under its name; `mend` undoes what lasts, and nothing is broken after it.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from tests.simulation.cluster import SimCluster
+    from tests.simulation.world import Process
+
+PAUSES_MS = (300.0, 1500.0, 3000.0, 3000.0, 6000.0)
+STOPS_MS = (50.0, 1000.0, 4000.0, 10_000.0, 16_000.0)
+CUTS_MS = (300.0, 2000.0, 5000.0, 10_000.0, 20_000.0)
+
+
+class Faults:
+    """One seed's misfortunes; `intensity` 0 does nothing."""
+
+    def __init__(self, cluster: SimCluster, until_ms: float) -> None:
+        self.cluster = cluster
+        self.world = cluster.world
+        self.random = cluster.world.random
+        self.until_ms = until_ms
+        self._cuts: list[tuple[str, str]] = []
+        self._stopped: list[Process] = []
+        network = cluster.network
+        network.loss = self.random.choice((0.0, 0.0, 0.02, 0.15))
+        network.duplication = self.random.choice((0.0, 0.0, 0.05))
+        network.slow_share = self.random.choice((0.0, 0.02, 0.2))
+        network.slow_ms = self.random.choice((50.0, 400.0, 3000.0))
+        cluster.start_ms = self.random.choice((1500.0, 6000.0, 20_000.0))
+        kinds = (
+            self.kill_shard,
+            self.stop,
+            self.orphan,
+            self.cut,
+            self.kill_coordinator,
+            self.isolate,
+            self.kill_machine,
+        )
+        self._kinds = self.random.sample(kinds, self.random.randint(1, len(kinds)))
+        if self.random.random() < 0.5:  # what most mechanisms are for
+            self._kinds += [self.kill_shard, self.orphan]
+        self._pause_ms = self.random.choice(PAUSES_MS)
+        self.world.after(self.random.uniform(500, 8000), self._next)
+
+    def _next(self) -> None:
+        if self.world.now_ms >= self.until_ms:
+            return
+        self.random.choice(self._kinds)()
+        self.world.after(self.random.uniform(0.1, 2) * self._pause_ms, self._next)
+
+    def _count(self, what: str, detail: str) -> None:
+        self.world.faults[what] += 1
+        self.world.say(f"*** {what}: {detail}")
+
+    def kill_shard(self) -> None:
+        """SIGKILL of shard processes, with or without their disks."""
+        alive = [one for one in self.cluster.processes if one.alive]
+        everyone = self.random.random() < 0.08
+        for process in alive if everyone else self.random.sample(alive, min(len(alive), 1)):
+            lost = self.random.random() < 0.15
+            self._count("shards killed and their disks lost" if lost else "shards killed", process.name)
+            process.die()
+            if lost:
+                process.home.wipe()
+
+    def stop(self) -> None:
+        """SIGSTOP, and SIGCONT later."""
+        processes: list[Process] = [one for one in self.cluster.processes if one.alive and not one.stopped]
+        coordinator = self.cluster.control.coordinator
+        if coordinator is not None and coordinator.alive and not coordinator.stopped and self.random.random() < 0.25:
+            processes = [coordinator]
+        if processes:
+            process = self.random.choice(processes)
+            self._count("processes stopped", process.name)
+            process.stop()
+            self._stopped.append(process)
+            self.world.after(self._last(STOPS_MS), lambda: self._resume(process))
+
+    def _resume(self, process: Process) -> None:
+        if process in self._stopped:
+            self._stopped.remove(process)
+            process.resume()
+
+    def _last(self, choices: tuple[float, ...]) -> float:
+        return self.random.choice(choices) * self.random.uniform(0.5, 1.2)
+
+    def _cut(self, pairs: list[tuple[str, str]], fault: str) -> None:
+        self._count(fault, ", ".join(f"{source} -> {target}" for source, target in pairs))
+        for pair in pairs:
+            self.cluster.network.cut(*pair)
+            self._cuts.append(pair)
+        self.world.after(self._last(CUTS_MS), lambda: self._uncut(pairs))
+
+    def _uncut(self, pairs: list[tuple[str, str]]) -> None:
+        for pair in pairs:
+            if pair in self._cuts:
+                self._cuts.remove(pair)
+                self.cluster.network.mend(*pair)
+
+    def cut(self) -> None:
+        """Cut two machines off from each other, often one way only."""
+        one, other = self.random.sample(sorted(self.cluster.machines), 2)
+        both = self.random.random() < 0.4
+        self._cut([(one, other), (other, one)] if both else [(one, other)], "cuts between two machines")
+
+    def orphan(self) -> None:
+        """Cut a shard's machine off from the coordinator, while clients still reach both."""
+        coordinator = self.cluster.control.coordinator
+        machine = self.random.choice(self.cluster.shard_machines)
+        if coordinator is not None and coordinator.machine.name != machine:
+            here, there = coordinator.machine.name, machine
+            pairs = [(here, there), (there, here)]
+            self._cut(self.random.choice((pairs, pairs, pairs[:1], pairs[1:])), "shards cut off from the coordinator")
+
+    def isolate(self) -> None:
+        """Cut one machine off from all others, or from all but the clients, which makes zombies."""
+        names = sorted(self.cluster.machines)
+        coordinator = self.cluster.control.coordinator
+        if coordinator is not None and coordinator.machine.name != "head" and self.random.random() < 0.5:
+            lonely = coordinator.machine.name
+        else:
+            lonely = self.random.choice([name for name in names if name != "head"])
+        draw = self.random.random()
+        if draw < 0.4:
+            others = ["head"]  # the control service only
+        elif draw < 0.7:
+            others = [name for name in names if not name.startswith("c")]
+        else:
+            others = names
+        pairs = [pair for name in others if name != lonely for pair in ((lonely, name), (name, lonely))]
+        self._cut(pairs, "machines isolated")
+
+    def kill_coordinator(self) -> None:
+        """SIGKILL of the coordinator, at a moment when something is under way if that can be had."""
+        coordinator = self.cluster.control.coordinator
+        if coordinator is None or not coordinator.alive:
+            return
+
+        def strike(tries: int) -> None:
+            if not coordinator.alive:
+                return
+            if coordinator.core.change is None and tries:
+                self.world.after(40, lambda: strike(tries - 1))
+                return
+            self._count("coordinators killed", coordinator.name)
+            coordinator.die()
+
+        strike(self.random.choice((0, 50, 200)))
+
+    def kill_machine(self) -> None:
+        """Everything that runs on one machine dies; its disks stay."""
+        name = self.random.choice(self.cluster.shard_machines)
+        self._count("machines killed", name)
+        for process in self.cluster.processes_on(self.cluster.machines[name]):
+            process.die()
+
+    def mend(self) -> None:
+        """Undo what lasts."""
+        self.cluster.network.loss = self.cluster.network.duplication = 0.0
+        self.cluster.network.slow_share = 0.0
+        for pair in self._cuts:
+            self.cluster.network.mend(*pair)
+        self._cuts.clear()
+        for process in list(self._stopped):
+            self._resume(process)

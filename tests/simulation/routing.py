@@ -1,0 +1,36 @@
+"""Which keys a shard answers for: the decision half of the actor's forwarder, with the real ring."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from stratacache.client.ring import Ring
+from stratacache.client.view import View
+from stratacache.node.errors import UnavailableError
+
+
+class RingRouter:
+    """The server's Forwarder for native clients, which are sent to the owner by MOVED."""
+
+    def __init__(self, shard: str) -> None:
+        self.shard = shard
+        self._ring: Ring | None = None
+
+    def set_view(self, view: View) -> None:
+        """Route by this view from now on."""
+        self._ring = Ring(view)
+
+    def owner(self, key: bytes) -> str | None:
+        """The shard that answers for a canonical key, None when it is this one."""
+        if self._ring is None:
+            return None
+        shard = self._ring.primary(key).id
+        return None if shard == self.shard else shard
+
+    def shards(self) -> Sequence[str]:
+        """No plain clients here, so nobody asks."""
+        return ()
+
+    async def call(self, shard: str, argv: Sequence[bytes]) -> object:
+        """No plain clients here."""
+        raise UnavailableError(f"{shard} is not asked for others in the simulation")

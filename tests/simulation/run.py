@@ -1,0 +1,129 @@
+"""One seed: a configuration, a workload, faults, healing, and the verdict."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+from tests.simulation.clients import KEYS, ClientProcess
+from tests.simulation.cluster import SimCluster
+from tests.simulation.faults import Faults
+from tests.simulation.oracle import Oracle, ViolationError
+from tests.simulation.world import World
+
+FORM_MS = 20_000.0
+FAULTS_MS = 40_000.0
+HEAL_MS = 150_000.0
+PROBE_MS = 15_000.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """What a seed showed."""
+
+    seed: int
+    violation: str | None
+    counts: Counter[str]
+    faults: Counter[str]
+    view_changes: int
+    simulated_s: float
+
+
+def simulate(
+    seed: int, *, ops: int = 160, shards: int | None = None, trace: Callable[[str], None] | None = None
+) -> Outcome:
+    """Run one seed to its end or to its first violation."""
+    logging.getLogger("stratacache").setLevel(logging.CRITICAL)  # failures are the rule here
+    world = World(seed)
+    world.trace = trace
+    oracle = Oracle(world)
+    random = world.random
+    cluster = SimCluster(
+        world,
+        oracle,
+        shards=shards or random.choice((1, 2, 3, 3, 4, 5)),
+        machines=random.choice((1, 2, 3, 4)),
+        lease_ms=random.choice((1000, 2000, 2000, 4000, 10_000)),
+        has_disk=random.random() < 0.8,
+        l1_bytes_max=random.choice((1 << 20, 1 << 20, 1 << 20, 12_000)),
+    )
+    count = random.choice((1, 2, 3))
+    clients = [
+        ClientProcess(cluster, oracle, number, lanes=random.choice((1, 2, 3)), ops=ops // count)
+        for number in range(count)
+    ]
+    violation: str | None = None
+    try:
+        _faults_and_healing(cluster, clients)
+        _check_engines(cluster)
+    except ViolationError as error:
+        violation = str(error)
+        world.say(f"VIOLATION {violation}")
+    for client in clients:
+        client.shell.abandon()
+    return Outcome(
+        seed=seed,
+        violation=violation,
+        counts=oracle.counts,
+        faults=world.faults,
+        view_changes=len(oracle.views),
+        simulated_s=world.now_ms / 1000,
+    )
+
+
+def _faults_and_healing(cluster: SimCluster, clients: list[ClientProcess]) -> None:
+    world = cluster.world
+    while not cluster.is_ready():
+        world.run(world.now_ms + 250)
+        if world.now_ms > FORM_MS:
+            raise ViolationError("convergence: the cluster does not form")
+    faults = Faults(cluster, world.now_ms + FAULTS_MS)
+    while world.now_ms < faults.until_ms and not all(client.ops_left <= 0 for client in clients):
+        world.run(world.now_ms + 1000)
+    faults.until_ms = 0
+    faults.mend()
+    world.say("*** healed")
+    for client in clients:
+        client.halt = True
+    until_ms = world.now_ms + HEAL_MS
+    while world.now_ms < until_ms and not (cluster.is_ready() and not any(client.busy for client in clients)):
+        world.run(world.now_ms + 500)
+    if not cluster.is_ready():
+        raise ViolationError("convergence: the cluster is not ready again after everything was mended")
+    world.run(world.now_ms + 3000)
+    _probe(cluster, clients[0])
+
+
+def _check_engines(cluster: SimCluster) -> None:
+    """Internals agree, and no level holds more than its budget."""
+    for process in cluster.processes:
+        if process.alive and process.started is not None:
+            process.engine.validate()
+            used = process.engine.l1.bytes_used
+            if used > process.engine.config.l1_bytes_max:
+                raise ViolationError(f"budget: {process.name} holds {used} bytes in L1")
+
+
+def _probe(cluster: SimCluster, client: ClientProcess) -> None:
+    """Every range takes puts and gives them back, after a few tries: circuits have to close again."""
+    world = cluster.world
+    until_ms = world.now_ms + PROBE_MS
+    wrong: dict[str, BaseException | None] = {f"k{number}": None for number in range(KEYS * 2)}
+
+    def ended(key: str, error: BaseException | None) -> None:
+        if error is None:
+            wrong.pop(key, None)
+        elif world.now_ms < until_ms:
+            wrong[key] = error
+            client.after(300, lambda: client.probe(key, partial(ended, key)))
+
+    for key in list(wrong):
+        client.probe(key, partial(ended, key))
+    while wrong and world.now_ms < until_ms:
+        world.run(world.now_ms + 500)
+    if wrong:
+        key, error = next(iter(wrong.items()))
+        raise ViolationError(f"convergence: {key} can't be used after everything was mended: {error or 'no answer'}")

@@ -85,7 +85,7 @@ def command(
     )
     config.validate()
     require_ray()
-    handle, head = _start(config)
+    handle, address, head = _start(config)
     view, secret = handle.view, handle.token
     endpoints = {shard.id: shard.address for shard in view.shards}
     if as_json:
@@ -96,7 +96,7 @@ def command(
                 "epoch": view.epoch,
                 "shards": [shard.to_map() for shard in view.shards],
                 "token": secret,
-                "ray_address": _ray_address(),
+                "ray_address": address,
                 "ray_started": head is not None,
             }
         )
@@ -109,8 +109,11 @@ def command(
         click.echo(f"token: {secret}")
 
 
-def _start(config: ClusterConfig) -> tuple[ClusterHandle, RayHead | None]:
-    """Start everything, remembering each thing before it can be lost; undo it all on failure."""
+def _start(config: ClusterConfig) -> tuple[ClusterHandle, str, RayHead | None]:
+    """Start everything, remembering each thing before it can be lost; undo it all on failure.
+
+    Returns the cache, the address of its Ray, and that Ray's head if it was started here.
+    """
     before = load_state(config.name)
     address = find_ray()
     head = None
@@ -134,16 +137,9 @@ def _start(config: ClusterConfig) -> tuple[ClusterHandle, RayHead | None]:
             end_head(head)
             forget_state(config.name)
         raise
-    return handle, head
+    return handle, address, head
 
 
 def _head_of(before: ClusterState | None, address: str) -> RayHead | None:
     """The Ray that an earlier `up` of this name started and that still runs: `down` has to end it too."""
     return before.head if before is not None and before.head is not None and before.head.address == address else None
-
-
-def _ray_address() -> str:
-    import ray
-
-    address: str = ray.get_runtime_context().gcs_address
-    return address

@@ -69,7 +69,7 @@ class Shell(Protocol):
         """Carry an operation out to its result."""
         ...
 
-    def ask_one(self, key: bytes, command: Command) -> Any:
+    def ask_one(self, key: bytes, command: Command, *, repeatable: bool = True) -> Any:
         """The reply at once when nothing is in the way, else SLOW."""
         ...
 

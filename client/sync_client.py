@@ -12,10 +12,11 @@ from typing import Any, Self
 
 from stratacache.client.backend import BACKENDS, Backend
 from stratacache.client.base import Fill, K, Key, T, Ttl
-from stratacache.client.core.effects import Command, Operation
+from stratacache.client.core.effects import Command, Operation, ShardFailure
 from stratacache.client.core.fills import join_or_run
 from stratacache.client.core.flight import Flight
 from stratacache.client.core.operations import Operations
+from stratacache.client.core.trouble import failure_error
 from stratacache.client.options import ClientOptions
 from stratacache.client.transport.runner import CLOSED, SLOW
 from stratacache.client.view import View
@@ -99,7 +100,24 @@ class CacheClient:
         codec: str = "auto",
     ) -> bool:
         """Store a value; True when every owner that must hold it has acknowledged it."""
-        return self._run(self._ops.put(self._ops.full(key, namespace), value, ttl, tags, cost_s, codec))
+        full = self._ops.full(key, namespace)
+        argument, size, codec_id, tail = self._ops.encoded(value, ttl, tags, cost_s, codec)
+        if self._near is None and argument.__class__ is bytes:
+            command = (b"SC.PUT", full, argument, b"CODEC", codec_id, *tail)
+            reply = self._ask_one(full, command, repeatable=False)
+            if reply is not SLOW:
+                return self._put_outcome(reply)
+        return self._run(self._ops.put_encoded(full, argument, size, codec_id, tail))
+
+    def _put_outcome(self, reply: Any) -> bool:
+        counters = self._core.counters
+        if isinstance(reply, ShardFailure):
+            self._core.fail_open("put", failure_error(reply), strict=self._strict)
+            return False
+        stored = reply is not None
+        counters.puts += stored
+        counters.puts_refused += not stored
+        return stored
 
     def put_many(
         self,
@@ -227,7 +245,7 @@ class CacheClient:
         self.close()
 
 
-def _ask_nobody(key: bytes, command: Command) -> Any:  # noqa: ARG001 - stands in for Shell.ask_one
+def _ask_nobody(key: bytes, command: Command, *, repeatable: bool = True) -> Any:  # noqa: ARG001 - stands in for Shell.ask_one
     return SLOW
 
 

@@ -83,13 +83,24 @@ class Operations:
         expires_in_ms = ttl_ms(ttl, jitter=options.ttl_jitter, random=self.core.random)
         return put_options(expires_in_ms, cost_s, tag_list(tags))
 
+    def encoded(
+        self, value: Any, ttl: Ttl, tags: Iterable[str], cost_s: float | None, codec: str
+    ) -> tuple[Any, int, int, tuple[Any, ...]]:
+        """What a put sends: payload argument, size, codec id, options. Raises for what can't be stored."""
+        tail = self._put_tail(ttl, tags, cost_s)
+        codec_id, payload = encode(value, codec, signing_key=self.core.options.signing_key)
+        return (*payload_argument(payload), codec_id, tail)
+
     def put(
         self, full: bytes, value: Any, ttl: Ttl, tags: Iterable[str], cost_s: float | None, codec: str
     ) -> Operation[bool]:
         """Store one value."""
-        tail = self._put_tail(ttl, tags, cost_s)
-        codec_id, payload = encode(value, codec, signing_key=self.core.options.signing_key)
-        argument, size = payload_argument(payload)
+        return (yield from self.put_encoded(full, *self.encoded(value, ttl, tags, cost_s, codec)))
+
+    def put_encoded(
+        self, full: bytes, argument: Any, size: int, codec_id: int, tail: tuple[Any, ...]
+    ) -> Operation[bool]:
+        """Store one payload."""
         try:
             return (yield from put_one(self.core, full, argument, size, codec_id, tail))
         except UnavailableError as error:

@@ -46,11 +46,12 @@ class BlockingShell(Runner):
         if core.near is not None:
             core.near.listen = self._listen
 
-    def ask_one(self, key: bytes, command: Command) -> Any:
+    def ask_one(self, key: bytes, command: Command, *, repeatable: bool = True) -> Any:
         """One command, one reply, on an idle connection of the primary: what most calls are, without the machinery.
 
-        Anything out of the ordinary (no idle connection, a shard that failed lately, replicas, a lost connection, an
-        error reply) is SLOW: the operation is run from the start and decides. So `command` must be harmless to repeat.
+        Anything out of the ordinary (no idle connection, a shard that failed lately, replicas, an error reply) is SLOW:
+        the operation is run from the start and decides. A lost connection is SLOW too, but a ShardFailure when the
+        command is not `repeatable`, for it may have been run.
         """
         core = self._core
         ring = core.ring
@@ -65,6 +66,9 @@ class BlockingShell(Runner):
             connection = pool.idle.pop()
         except IndexError:
             return SLOW
+        if not repeatable and time.monotonic() - connection.used_at > IDLE_CHECK_S:
+            pool.give(connection)
+            return SLOW
         try:
             connection.set_timeout(core.options.deadline_s)
             reply = connection.ask(pack_command(command))
@@ -72,7 +76,7 @@ class BlockingShell(Runner):
             pool.drop_after(connection, error)
             if isinstance(error, CONNECTION_ERRORS):
                 core.shard_failed(shard.id)
-                return SLOW
+                return SLOW if repeatable else failure_of(shard, error, sent=True)
             raise
         pool.give(connection)
         return SLOW if reply.__class__ is ReplyError else reply

@@ -29,6 +29,7 @@ from stratacache.node.errors import AccessError
 RECEIVE_BYTES = 256 * 1024
 PARSER_KEEPS_BYTES = 4 << 20  # hiredis would give its buffer back after each reply over 16 KiB, and fault it in again
 IOV_MAX = 512
+UNIX_SEND_BYTES = 1 << 20
 
 
 class Connection:
@@ -210,6 +211,7 @@ def _connect_unix(path: str, timeout_s: float) -> socket.socket:
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         sock.settimeout(timeout_s)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, UNIX_SEND_BYTES)  # a batch of puts in one go
         sock.connect(path)
     except OSError:
         sock.close()

@@ -37,7 +37,7 @@ class LocalShell(Runner):
         self._node: EngineNode | None = take_node(directory, core.options)
         core.adopt(LOCAL_VIEW)
 
-    def ask_one(self, key: bytes, command: Command) -> Any:  # noqa: ARG002 - there is one shard
+    def ask_one(self, key: bytes, command: Command, *, repeatable: bool = True) -> Any:  # noqa: ARG002 - there is one shard
         """The reply of the engine."""
         if self._node is None:
             return SLOW

@@ -47,7 +47,7 @@ class Runner:
     def __init__(self, discover: Callable[[float], View | None]) -> None:
         self._discover = discover
 
-    def ask_one(self, key: bytes, command: Command) -> Any:  # noqa: ARG002 - what a subclass may do
+    def ask_one(self, key: bytes, command: Command, *, repeatable: bool = True) -> Any:  # noqa: ARG002 - what a subclass may do
         """The reply to a command at the key's only owner, when nothing is in the way; else SLOW: run the operation."""
         return SLOW
 

@@ -17,6 +17,7 @@ from stratacache.client.view import ANYBODY, ShardInfo
 from stratacache.node.errors import AccessError, CacheError, UnavailableError
 
 PROTOCOL = 1
+COPIED_BYTES_MAX = 512  # a longer argument is joined once, with everything else
 
 
 def pack(commands: Sequence[Command]) -> list[Any]:
@@ -24,6 +25,9 @@ def pack(commands: Sequence[Command]) -> list[Any]:
     out: list[Any] = []
     small: list[bytes] = []
     for command in commands:
+        if command[0] == b"SC.MPUT":  # many payloads: hiredis would copy each into a string that it grows and grows
+            _pack_scattered(command, out, small)
+            continue
         try:
             small.append(pack_command(command))
         except TypeError:  # an argument is a list of buffers
@@ -46,8 +50,16 @@ def _pack_scattered(command: Command, out: list[Any], small: list[bytes]) -> Non
             else:
                 small.extend(argument)
             small.append(b"\r\n")
+        elif argument.__class__ is bytes:
+            if len(argument) < COPIED_BYTES_MAX:
+                small.append(b"$%d\r\n%b\r\n" % (len(argument), argument))
+            else:
+                small += (b"$%d\r\n" % len(argument), argument, b"\r\n")
+        elif argument.__class__ is int:
+            digits = b"%d" % argument
+            small.append(b"$%d\r\n%b\r\n" % (len(digits), digits))
         else:
-            raw = argument if isinstance(argument, bytes) else str(argument).encode()
+            raw = str(argument).encode()
             small.append(b"$%d\r\n%b\r\n" % (len(raw), raw))
 
 

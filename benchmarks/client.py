@@ -1,0 +1,245 @@
+"""Our client beside others, one caller: `python -m benchmarks.client --json F`.
+
+Peers as their users run them: redis-py (with hiredis) and pymemcache over loopback TCP, diskcache in a directory, a
+plain Ray actor that holds a dict. Ours talks to one node without a disk level, by the Unix socket that it finds itself.
+`same_core`: client and servers pinned to one core, which measures CPU cost. `two_cores`: the client on one, servers on
+the other. Rounds alternate between ours and the peer; medians of the rounds. Values are 6 KB of random bytes, or
+a float32 vector of 1536 numbers (redis-py: pickled).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import pickle
+import shutil
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+
+from stratacache.client import CacheClient, connect
+
+ROUNDS = 5
+MODES = ("same_core", "two_cores")
+VALUE = os.urandom(6144)
+MANY = {f"many:{i}": os.urandom(6144) for i in range(100)}
+VECTOR = np.random.default_rng(0).random(1536, dtype=np.float32)
+# Loops a round: (fast peers, slow peers)
+LOOPS = {"get_6k": 2000, "get_many_100x6k": 60, "hot_key": 2000, "embedding_1536": 2000, "put_6k": 1000}
+LOOPS["put_many_100x6k"] = 30
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+@contextmanager
+def server(command: list[str], port: int, core: int) -> Iterator[psutil.Process]:
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        psutil.Process(process.pid).cpu_affinity([core])
+        end = time.monotonic() + 30
+        while True:
+            try:
+                socket.create_connection(("127.0.0.1", port), 1).close()
+                break
+            except OSError:
+                if time.monotonic() > end:
+                    raise
+                time.sleep(0.05)
+        yield psutil.Process(process.pid)
+    finally:
+        process.kill()
+        process.wait()
+
+
+def round_us(call: Callable[[], Any], loops: int) -> float:
+    begun = time.perf_counter()
+    for _ in range(loops):
+        call()
+    return (time.perf_counter() - begun) / loops * 1e6
+
+
+def compare(name: str, mode: str, ours: Callable[[], Any], peer: str, theirs: Callable[[], Any]) -> dict[str, Any]:
+    slow = peer == "ray-actor-dict"
+    loops = LOOPS[name]
+    round_us(ours, loops // 4)
+    round_us(theirs, max(5, loops // (40 if slow else 4)))
+    mine, other = [], []
+    for _ in range(ROUNDS):
+        mine.append(round_us(ours, loops))
+        other.append(round_us(theirs, max(10, loops // 10) if slow else loops))
+    ours_us, peer_us = statistics.median(mine), statistics.median(other)
+    row = {"name": name, "mode": mode, "ours_us": round(ours_us, 2), "peer": peer, "peer_us": round(peer_us, 2)}
+    row["ratio"] = round(peer_us / ours_us, 2)
+    print(row, flush=True)
+    return row
+
+
+def our_calls(cache: CacheClient, near: CacheClient) -> dict[str, Callable[[], Any]]:
+    cache.put("k", VALUE)
+    cache.put("vector", VECTOR)
+    cache.put_many(MANY)
+    keys = list(MANY)
+    end = time.monotonic() + 5
+    while near.stats()["client"]["near"]["live_parts"] == 0 and time.monotonic() < end:
+        near.get("k")
+        time.sleep(0.05)
+    near.get("k")
+    return {
+        "get_6k": lambda: cache.get("k"),
+        "get_many_100x6k": lambda: cache.get_many(keys),
+        "hot_key": lambda: near.get("k"),
+        "embedding_1536": lambda: cache.get("vector"),
+        "put_6k": lambda: cache.put("put", VALUE),
+        "put_many_100x6k": lambda: cache.put_many(MANY),
+    }
+
+
+def redis_calls(port: int) -> dict[str, Callable[[], Any]]:
+    import redis
+
+    client = redis.Redis(port=port)
+    client.set("k", VALUE)
+    client.set("vector", pickle.dumps(VECTOR, protocol=5))
+    client.mset(MANY)
+    keys = list(MANY)
+    return {
+        "get_6k": lambda: client.get("k"),
+        "get_many_100x6k": lambda: client.mget(keys),
+        "hot_key": lambda: client.get("k"),
+        "embedding_1536": lambda: pickle.loads(client.get("vector")),
+        "put_6k": lambda: client.set("put", VALUE),
+        "put_many_100x6k": lambda: client.mset(MANY),
+    }
+
+
+def memcached_calls(port: int) -> dict[str, Callable[[], Any]]:
+    from pymemcache.client.base import Client
+
+    client = Client(("127.0.0.1", port), no_delay=True)
+    client.set("k", VALUE)
+    client.set_many(MANY)
+    keys = list(MANY)
+    return {
+        "get_6k": lambda: client.get("k"),
+        "get_many_100x6k": lambda: client.get_many(keys),
+        "put_6k": lambda: client.set("put", VALUE),
+        "put_many_100x6k": lambda: client.set_many(MANY),
+    }
+
+
+def disk_calls(directory: str) -> dict[str, Callable[[], Any]]:
+    import diskcache
+
+    client = diskcache.Cache(directory)
+    client.set("k", VALUE)
+    client.set("vector", VECTOR)
+    for key, value in MANY.items():
+        client.set(key, value)
+    return {
+        "get_6k": lambda: client.get("k"),
+        "get_many_100x6k": lambda: [client.get(key) for key in MANY],
+        "embedding_1536": lambda: client.get("vector"),
+        "put_6k": lambda: client.set("put", VALUE),
+    }
+
+
+@contextmanager
+def ray_calls(client_core: int, server_core: int) -> Iterator[dict[str, Callable[[], Any]]]:
+    import ray
+
+    ray.init(num_cpus=2, include_dashboard=False, logging_level="ERROR", log_to_driver=False)
+    try:
+
+        @ray.remote
+        class Holder:
+            def __init__(self, core: int) -> None:
+                os.sched_setaffinity(0, {core})
+                self.values: dict[str, Any] = {}
+
+            def put(self, items: dict[str, Any]) -> None:
+                self.values.update(items)
+
+            def get(self, key: str) -> Any:
+                return self.values.get(key)
+
+            def get_many(self, keys: list[str]) -> list[Any]:
+                return [self.values.get(key) for key in keys]
+
+        holder = Holder.remote(server_core)
+        ray.get(holder.put.remote({"k": VALUE, **MANY}))
+        os.sched_setaffinity(0, {client_core})
+        keys = list(MANY)
+        yield {
+            "get_6k": lambda: ray.get(holder.get.remote("k")),
+            "get_many_100x6k": lambda: ray.get(holder.get_many.remote(keys)),
+        }
+    finally:
+        ray.shutdown()
+
+
+def run(mode: str, peers: list[str]) -> list[dict[str, Any]]:
+    client_core, server_core = 0, 0 if mode == "same_core" or (os.cpu_count() or 1) < 2 else 1
+    rows: list[dict[str, Any]] = []
+    with ExitStack() as stack, tempfile.TemporaryDirectory() as directory:
+        node_port = free_port()
+        node = [sys.executable, "-m", "stratacache.node", "--port", str(node_port), "--unix", f"{directory}/node.sock"]
+        stack.enter_context(server(node, node_port, server_core))
+        os.sched_setaffinity(0, {client_core})
+        place = f"strata://127.0.0.1:{node_port}"
+        cache = stack.enter_context(connect(place, shared=False, strict=True))
+        near = stack.enter_context(connect(place, shared=False, strict=True, near_bytes_max=32 << 20))
+        ours = our_calls(cache, near)
+        for peer in peers:
+            with ExitStack() as peer_stack:
+                if peer == "redis-py":
+                    port = free_port()
+                    command = ["redis-server", "--port", str(port), "--save", "", "--appendonly", "no"]
+                    peer_stack.enter_context(server(command, port, server_core))
+                    theirs = redis_calls(port)
+                elif peer == "pymemcache":
+                    port = free_port()
+                    command = ["memcached", "-p", str(port), "-l", "127.0.0.1", "-U", "0", "-u", "root", "-m", "256"]
+                    peer_stack.enter_context(server(command, port, server_core))
+                    theirs = memcached_calls(port)
+                elif peer == "diskcache":
+                    theirs = disk_calls(f"{directory}/diskcache")
+                else:
+                    theirs = peer_stack.enter_context(ray_calls(client_core, server_core))
+                rows += [compare(name, mode, ours[name], peer, call) for name, call in theirs.items()]
+    return rows
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--mode", choices=MODES, action="append")
+    parser.add_argument("--peer", action="append")
+    options = parser.parse_args()
+    wanted = options.peer or ["redis-py", "pymemcache", "diskcache", "ray-actor-dict"]
+    programs = {"redis-py": "redis-server", "pymemcache": "memcached"}
+    peers = [peer for peer in wanted if shutil.which(programs.get(peer, sys.executable))]
+    for peer in set(wanted) - set(peers):
+        print(f"{peer}: left out, {programs[peer]} is not installed")
+    rows = [row for mode in options.mode or MODES for row in run(mode, peers)]
+    if options.json:
+        options.json.write_text(json.dumps(rows, indent=1))
+
+
+if __name__ == "__main__":
+    main()

@@ -23,11 +23,11 @@ from stratacache.node.tuning import tune_process
 from stratacache.node.types import EvictionPolicy, RemovalCause
 
 MIB = 1 << 20
-L1, L2, L3, QUEUE = 40 * MIB, 8 * MIB, 64 * MIB, 8 * MIB
+L1, L2, L3, QUEUE = 128 * MIB, 32 * MIB, 256 * MIB, 16 * MIB
 OVER_MAX = 1.2
 GROWTH_MAX = 1.05  # mean of the second half over mean of the first half; the time begins when the levels are full
 GROWTH_SHORT_MAX = 1.10  # in less than two minutes the heap has not come to rest
-KEYS = 80_000
+KEYS = 200_000
 WARM_UP_MAX_S = 60.0
 
 
@@ -66,7 +66,7 @@ def soak(seconds: float, policy: EvictionPolicy, directory: Path, seed: int) -> 
             operations += 1
             number = int(KEYS * rng.random() ** 3)
             key = b"space%d:%d" % (number % 3, number)
-            chance = rng.random()
+            chance = rng.random() if full else 0.9  # puts only, until the levels are full
             if chance < 0.6:
                 found = engine.get(key)
                 if isinstance(found, Entry) and not found.payload.endswith(b"/%d" % number):

@@ -29,11 +29,11 @@ class Worker:
         self._numbers = itertools.count()
         self._jobs: queue.PriorityQueue[tuple[int, int, Callable[[], None] | None]] = queue.PriorityQueue()
         self._thread: threading.Thread | None = None
-        self._stopped = False
+        self.stopped = False
 
     def submit(self, job: Callable[[], None], *, urgent: bool = False) -> None:
         """Run a job in the thread; it must not raise. Raises UnavailableError after `stop`."""
-        if self._stopped:
+        if self.stopped:
             raise UnavailableError("the node is closed")
         self._jobs.put((_URGENT if urgent else _NORMAL, next(self._numbers), job))
         if self._thread is None:
@@ -62,7 +62,7 @@ class Worker:
 
     def stop(self, deadline_s: float) -> bool:
         """Finish the queued jobs and end the thread; whether it ended within the deadline."""
-        self._stopped = True
+        self.stopped = True
         if self._thread is None:
             return True
         self._jobs.put((_LAST, next(self._numbers), None))

@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from ..handoff import Handoff
 
 BATCH_BYTES_MAX: Final = 8 * 1024 * 1024
+TXN_BYTES_MAX: Final = 1024 * 1024
 LOG_EVERY_MS: Final = 60_000
 INLINE_BYTES_MAX: Final = 256 * 1024
 ITEM_BYTES: Final = 256  # what a queued change costs beside its payload
@@ -98,7 +99,7 @@ class DiskLevel:
         self._upkeep = Upkeep(config, handoff, self.counters, self._tombs, self._switch_off, self._drop_everything)
         self._payload_bytes_max = int(config.l3_bytes_max * PAYLOAD_SHARE_MAX)
         self._room_bytes = config.l3_queue_bytes_max  # for the queue; what is being committed is taken off
-        self._txn_bytes_max = min(BATCH_BYTES_MAX, config.l3_bytes_max // 32)
+        self._txn_bytes_max = min(TXN_BYTES_MAX, config.l3_bytes_max // 32)
         self._open: Opened | None = None
         self._closing: Opened | None = None
         self.start_seq = 1

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from ..entry import Entry
 
 FILLED_MAX: Final = 0.75  # of the map: copy-on-write and fragmentation of large values need the rest
-SLICE_RECORDS_MAX: Final = 500
+SLICE_RECORDS_MAX: Final = 128  # LMDB keeps the memory of the pages that its largest transaction changed
 PAGES_A_RECORD: Final = 160
 """A transaction changes at most one record for so many pages of the map. Each record may copy a leaf page of each of
 five trees, and pages that a transaction frees can be used from the next but one on: so three of them fill a tenth."""

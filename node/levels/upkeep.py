@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from .recovery import Opened
 
 LOOK_EVERY_MS: Final = 1000
+SLICES_A_TICK: Final = 4
 
 
 class Upkeep:
@@ -52,6 +53,8 @@ class Upkeep:
         self._suspect_at = self._sweep_at = FIRST
         self._start_seq = 0
         self.busy = False
+        self._slices_left = 0
+        self._next: Callable[[], None] = lambda: None
 
     def sweep_later(self, kind: bytes, names: tuple[bytes, ...], seq: int) -> None:
         """Take note of a tombstone."""
@@ -68,9 +71,13 @@ class Upkeep:
         self._start_seq = start_seq
 
     def tick(self, opened: Opened, now_ms: int, flushed_seq: int) -> None:
-        """Start the next slice, unless one is under way. All changes up to `flushed_seq` are in the file."""
-        if self.busy:
-            return
+        """Start the next slices, unless one is under way. All changes up to `flushed_seq` are in the file."""
+        if not self.busy:
+            self._slices_left = SLICES_A_TICK
+            self._next = lambda: self._begin(opened, now_ms, flushed_seq)
+            self._next()
+
+    def _begin(self, opened: Opened, now_ms: int, flushed_seq: int) -> None:
         if self.suspects is not None:
             self._sweep_suspects(opened, self.suspects)
         elif self._sweeps and self._sweeps[0][2] <= flushed_seq:
@@ -175,6 +182,9 @@ class Upkeep:
         def finished(result: Any) -> None:
             self.busy = False
             done(result)
+            self._slices_left -= 1
+            if self._slices_left > 0 and not self._handoff.worker.stopped:
+                self._next()
 
         def failed(error: BaseException) -> None:
             self.busy = False

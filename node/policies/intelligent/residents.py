@@ -45,11 +45,16 @@ class Residents:
 
     def remove(self, entry: Evictable) -> None:
         """Let go of an entry; the last one takes its place."""
+        row = entry.link
+        self.remove_at(row, row.index(entry))
+
+    def remove_at(self, row: list[Evictable], at: int) -> None:
+        """Let go of the entry at a known place of a row."""
+        entry = row[at]
         tail = self._tail
         last = tail.pop()
         if last is not entry:
-            row = entry.link
-            row[row.index(entry)] = last
+            row[at] = last
             last.link = row
         entry.link = None
         self._count -= 1

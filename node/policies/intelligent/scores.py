@@ -21,7 +21,6 @@ from typing import Final, Protocol
 
 from .stamps import STATE_MASK, TICK_SHIFT, TICKS
 
-_AGES: Final = 4096  # ticks; what is older counts as this old
 _NEVER: Final = 32.0  # log2 of ticks
 
 
@@ -51,6 +50,22 @@ class _Weights(dict[int, float]):
         return weight
 
 
+class _Ages(dict[int, float]):
+    """log2 of an age in ticks plus a grace, computed once each."""
+
+    __slots__ = ("_grace",)
+    LENGTH_MAX: Final = 2048
+
+    def __init__(self, grace: float) -> None:
+        self._grace = grace
+
+    def __missing__(self, ticks: int) -> float:
+        if len(self) >= self.LENGTH_MAX:
+            self.clear()
+        age = self[ticks] = log2(ticks + self._grace)
+        return age
+
+
 class Recency:
     """Last use plus `factor` times n for each doubling of the value."""
 
@@ -71,16 +86,12 @@ class Rate:
     def __init__(self, grace: float) -> None:
         self.name = f"rate {grace:g}"
         self._weights = _Weights(lambda value, _interval, count: log2(count) + value)
-        self._ages = [log2(ticks + 0.5 + grace * TICKS) for ticks in range(_AGES)]
+        self._ages = _Ages(0.5 + grace * TICKS)
 
     def rank(self, stamps: Sequence[int], tick: int) -> list[float]:
         """One number for each stamp, in powers of two."""
         weights, ages = self._weights, self._ages
-        oldest = _AGES - 1
-        return [
-            weights[stamp & STATE_MASK] - ages[age if (age := tick - (stamp >> TICK_SHIFT)) < oldest else oldest]
-            for stamp in stamps
-        ]
+        return [weights[stamp & STATE_MASK] - ages[tick - (stamp >> TICK_SHIFT)] for stamp in stamps]
 
 
 class Reuse:
@@ -94,20 +105,13 @@ class Reuse:
                 value + count_power * log2(count) - ((interval - 1) / 4 if interval else once_seen)
             )
         )
-        self._ages = [log2(ticks + 0.5) for ticks in range(_AGES)]
+        self._ages = _Ages(0.5)
 
     def rank(self, stamps: Sequence[int], tick: int) -> list[float]:
         """One number for each stamp, in powers of two."""
         near, far, ages = self._near, self._far, self._ages
-        oldest = _AGES - 1
-        ranks = []
-        for stamp in stamps:
-            state = stamp & STATE_MASK
-            age = tick - (stamp >> TICK_SHIFT)
-            by_age = near[state] - ages[min(oldest, age)]
-            by_interval = far[state]
-            ranks.append(min(by_interval, by_age))
-        return ranks
+        by_age = [near[stamp & STATE_MASK] - ages[tick - (stamp >> TICK_SHIFT)] for stamp in stamps]
+        return list(map(min, by_age, [far[stamp & STATE_MASK] for stamp in stamps]))
 
 
 def all_scores() -> tuple[Score, ...]:

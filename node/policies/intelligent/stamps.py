@@ -15,6 +15,7 @@ correlated reference period [1]. Because time is coarse, many entries share one 
 
 from __future__ import annotations
 
+from functools import lru_cache
 from math import log2
 from typing import Final
 
@@ -37,6 +38,7 @@ MEMORY_TICKS: Final = 16 * TICKS
 _INTERVALS: Final = tuple(min(255, 1 + round(4 * log2(max(1, ticks)))) for ticks in range(1024))
 
 
+@lru_cache(maxsize=512)
 def value_bits(cost_s: float, size: int) -> int:
     """Cost per byte, on a logarithmic scale, in its place within a stamp."""
     value = round(2 * log2(max(cost_s, 1e-9) / max(size, 1))) + 128

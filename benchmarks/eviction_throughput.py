@@ -1,0 +1,68 @@
+"""Gets a second of the engine with INTELLIGENT beside the same with LRU, hit-heavy and miss-heavy, in one run.
+
+    python -m benchmarks.eviction_throughput [--entries 20000] [--requests 100000] [--rounds 5]
+
+One request is a get, and after a miss a put of 100 bytes. Hit-heavy: Zipf(1.2) over twice as many keys as the cache
+holds. Miss-heavy: uniform over ten times as many. The two engines take turns; the median ratio of the rounds counts.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+
+import numpy as np
+
+from benchmarks.ai_traces import zipf
+from stratacache.node.clock import ManualClock
+from stratacache.node.config import NodeConfig
+from stratacache.node.engine import MultiLevelCache
+from stratacache.node.types import EvictionPolicy
+
+
+def run(policy: EvictionPolicy, keys: list[bytes], entries: int) -> tuple[float, float]:
+    """(requests a second, hit ratio) of the second half of the keys."""
+    engine = MultiLevelCache(NodeConfig(policy=policy, l1_entries_max=entries), clock=ManualClock())
+    half = len(keys) // 2
+    hits = 0
+    began = 0.0
+    payload = bytes(100)
+    for number, key in enumerate(keys):
+        if number == half:
+            began, hits = time.process_time(), 0
+        if engine.get(key) is None:
+            engine.put(key, payload)
+        else:
+            hits += 1
+    engine.drain_hits()
+    return half / (time.process_time() - began), hits / half
+
+
+def main() -> None:
+    """Run the command line above."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--entries", type=int, default=20_000)
+    parser.add_argument("--requests", type=int, default=100_000)
+    parser.add_argument("--rounds", type=int, default=5)
+    options = parser.parse_args()
+    draw = np.random.Generator(np.random.PCG64(1))
+    loads = {
+        "hit-heavy": zipf(draw, options.requests, 2 * options.entries, 1.2),
+        "miss-heavy": draw.integers(0, 10 * options.entries, options.requests),
+    }
+    for name, numbers in loads.items():
+        keys = [b"key:%d" % number for number in numbers.tolist()]
+        ratios = []
+        for _ in range(options.rounds):
+            lru, lru_hits = run(EvictionPolicy.LRU, keys, options.entries)
+            ours, our_hits = run(EvictionPolicy.INTELLIGENT, keys, options.entries)
+            ratios.append(ours / lru)
+        print(
+            f"{name}: median {statistics.median(ratios):.2f}x of LRU ({min(ratios):.2f} to {max(ratios):.2f}); last"
+            f" {ours:,.0f}/s, hits {our_hits:.3f}; LRU {lru:,.0f}/s, hits {lru_hits:.3f}"
+        )
+
+
+if __name__ == "__main__":
+    main()

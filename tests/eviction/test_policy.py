@@ -1,0 +1,135 @@
+"""INTELLIGENT as a whole: contract under random calls, determinism, memory, adaptation, admission."""
+
+from __future__ import annotations
+
+import random
+import tracemalloc
+
+import numpy as np
+import pytest
+
+from benchmarks.ai_traces import sessions, zipf
+from benchmarks.replay import replay, replay_policy
+from benchmarks.traces import make_trace
+from stratacache.node.policies.base import Evictable
+from stratacache.node.policies.intelligent import IntelligentPolicy
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_random_calls_keep_the_internals_whole(seed: int) -> None:
+    """Insertions, hits (also of what has left), replacements, removals and evictions in any order."""
+    draw = random.Random(seed)
+    policy = IntelligentPolicy(seed=seed)
+    held: list[Evictable] = []
+    left: list[Evictable] = []
+    for number in range(6_000):
+        step = draw.random()
+        if step < 0.45 or not held:
+            size = draw.choice([1, 100, 5_000])
+            policy.admits(b"k%d" % (number % 900), size, 1.0, size)
+            entry = Evictable(b"k%d" % (number % 900), size, draw.random())
+            policy.on_insert(entry)
+            held.append(entry)
+        elif step < 0.7:
+            policy.on_hits(draw.choices(held, k=5) + left[-2:])
+        elif step < 0.75:
+            at = draw.randrange(len(held))
+            new = Evictable(held[at].key, 7)
+            policy.on_replace(held[at], new)
+            held[at] = new
+        elif step < 0.78:
+            entry = draw.choice(held)
+            entry.size += 3
+            policy.on_update(entry)
+        elif step < 0.85:
+            left.append(held.pop(draw.randrange(len(held))))
+            policy.on_remove(left[-1])
+        else:
+            left.append(policy.pop_victim())
+            held.remove(left[-1])
+        if number % 500 == 0:
+            policy.validate()
+            assert len(policy) == len(held)
+    while held:
+        held.remove(policy.pop_victim())
+    assert len(policy) == 0
+
+
+def test_same_seed_same_misses() -> None:
+    """Two runs miss at the same requests."""
+    draw = np.random.Generator(np.random.PCG64(2))
+    trace = make_trace("zipf", zipf(draw, 8_000, 2_000, 0.9))
+    runs = [replay(trace, "intelligent", 150, in_bytes=False, seed=7) for _ in range(2)]
+    assert (runs[0] == runs[1]).all()
+
+
+def test_memory_an_entry_stays_within_40_bytes() -> None:
+    """Stamps, rows, ghosts and shadows together, in a full cache of 100,000 entries after as many evictions."""
+    count = 100_000
+    entries = [Evictable(b"%016x" % number, 100) for number in range(2 * count)]
+    tracemalloc.start()
+    policy = IntelligentPolicy()
+    try:
+        for entry in entries[:count]:
+            policy.on_insert(entry)
+        for number, entry in enumerate(entries[count:]):
+            policy.pop_victim()
+            policy.on_insert(entry)
+            if number % 3 == 0:
+                policy.on_hits((entry,))
+        used = tracemalloc.get_traced_memory()[0]
+    finally:
+        tracemalloc.stop()
+    assert used / count <= 40, f"{used / count:.1f} bytes an entry"
+
+
+def test_a_loop_larger_than_the_cache_gets_hits() -> None:
+    """LRU has no hit at all in a loop of twice its size; the chooser finds a function that has."""
+    trace = make_trace("loop", np.arange(12_000) % 400)
+    ours = replay(trace, "intelligent", 200, in_bytes=False)
+    assert replay(trace, "engine-lru", 200, in_bytes=False).mean() == 1.0
+    assert ours[6_000:].mean() < 0.75
+
+
+def test_it_follows_a_workload_that_changes() -> None:
+    """10 % after each change it is within 2 points of the better of LRU, LFU and FIFO for the rest of that part."""
+    draw = np.random.Generator(np.random.PCG64(3))
+    length = 12_000
+    parts = [
+        zipf(draw, length, 3_000, 1.0),
+        10**6 + np.arange(length) % 500,
+        10**7 + sessions(draw, length, 10, 3),
+    ]
+    keys = np.concatenate(parts)
+    ours = replay(make_trace("shift", keys), "intelligent", 300, in_bytes=False)
+    settle = len(keys) // 10
+    for number in range(3):
+        own = make_trace("part", parts[number])
+        best = min(
+            replay(own, policy, 300, in_bytes=False)[settle:].mean()
+            for policy in ("engine-lru", "engine-lfu", "engine-fifo")
+        )
+        got = ours[number * length + settle : (number + 1) * length].mean()
+        assert got <= best + 0.02, f"part {number}: {got:.3f} against {best:.3f}"
+
+
+def test_a_large_newcomer_of_little_worth_is_refused() -> None:
+    """It would push out many entries worth more; one of their size always gets in."""
+    policy = IntelligentPolicy()
+    for number in range(200):
+        entry = Evictable(b"small%d" % number, 100, cost_s=5.0)
+        policy.on_insert(entry)
+        policy.on_hits((entry,))
+    assert not policy.admits(b"large", 10_000, 0.001, 10_000)
+    assert policy.admits(b"usual", 100, 0.001, 100)
+    assert policy.admits(b"dear", 10_000, 10**6, 10_000)
+
+
+def test_dear_entries_outlive_cheap_ones() -> None:
+    """With equal use and size, what costs more to compute is missed less."""
+    draw = np.random.Generator(np.random.PCG64(5))
+    keys = draw.integers(0, 1_000, 20_000)
+    trace = make_trace("costs", keys, costs=np.where(keys % 2, 10.0, 0.1))
+    misses = replay_policy(trace, IntelligentPolicy(), 300, in_bytes=False)
+    dear = trace.costs[trace.keys] > 1
+    assert misses[dear].mean() < misses[~dear].mean() - 0.2

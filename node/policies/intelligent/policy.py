@@ -25,6 +25,10 @@ _VICTIMS: Final = 4
 """A cache of 2,048 entries or more gives up the worst four of a row, one after the other: a quarter of the work."""
 
 
+_Chosen = tuple[Evictable, int, list[Evictable], int]
+"""A victim chosen ahead: the entry, its stamp then, its row, its place in it."""
+
+
 class _Steps(dict[int, int]):
     """Old stamp -> stamp after a use in the present tick; one int object for all entries of equal history."""
 
@@ -56,7 +60,7 @@ class IntelligentPolicy:
         self._bytes = 0
         self._resized = False  # a size changed in place: what it was is not known, so the bytes are counted anew
         self._full = False
-        self._chosen: deque[tuple[Evictable, int]] = deque()
+        self._chosen: deque[_Chosen] = deque()
 
     def __len__(self) -> int:
         return len(self._residents)
@@ -137,23 +141,30 @@ class IntelligentPolicy:
         """Give up one entry and forget it."""
         self._full = True
         chosen = self._chosen
-        while chosen:
-            entry, stamp = chosen.popleft()
-            if entry.order == stamp:
-                self._give_up(entry)
-                return entry
         residents = self._residents
+        while chosen:
+            entry, stamp, row, at = chosen.popleft()
+            if entry.order == stamp:
+                if at < len(row) and row[at] is entry:
+                    residents.remove_at(row, at)
+                else:
+                    residents.remove(entry)
+                self._note_leaving(entry)
+                return entry
         row = residents.next_row()
         stamps = [entry.order for entry in row]
         ranks = self._scores[self._shadows.best].rank(stamps, self._tick)
         if len(residents) >= _LARGE:
             limit = sorted(ranks)[_VICTIMS - 1 if len(ranks) > _VICTIMS else 0]
-            below = [(entry, stamp) for entry, stamp, rank in zip(row, stamps, ranks, strict=True) if rank <= limit]
+            below = [
+                (entry, stamp, row, at)
+                for at, (entry, stamp, rank) in enumerate(zip(row, stamps, ranks, strict=True))
+                if rank <= limit
+            ]
             chosen.extend(below[1:_VICTIMS])
-            entry = below[0][0]
-            self._give_up(entry)
-            return entry
-        at = ranks.index(min(ranks))
+            at = below[0][3]
+        else:
+            at = ranks.index(min(ranks))
         entry = row[at]
         residents.remove_at(row, at)
         self._note_leaving(entry)
@@ -166,10 +177,6 @@ class IntelligentPolicy:
         if not self._resized and self._bytes != sum(entry.size for entry in self._residents):
             raise AssertionError("the bytes do not add up")
 
-    def _give_up(self, entry: Evictable) -> None:
-        self._residents.remove(entry)
-        self._note_leaving(entry)
-
     def _note_leaving(self, entry: Evictable) -> None:
         self._bytes -= entry.size
         self._ghosts.remember(crc32(entry.key, self._seed), entry.order)
@@ -179,16 +186,17 @@ class IntelligentPolicy:
         """Choose victims that are worth less than a newcomer, until they free enough; False when they can't."""
         score, tick = self._scores[self._shadows.best], self._tick
         limit = score.rank((stamp,), tick)[0]
-        found: list[tuple[Evictable, int]] = []
+        found: list[_Chosen] = []
         freed = 0
         rows = self._residents.rows
         for _ in range(min(rows, _ADMIT_ROWS_MAX)):
             row = self._residents.next_row()
             ranked = score.rank([entry.order for entry in row], tick)
-            for rank, entry in sorted(zip(ranked, row, strict=True), key=lambda pair: pair[0]):
+            for rank, at in sorted(zip(ranked, range(len(row)), strict=True)):
                 if rank >= limit or freed >= bytes_needed:
                     break
-                found.append((entry, entry.order))
+                entry = row[at]
+                found.append((entry, entry.order, row, at))
                 freed += entry.size
             if freed >= bytes_needed:
                 break

@@ -6,11 +6,13 @@ nothing is left open then.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from stratacache.client.async_client import AsyncCacheClient
 from stratacache.client.options import ClientOptions
 from stratacache.client.sync_client import CacheClient
+
+if TYPE_CHECKING:
+    from stratacache.client.async_client import AsyncCacheClient
 
 
 def connect(
@@ -45,6 +47,8 @@ def connect_async(
     **options: Any,
 ) -> AsyncCacheClient:
     """As `connect`, for asyncio. It is not a coroutine: the client connects with its first call, or `async with`."""
+    from stratacache.client.async_client import AsyncCacheClient  # noqa: PLC0415 - asyncio is not for everybody
+
     return AsyncCacheClient(
         ClientOptions(address=address, **options), strict=strict, default_namespace=namespace, shared=shared
     )

@@ -1,0 +1,1 @@
+"""Every file in examples/ runs to its end."""

@@ -10,6 +10,7 @@ import asyncio
 import fcntl
 import json
 import os
+from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Final
@@ -115,10 +116,13 @@ class ShardHome:
             self.write_state(replace(state, clean=True))
 
     def close(self) -> None:
-        """Give the lock back and remove what is of no use to a successor."""
+        """Remove what is of no use to anybody after this process, and give the lock back."""
         if self._fd >= 0:
+            self.unix.unlink(missing_ok=True)
             if self.path is None:
                 self._lock_path.unlink(missing_ok=True)
+            with suppress(OSError):  # the sockets of other shards lie there too: the last one takes it away
+                self.sockets.rmdir()
             os.close(self._fd)
             self._fd = -1
 

@@ -232,6 +232,7 @@ class ShardActor:
                 if isinstance(error, ActorDiedError | ValueError):
                     self._coordinator = None
                     if loop.time() - heard_s > ORPHAN_AFTER_S:
+                        self.home.close()
                         os._exit(0)
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._ask.wait(), renew_s)

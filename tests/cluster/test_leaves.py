@@ -98,6 +98,7 @@ def test_a_home_is_private_and_has_one_process(tmp_path: Path) -> None:
         await second.open(0.1)
         assert second.fence == first.fence != ""
         second.close()
+        assert not second.sockets.exists()
 
     asyncio.run(run())
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from stratacache.client import connect, connect_async
+from stratacache.client import cached, connect, connect_async
 
 cache = connect("local:./cache")
 cache.get(5)  # wrong: a key is str or bytes
@@ -24,3 +24,24 @@ async def main() -> None:
     client = connect_async("local:./cache")
     stored: bool = client.put("k", 1)  # wrong: a coroutine
     assert stored
+
+
+@cached(version="1")
+def embed(text: str) -> list[float]:
+    """Decorated functions keep their types."""
+    return [float(len(text))]
+
+
+@cached()
+async def summarise(text: str) -> str:
+    """So do async ones."""
+    return text
+
+
+embed(5)  # wrong: the function takes text
+embed.key_for()  # wrong: the text is missing
+embed.invalidate("a", model="m")  # wrong: no such parameter
+vector: str = embed("a")  # wrong: what the function returns
+summary: str = summarise("a")  # wrong: a coroutine
+cached(ttl="1h")  # wrong: a ttl is a timedelta, seconds or None
+cached(tag=["a"])  # wrong: no such option

@@ -4,7 +4,17 @@ from __future__ import annotations
 
 from datetime import timedelta
 
-from stratacache.client import MISS, AsyncCache, Cache, CacheClient, connect, connect_async
+from stratacache.client import (
+    MISS,
+    AIOperation,
+    AsyncCache,
+    Cache,
+    CacheClient,
+    cached,
+    cached_batch,
+    connect,
+    connect_async,
+)
 
 
 def load(cache: Cache, text: str) -> float:
@@ -43,3 +53,40 @@ async def amain() -> str:
         text: str = await cache.get_or_compute("k", compute)
         await client.invalidate("k")
         return text
+
+
+@cached(operation=AIOperation.EMBED, tags=["model:{model}"], negative=LookupError)
+def embed(text: str, *, model: str) -> list[float]:
+    """Keeps its own types."""
+    return [float(len(text + model))]
+
+
+@cached(ttl=timedelta(hours=1))
+async def summarise(text: str) -> str:
+    """An async function stays one."""
+    return text
+
+
+@cached_batch(operation="count", version=2)
+def count(texts: list[str]) -> list[int]:
+    """A batch function keeps its signature."""
+    return [len(text) for text in texts]
+
+
+class Model:
+    """Has a cached method."""
+
+    @cached(ignore=["self"])
+    def run(self, text: str) -> int:
+        """Bound to the instance, handles included."""
+        return len(text)
+
+
+async def decorated() -> tuple[list[float], str, int]:
+    """Calls and handles have the types of the function."""
+    vector: list[float] = embed("a", model="m") or embed.refresh("a", model="m")
+    key: str = embed.key_for("a", model="m")
+    removed: int = embed.invalidate("a", model="m") + embed.invalidate_all() + await summarise.invalidate("a")
+    lengths: list[int] = count(["a"])
+    ran: int = Model().run("a") + Model().run.invalidate("a")
+    return vector, key + await summarise("a"), removed + ran + sum(lengths)

@@ -29,6 +29,8 @@ from stratacache.node.errors import AccessError
 RECEIVE_BYTES = 256 * 1024
 PARSER_KEEPS_BYTES = 4 << 20  # hiredis would give its buffer back after each reply over 16 KiB, and fault it in again
 IOV_MAX = 512
+LARGE_BYTES = 256 * 1024  # a payload from this size on is received into memory of its own
+LARGE_BEGINS_BYTES = 4096  # what the first read of such a reply brings at least
 UNIX_SEND_BYTES = 1 << 20
 
 
@@ -90,6 +92,9 @@ class Connection:
         size = sock.recv_into(self._buffer)
         if not size:
             raise EOFError("the connection was closed")
+        if size >= LARGE_BEGINS_BYTES and (large := self._large_value(size)) is not None:
+            self.used_at = time.monotonic()
+            return large
         reader = self._reader
         reader.feed(self._buffer, 0, size)  # type: ignore[arg-type]  # any buffer will do
         reply = reader.gets()
@@ -97,6 +102,36 @@ class Connection:
         if reply is not _INCOMPLETE:
             return reply
         return self.receive(1, self.used_at + self._timeout_s)[0]
+
+    def _large_value(self, size: int) -> list[Any] | None:
+        """The reply `[codec, payload]` with a large payload, read into its own memory; None for any other reply.
+
+        The parser would take it in pieces into a string that it grows, and copy it out again.
+        """
+        buffer = self._buffer
+        if not buffer.startswith(b"*2\r\n:") or buffer.startswith(b":0\r", 4):
+            return None  # raw bytes end as a bytes object: the parser's copy is the only one they need
+        codec_end = buffer.find(b"\r\n", 5, 16)
+        length_end = buffer.find(b"\r\n", codec_end + 2, codec_end + 24)
+        if codec_end < 0 or length_end < 0 or buffer[codec_end + 2] != ord("$"):
+            return None
+        length = int(buffer[codec_end + 3 : length_end])
+        begin = length_end + 2
+        if length < LARGE_BYTES or size - begin >= length:
+            return None
+        payload = bytearray(length + 2)  # with the line end behind it
+        view = memoryview(payload)
+        done = size - begin
+        view[:done] = self._view[begin:size]
+        until = time.monotonic() + self._timeout_s + length / (16 << 20)
+        while done < length + 2:
+            more = self.sock.recv_into(view[done:])
+            if not more:
+                raise EOFError("the connection was closed")
+            done += more
+            if time.monotonic() > until:
+                raise TimeoutError
+        return [int(buffer[5:codec_end]), view[:length].toreadonly()]
 
     def receive(self, count: int, until: float) -> list[Any]:
         """Read `count` replies; raises OSError, HiredisError or EOFError. `until` bounds a shard that dribbles."""

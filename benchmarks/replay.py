@@ -75,7 +75,7 @@ def replay_policy(trace: Trace, policy: Policy, capacity: int, *, in_bytes: bool
 def _replay_baseline(trace: Trace, name: str, capacity: int, *, in_bytes: bool) -> Misses:
     import libcachesim
 
-    cache: Any = getattr(libcachesim, name)(capacity)
+    cache: Any = getattr(libcachesim, name)(capacity, hashpower=18)  # its default begins with a table of 128 MB
     request = libcachesim.Request(obj_size=1, obj_id=1)
     request.op = libcachesim.ReqOp.OP_GET
     get = cache.get

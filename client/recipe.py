@@ -27,6 +27,7 @@ from stratacache.node.types import MISS, AIOperation, MissType
 DEFAULT_TTL: Final = timedelta(hours=4)
 """For operations that are no AIOperation."""
 
+LAMBDA: Final = "<lambda>"
 _KINDS: Final = inspect.Parameter
 
 
@@ -67,7 +68,7 @@ class Recipe:
         self._ignored = frozenset(options.ignore)
         self.input_name = next((name for name in parameters if name not in {"self", "cls"}), "")
         self._identity = {"function": self.name, "version": options.version}
-        if options.fingerprint:
+        if options.fingerprint or function.__name__ == LAMBDA:  # two lambdas of one scope have one name
             self._identity["fingerprint"] = source_fingerprint(function)
         self._captured = captured_names(function)
         self._simple = all(

@@ -18,7 +18,7 @@ from typing import Any, Final
 from stratacache.client.base import Cache, Ttl
 from stratacache.client.batch import cached_batch
 from stratacache.client.keys import digest
-from stratacache.client.recipe import Options, Recipe
+from stratacache.client.recipe import LAMBDA, Options, Recipe, source_fingerprint
 from stratacache.cluster.rows import columns_of, join_rows, merge, select, split_rows, take
 from stratacache.node.errors import UsageError
 from stratacache.node.types import MISS, AIOperation, MissType
@@ -59,6 +59,8 @@ def cached_map_batches(
     arguments: dict[str, Any] = {name: map_options.get(name) or None for name in _ARGUMENTS}
     if not inspect.isclass(fn):
         arguments["captured"] = Recipe(fn, Options()).captured()
+        if fn.__name__ == LAMBDA:
+            arguments["code"] = source_fingerprint(fn)
     columns = None if on is None else tuple(dict.fromkeys(on))
     options = {
         "operation": operation,

@@ -125,6 +125,13 @@ def test_functions_made_by_a_function_do_not_share_results(cache: EngineCache) -
     assert small.key_for("a") == embedder("small").key_for("a")
 
 
+def test_lambdas_are_told_apart_by_their_code(cache: EngineCache) -> None:
+    """Two lambdas of one scope have one name; sharing an entry would be a lie."""
+    one, two = cached(client=cache)(lambda x: x + 1), cached(client=cache)(lambda x: x + 2)
+    assert (one(1), two(1)) == (2, 3)
+    assert one.key_for(1) == cached(client=cache)(lambda x: x + 1).key_for(1)
+
+
 def test_a_counter_that_the_function_keeps_is_not_an_input(cache: EngineCache) -> None:
     """A variable that the function itself assigns is its state, not its input."""
     count = 0

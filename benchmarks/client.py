@@ -1,7 +1,8 @@
 """Our client beside others, one caller: `python -m benchmarks.client --json F`.
 
 Peers as their users run them: redis-py (with hiredis) and pymemcache over loopback TCP, diskcache in a directory, a
-plain Ray actor that holds a dict. Ours talks to one node without a disk level, by the Unix socket that it finds itself.
+plain Ray actor that holds a dict. Ours talks to one node without a disk level, by the Unix socket that it finds itself;
+beside diskcache it is `local:DIR`, with all three levels, in the same process.
 `same_core`: client and servers pinned to one core, which measures CPU cost. `two_cores`: the client on one, servers on
 the other. Rounds alternate between ours and the peer; medians of the rounds. Values are 6 KB of random bytes, or
 a float32 vector of 1536 numbers (redis-py: pickled).
@@ -90,20 +91,21 @@ def compare(name: str, mode: str, ours: Callable[[], Any], peer: str, theirs: Ca
     return row
 
 
-def our_calls(cache: CacheClient, near: CacheClient) -> dict[str, Callable[[], Any]]:
+def our_calls(cache: CacheClient, near: CacheClient | None) -> dict[str, Callable[[], Any]]:
     cache.put("k", VALUE)
     cache.put("vector", VECTOR)
     cache.put_many(MANY)
     keys = list(MANY)
     end = time.monotonic() + 5
-    while near.stats()["client"]["near"]["live_parts"] == 0 and time.monotonic() < end:
+    while near is not None and near.stats()["client"]["near"]["live_parts"] == 0 and time.monotonic() < end:
         near.get("k")
         time.sleep(0.05)
-    near.get("k")
+    hot = near or cache
+    hot.get("k")
     return {
         "get_6k": lambda: cache.get("k"),
         "get_many_100x6k": lambda: cache.get_many(keys),
-        "hot_key": lambda: near.get("k"),
+        "hot_key": lambda: hot.get("k"),
         "embedding_1536": lambda: cache.get("vector"),
         "put_6k": lambda: cache.put("put", VALUE),
         "put_many_100x6k": lambda: cache.put_many(MANY),
@@ -131,7 +133,7 @@ def redis_calls(port: int) -> dict[str, Callable[[], Any]]:
 def memcached_calls(port: int) -> dict[str, Callable[[], Any]]:
     from pymemcache.client.base import Client
 
-    client = Client(("127.0.0.1", port), no_delay=True)
+    client = Client(("127.0.0.1", port), no_delay=True, default_noreply=False)
     client.set("k", VALUE)
     client.set_many(MANY)
     keys = list(MANY)
@@ -205,6 +207,8 @@ def run(mode: str, peers: list[str]) -> list[dict[str, Any]]:
         cache = stack.enter_context(connect(place, shared=False, strict=True))
         near = stack.enter_context(connect(place, shared=False, strict=True, near_bytes_max=32 << 20))
         ours = our_calls(cache, near)
+        local = stack.enter_context(connect(f"local:{directory}/local", shared=False, strict=True))
+        ours_local = our_calls(local, None)
         for peer in peers:
             with ExitStack() as peer_stack:
                 if peer == "redis-py":
@@ -221,7 +225,8 @@ def run(mode: str, peers: list[str]) -> list[dict[str, Any]]:
                     theirs = disk_calls(f"{directory}/diskcache")
                 else:
                     theirs = peer_stack.enter_context(ray_calls(client_core, server_core))
-                rows += [compare(name, mode, ours[name], peer, call) for name, call in theirs.items()]
+                mine = ours_local if peer == "diskcache" else ours
+                rows += [compare(name, mode, mine[name], peer, call) for name, call in theirs.items()]
     return rows
 
 

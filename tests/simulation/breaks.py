@@ -13,7 +13,6 @@ from typing import Any
 from unittest.mock import patch
 
 from stratacache.client.core import dispatch, invalidate
-from stratacache.client.core.writes import PutOnePlan
 from stratacache.cluster import coordinator
 from stratacache.cluster import messages as m
 from stratacache.cluster.coordinator import Coordinator
@@ -113,18 +112,6 @@ def no_fencing() -> Iterator[None]:
 
 
 @plant
-def lease_counted_from_the_answer() -> Iterator[None]:
-    """A shard counts its serving lease from the answer instead of from its request."""
-    on_lease = Serving._on_lease
-
-    def later(self: Serving, event: m.LeaseGranted, now_ms: int) -> list[m.ServingEffect]:
-        return on_lease(self, replace(event, sent_ms=now_ms), now_ms)
-
-    with patch.object(Serving, "_on_lease", later):
-        yield
-
-
-@plant
 def successor_does_not_wait() -> Iterator[None]:
     """A new process of a shard is let in as soon as Ray reports the old one dead."""
     with patch.object(Member, "is_fenced", lambda self, now_ms: True):
@@ -141,23 +128,6 @@ def clock_rates_ignored() -> Iterator[None]:
         self.lease_bound_ms = options["lease_ms"]
 
     with patch.object(Coordinator, "__init__", short):
-        yield
-
-
-@plant
-def one_step_view_change() -> Iterator[None]:
-    """The coordinator activates a view without waiting until all have prepared it."""
-    advance = Coordinator._advance
-
-    def hurry(self: Coordinator, now_ms: int, effects: list[m.CoordinatorEffect]) -> None:
-        advance(self, now_ms, effects)
-        change = self.change
-        if change is not None and change.remembered and not change.joining:
-            waiting, change.waiting = change.waiting, set()
-            self._prepare_joiners(change, now_ms, effects)
-            change.waiting -= waiting
-
-    with patch.object(Coordinator, "_advance", hurry):
         yield
 
 
@@ -198,9 +168,14 @@ def silent_shards_skipped() -> Iterator[None]:
         yield
 
 
+def _not_remembered(self: CoordinatorProcess, effect: m.RememberEpoch, done: Callable[[], None]) -> None:
+    self.hear(m.EpochRemembered(epoch=effect.epoch))
+    done()
+
+
 @plant
-def terms_ignored() -> Iterator[None]:
-    """Shards obey any coordinator, also one that has been replaced."""
+def zombies_obeyed() -> Iterator[None]:
+    """A coordinator that was replaced goes on, and shards obey any term."""
     handle = Serving.handle
 
     def obey(self: Serving, event: m.ServingEvent, now_ms: int) -> list[m.ServingEffect]:
@@ -208,23 +183,13 @@ def terms_ignored() -> Iterator[None]:
             event = replace(event, term=max(event.term, self.term))
         return handle(self, event, now_ms)
 
-    with patch.object(Serving, "handle", obey):
-        yield
-
-
-@plant
-def zombie_grants_leases() -> Iterator[None]:
-    """A coordinator grants leases, and judges, without Ray's word that it is still the one."""
     with (
+        patch.object(Serving, "handle", obey),
         patch.object(coordinator, "CONFIRM_MAX_MS", 1 << 40),
         patch.object(CoordinatorProcess, "_remember", _not_remembered),
+        patch.object(CoordinatorProcess, "_confirm", lambda self: None),
     ):
         yield
-
-
-def _not_remembered(self: CoordinatorProcess, effect: m.RememberEpoch, done: Callable[[], None]) -> None:
-    self.hear(m.EpochRemembered(epoch=effect.epoch))
-    done()
 
 
 @plant
@@ -237,12 +202,14 @@ def epochs_not_remembered() -> Iterator[None]:
 @plant
 def recovery_does_not_wait() -> Iterator[None]:
     """A coordinator that recovers takes silence for death."""
-    recover = Coordinator._recover_member
+    recovered = Coordinator._on_recovered
 
-    def at_once(self: Coordinator, member: Member, event: m.Recovered, latest_ms: int) -> None:
-        recover(self, member, event, 0)
+    def at_once(self: Coordinator, event: m.Recovered, now_ms: int, effects: list[m.CoordinatorEffect]) -> None:
+        bound_ms, self.lease_bound_ms = self.lease_bound_ms, -coordinator.CONFIRM_MAX_MS
+        recovered(self, event, now_ms, effects)
+        self.lease_bound_ms = bound_ms
 
-    with patch.object(Coordinator, "_recover_member", at_once):
+    with patch.object(Coordinator, "_on_recovered", at_once):
         yield
 
 
@@ -285,13 +252,6 @@ def serving_right_not_checked() -> Iterator[None]:
 
 
 # ------------------------------------------------------------------ the client
-
-
-@plant
-def puts_repeated() -> Iterator[None]:
-    """A client sends a put again when it has not heard of the first."""
-    with patch.object(PutOnePlan, "repeatable", True):
-        yield
 
 
 @plant

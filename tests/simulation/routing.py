@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 
 from stratacache.client.ring import Ring
-from stratacache.client.view import View
+from stratacache.client.view import ShardInfo, View
 from stratacache.node.errors import UnavailableError
+
+
+@lru_cache(maxsize=256)
+def _ring(shards: tuple[tuple[str, float], ...]) -> Ring:
+    """Owners depend on ids and weights alone, which most views share."""
+    return Ring(View(epoch=0, shards=tuple(ShardInfo(id=shard, weight=weight) for shard, weight in shards)))
 
 
 class RingRouter:
@@ -18,7 +25,7 @@ class RingRouter:
 
     def set_view(self, view: View) -> None:
         """Route by this view from now on."""
-        self._ring = Ring(view)
+        self._ring = _ring(tuple((shard.id, shard.weight) for shard in view.shards))
 
     def owner(self, key: bytes) -> str | None:
         """The shard that answers for a canonical key, None when it is this one."""

@@ -23,7 +23,7 @@ def main() -> int:
     arguments = parser.parse_args()
     if arguments.list_breaks:
         for name, one in BREAKS.items():
-            print(f"{name:28}{(one.__doc__ or '').strip()}")
+            print(f"{name:32}{(one.__doc__ or '').strip()}")
         return 0
     first, _, last = arguments.seeds.partition(":")
     seeds = range(int(first), int(last) if last else int(first) + 1)

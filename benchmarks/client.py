@@ -198,7 +198,7 @@ def ray_calls(client_core: int, server_core: int) -> Iterator[dict[str, Callable
 def run(mode: str, peers: list[str]) -> list[dict[str, Any]]:
     client_core, server_core = 0, 0 if mode == "same_core" or (os.cpu_count() or 1) < 2 else 1
     rows: list[dict[str, Any]] = []
-    with ExitStack() as stack, tempfile.TemporaryDirectory() as directory:
+    with tempfile.TemporaryDirectory() as directory, ExitStack() as stack:
         node_port = free_port()
         node = [sys.executable, "-m", "stratacache.node", "--port", str(node_port), "--unix", f"{directory}/node.sock"]
         stack.enter_context(server(node, node_port, server_core))

@@ -98,10 +98,12 @@ def unpack(payload: Buffer) -> Any:
     return _load(data[_HEAD.size : end], hook)
 
 
-def find_path(value: Any, path: str = "value", depth: int = 0) -> str:
+def find_path(value: Any, path: str = "value", inside: tuple[int, ...] = ()) -> str:
     """The path of the first part of `value` that can't be encoded: the slow second look, after a failure."""
-    if depth > DEPTH_MAX:
-        return f"{path[:80]}... (nested more than {DEPTH_MAX} levels deep; does it contain itself?)"
+    if id(value) in inside:
+        return f"{path} (contains itself)"
+    if len(inside) > DEPTH_MAX:
+        return f"{path[:80]}..."
     children: list[tuple[str, Any]] = []
     if type(value) is dict:
         children = [(f"{path} (key {key!r:.80})", key) for key in value]
@@ -114,7 +116,7 @@ def find_path(value: Any, path: str = "value", depth: int = 0) -> str:
         try:
             _Writer(attach=True).pack(child)
         except (TypeError, ValueError, OverflowError, RecursionError):
-            return find_path(child, name, depth + 1)
+            return find_path(child, name, (*inside, id(value)))
     return path
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Final
 
 from zlib_ng import zlib_ng
 
+from ..entry import charged_bytes
 from .memory import MemoryLevel
 
 if TYPE_CHECKING:
@@ -39,7 +40,7 @@ class CompressedLevel(MemoryLevel):
 
     def take_packed(self, entry: Entry, packed: bytes) -> None:
         """Exchange the payload of an entry that is about to be inserted for its packed form."""
-        entry.size += len(packed) - entry.payload_bytes
+        entry.size += charged_bytes(len(packed)) - charged_bytes(entry.payload_bytes)
         entry.raw = packed
         entry.frame = None
         entry.packed = True

@@ -10,7 +10,7 @@ import pytest
 from stratacache.node.clock import ManualClock
 from stratacache.node.config import NodeConfig
 from stratacache.node.engine import MultiLevelCache
-from stratacache.node.entry import ENTRY_BYTES, Entry
+from stratacache.node.entry import ENTRY_BYTES, Entry, charged_bytes
 from stratacache.node.errors import LimitError, UsageError
 from stratacache.node.leases import LeaseReply, LeaseState
 from stratacache.node.types import RemovalCause
@@ -32,7 +32,7 @@ def test_put_then_get_gives_the_entry_with_all_it_carries(engine: MultiLevelCach
     assert isinstance(entry, Entry)
     assert (entry.payload, entry.tags, entry.cost_s, entry.codec) == (b"x" * 10, (b"t",), 2.5, 3)
     assert (entry.expires_ms, entry.metadata, entry.namespace.name) == (expires_ms, b"m", b"docs")
-    assert entry.size == len(b"docs:a") + 10 + 1 + ENTRY_BYTES
+    assert entry.size == len(b"docs:a") + charged_bytes(10) + 1 + ENTRY_BYTES
     assert entry.build_frame() == b"$10\r\nxxxxxxxxxx\r\n"
     assert entry.payload == b"x" * 10
 

@@ -133,7 +133,7 @@ def test_no_reader_sees_what_was_invalidated_longer_ago_than_the_push_deadline(n
     assert not violations
     assert proxy.dropped > 10
     assert proxy.cut > 3
-    assert sum(hits) > sum(reads) / 20, "the near caches were of use all the same"
+    assert sum(hits) > 50, "the near caches were of use all the same"
 
 
 def test_the_oracle_can_fail(nodes: list[Node], monkeypatch: Any) -> None:

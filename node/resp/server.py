@@ -100,8 +100,9 @@ class NodeServer:
         self.tracking = Tracking(self)
         self.listeners: list[ChangeListener] = []
         """Also told of every change of the engine; call `listen` after changing it."""
-        self.owe: Callable[[Sequence[bytes]], None] = _owe_nobody
-        """Told of keys that were invalidated but are not owned here: a shard that is suspended may owe them."""
+        self.owe: Callable[[Sequence[bytes]], None] | None = None
+        """Told of keys that were invalidated but are not owned here: a shard that is suspended may owe them. While
+        nobody records them, such keys are refused: to acknowledge them would be to forget them."""
         self.patterns: Callable[[], dict[str, Any]] = dict
         """What SC.PATTERNS answers."""
         self.current: Connection | None = None  # the tracking client whose command is being run
@@ -321,7 +322,3 @@ class NodeServer:
         """Run `fn` on the server's loop; callable from any thread."""
         with suppress(RuntimeError):  # the loop is closed: nobody waits any more
             self.loop.call_soon_threadsafe(fn)
-
-
-def _owe_nobody(keys: Sequence[bytes]) -> None:
-    """A node without a cluster has nobody who could be away."""

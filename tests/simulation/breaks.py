@@ -55,6 +55,13 @@ def no_debt_for_a_down_shard() -> Iterator[None]:
 
 
 @plant
+def keys_not_owed() -> Iterator[None]:
+    """Shards acknowledge keys of a suspended owner without recording them."""
+    with patch.object(ShardProcess, "_owe", lambda self, keys: None):
+        yield
+
+
+@plant
 def debts_not_paid() -> Iterator[None]:
     """A shard that returns serves from its disk before it has applied what it owes."""
     with patch.object(ShardProcess, "_pay", lambda self, debts: None):

@@ -123,6 +123,7 @@ class ShardProcess(Process):
         )
         self.server.loop = cast("Any", Loop(self))
         self.server.serve_until_ms = 0
+        self.server.owe = self._owe
         self._tick()
 
     def _tick(self) -> None:
@@ -174,6 +175,9 @@ class ShardProcess(Process):
     def _note(self, kind: str, names: Sequence[bytes], cause: RemovalCause, seq: int) -> None:
         if kind != "keys":
             self.serving.handle(m.Invalidated(debt=m.Debt(kind=kind, names=tuple(names))), 0)
+
+    def _owe(self, keys: Sequence[bytes]) -> None:
+        self.serving.handle(m.Invalidated(debt=m.Debt(kind="keys", names=tuple(keys))), 0)
 
     def _carry_out(self, effects: deque[Any], answers: list[Any], done: Callable[[list[Any]], None]) -> None:
         while effects:

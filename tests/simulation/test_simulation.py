@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import ast
 import os
 import subprocess
 import sys
+from pathlib import Path
+from types import ModuleType
 
 import pytest
 
+from stratacache.cluster import shard_actor
+from tests.simulation import shards
 from tests.simulation.breaks import BREAKS, broken
 from tests.simulation.run import simulate
 
 REGRESSIONS = {
     3: "an incarnation given twice: the disk of an earlier process elsewhere was kept",
     61: "a coordinator that found nobody began at once, beside shards that still served",
+    2177: "keys of a suspended owner were acknowledged, and nobody had recorded them",
     2892019538: "two coordinators lived on, each holding locks that the other's shards waited for",
 }
 """Seeds that once found a hole, with the hole. What earlier workloads found lives on in
@@ -46,6 +52,19 @@ def test_a_planted_bug_is_found(name: str) -> None:
     """An oracle that has never failed proves nothing."""
     with broken(name):
         assert any(simulate(seed).violation for seed in range(SEEDS_MAX)), f"{name} was not found"
+
+
+def _given_to_the_server(module: ModuleType) -> set[str]:
+    nodes = ast.walk(ast.parse(Path(module.__file__ or "").read_text()))
+    targets = (target for node in nodes if isinstance(node, ast.Assign) for target in node.targets)
+    return {one.attr for one in targets if isinstance(one, ast.Attribute) and ast.unparse(one.value) == "self.server"}
+
+
+def test_the_double_gives_its_server_what_the_actor_gives() -> None:
+    """What the shard's shell sets on its server, its mirror sets too: few seeds show what is left out."""
+    given = _given_to_the_server(shard_actor)
+    assert {"owe", "hold_invalidations", "serve_until_ms"} <= given
+    assert given <= _given_to_the_server(shards)
 
 
 def test_every_break_is_described() -> None:

@@ -183,6 +183,28 @@ def test_transactions_reach_other_shards(cluster: Cluster) -> None:
         assert client.run("EXEC") == ("*", [("+", "OK"), (":", "2")] * 4)
 
 
+def test_keys_of_other_owners_are_recorded_or_refused(cluster: Cluster) -> None:
+    """SC.INVKEYS removes what is owned here and hands on the rest; with nobody to take it, nothing is acknowledged."""
+    server = cluster.servers["shard-0"]
+    own = next(key for key in KEYS if owner_of(key.encode()) == "shard-0")
+    foreign = next(key for key in KEYS if owner_of(key.encode()) == "shard-1")
+    owed: list[Sequence[bytes]] = []
+    with Raw(cluster.ports["shard-0"]) as client:
+        client.run("SC.HELLO", 1)
+        client.run("SC.PUT", own, "v")
+        kind, text = client.run("SC.INVKEYS", foreign, own)
+        assert kind == "-"
+        assert text.startswith("UNAVAILABLE ")
+        server.owe = owed.append
+        try:
+            assert client.run("SC.INVKEYS", foreign, own) == (":", "1")
+            assert client.run("SC.INVKEYS", foreign) == (":", "0")
+        finally:
+            server.owe = None
+        assert owed == [[foreign.encode()]] * 2
+        assert client.run("SC.INVKEYS", own) == (":", "0")
+
+
 def test_native_clients_are_told_where_to_go(cluster: Cluster) -> None:
     """After SC.HELLO a foreign key is MOVED with the epoch, never forwarded; commands about everything stay here."""
     cluster.servers["shard-0"].set_view(b"view", 9)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import msgpack
 
 from stratacache.node.entry import NEVER_MS, Entry
+from stratacache.node.errors import UnavailableError
 from stratacache.node.keys import canonical
 from stratacache.node.resp.arguments import SYNTAX, count_of, integer_of
 from stratacache.node.resp.commands.entries import bulk_of, change, gather, kept_ms, read
@@ -244,6 +245,8 @@ def sc_invkeys(connection: Connection, argv: list[bytes]) -> Reply:
         owner = server.forwarder.owner
         elsewhere = [key for key in keys if owner(key) is not None]
         if elsewhere:
+            if server.owe is None:
+                raise UnavailableError("nobody here records what a suspended shard owes")
             server.owe(elsewhere)
             keys = [key for key in keys if owner(key) is None]
     return when(connection.engine.invalidate_keys(keys), integer) if keys else ZERO

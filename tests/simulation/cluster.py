@@ -15,6 +15,7 @@ from tests.simulation.shards import Home, ShardProcess
 from tests.simulation.world import Machine, Process, World
 
 LOCK_WAIT_MS = 20_000
+START_MS = 1500.0
 
 
 class SimCluster:
@@ -38,7 +39,7 @@ class SimCluster:
         self.lease_ms = lease_ms
         self.has_disk = has_disk
         self.pinned = machines == 1
-        self.start_ms = 1500.0
+        self.start_ms = START_MS
         """How long Ray takes to start a process, at most."""
         self.config = ClusterConfig(
             name=self.name, uid=self.uid, shards=shards, lease_ms=lease_ms, start_timeout_ms=60_000

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from tests.simulation.cluster import START_MS
+
 if TYPE_CHECKING:
     from tests.simulation.cluster import SimCluster
     from tests.simulation.world import Process
@@ -163,6 +165,7 @@ class Faults:
         """Undo what lasts."""
         self.cluster.network.loss = self.cluster.network.duplication = 0.0
         self.cluster.network.slow_share = 0.0
+        self.cluster.start_ms = START_MS
         for pair in self._cuts:
             self.cluster.network.mend(*pair)
         self._cuts.clear()

@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from concurrent.futures import Future
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, cast
 
 from stratacache.node.errors import (
     CacheError,
@@ -93,9 +93,28 @@ def perform(connection: Connection, found: Command, argv: list[bytes]) -> Reply:
             elsewhere = proxy.route(connection, server.forwarder, found, argv)
             if elsewhere is not None:
                 return elsewhere
-    if connection.tracking is not None:
-        return _run_tracked(connection, found, argv)
-    return found.handler(connection, argv)
+    reply = found.handler(connection, argv) if connection.tracking is None else _run_tracked(connection, found, argv)
+    if found.invalidates and reply.__class__ is not bytes:
+        return _under_one_view(connection, cast("Later", reply), connection.server.epoch)
+    return reply
+
+
+def _under_one_view(connection: Connection, later: Later, epoch: int) -> Later:
+    """Refuse an invalidation that took a while if a view change began meanwhile.
+
+    What suspended shards owe was handed over without it then, so that nobody may count on it: it is to be repeated.
+    """
+    server = connection.server
+
+    def reply(result: Any) -> Reply:
+        answer = later.then(result)
+        if answer.__class__ is not bytes:
+            return _under_one_view(connection, cast("Later", answer), epoch)
+        if server.hold_invalidations or server.epoch != epoch:
+            raise CommandError(f"SUSPENDED {server.epoch}")
+        return answer
+
+    return Later(later.future, reply, cancel=later.cancel)
 
 
 def _run_tracked(connection: Connection, found: Command, argv: list[bytes]) -> Reply:

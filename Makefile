@@ -4,6 +4,7 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 SEED ?= 0
 SECONDS ?= 60
+BENCHES ?= engine server client ring batches eviction_throughput
 
 .PHONY: help setup demo test check fix clean soak fuzz sim chaos bench helm-image helm-mutants
 help: ## show this list
@@ -53,6 +54,11 @@ fuzz: setup ## throw random input at the RESP parser and the command table for S
 
 chaos: setup ## kill processes of a real cluster under load for SECONDS, and check every read
 	$(BIN)/python -m tests.chaos --seconds $(SECONDS) --seed $(SEED)
+
+bench: setup ## every benchmark, side by side with its peers, into build/bench (the machine should be quiet)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[bench]'
+	mkdir -p build/bench
+	for name in $(BENCHES); do $(BIN)/python -m benchmarks.$$name --json build/bench/$$name.json || exit 1; done
 
 clean: ## remove what the targets above made
 	rm -rf $(VENV) build

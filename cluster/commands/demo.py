@@ -1,4 +1,4 @@
-"""`stratacache demo`: the lead example, run by the package stratacache.cluster.demo."""
+"""`stratacache demo`: a real AI pipeline, run by the package stratacache.cluster.demo."""
 
 from __future__ import annotations
 

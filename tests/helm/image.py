@@ -148,13 +148,13 @@ def replay(ports: tuple[int, int], *, full: bool, isolated: bool) -> str:
 
 
 def open_base() -> list[str]:
-    """Let another user reach the interpreter where it lies below /root, which only root may enter."""
-    base = sys.base_prefix
-    if not base.startswith("/root/"):
+    """Let another user reach the interpreter where it lies in root's home, which only root may enter."""
+    base, home = sys.base_prefix, Path("~root").expanduser()
+    if home not in Path(base).parents:
         return []
     return [
         f"mkdir /opt/base && mount --bind {base} /opt/base",
-        "mount -t tmpfs -o mode=755 tmpfs /root",
+        f"mount -t tmpfs -o mode=755 tmpfs {home}",
         f"mkdir -p {base} && mount --bind /opt/base {base}",
     ]
 

@@ -24,9 +24,9 @@ ENTRY_BYTES: Final = 352
 """Charged for each entry beside key, payload and metadata: the object, its boxed numbers, the headers of its bytes
 objects, its places in the table, the page and the policy. Measured: benchmarks/engine.py, `l1_overhead_bytes`."""
 
-ALLOCATOR_SIXTEENTHS: Final = 3
-"""So many sixteenths of each payload are charged for what the allocator loses between values of many sizes. Measured:
-at full load for ten minutes memory stood 24 % above the budgets with two sixteenths (benchmarks/soak.py)."""
+ALLOCATOR_SHIFT: Final = 3
+"""An eighth of each payload is charged for what the allocator loses between values of many sizes. Measured: at full
+load for ten minutes memory stood 29 % above the sum of the payloads and ENTRY_BYTES (benchmarks/soak.py)."""
 
 FRAME_PAYLOAD_BYTES_MAX: Final = 64 * 1024
 """Up to here the reply frame is kept instead of the payload; larger payloads are sent in pieces, without a copy."""
@@ -111,7 +111,7 @@ class Entry(Evictable):
 
 def charged_bytes(length: int) -> int:
     """What a payload of this length is charged for in memory, its entry not counted."""
-    return length + (length * ALLOCATOR_SIXTEENTHS >> 4)
+    return length + (length >> ALLOCATOR_SHIFT)
 
 
 def new_entry(
@@ -127,7 +127,7 @@ def new_entry(
     entry = Entry.__new__(Entry)
     entry.key = key
     length = len(payload)
-    size = len(key) + length + (length * ALLOCATOR_SIXTEENTHS >> 4) + len(metadata) + ENTRY_BYTES
+    size = len(key) + length + (length >> ALLOCATOR_SHIFT) + len(metadata) + ENTRY_BYTES
     entry.size = _SIZES[size] if size < _SIZES_SHARED else size
     entry.cost_s = cost_s
     entry.expires_ms = expires_ms

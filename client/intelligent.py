@@ -91,7 +91,7 @@ class IntelligentCacheManager:
         self.cache = cache.namespace(NAMESPACE)
         self.prefetch_enabled = prefetch_enabled
         self.learning_enabled = learning_enabled
-        self.patterns = AccessPatterns(patterns_max)
+        self.patterns: AccessPatterns[str] = AccessPatterns(patterns_max)
         self.prefetch = PrefetchAccount()
         self._loaders = dict(loaders or {})
         self._requests: OrderedDict[str, _Request] = OrderedDict()

@@ -126,6 +126,7 @@ class ShardActor:
             )
             self.server.serve_until_ms = 0
             self.server.owe = self._owe
+            self.server.node_stats = self._node_stats
             try:
                 await self.server.start()
             except OSError as error:
@@ -268,10 +269,13 @@ class ShardActor:
         )
         return self.spec.config.uid, found
 
+    def _node_stats(self) -> dict[str, Any]:
+        return with_base(self.engine.stats(), self.spec.base)
+
     async def stats(self) -> dict[str, Any]:
         """The node's counters and gauges."""
         return {
-            **with_base(self.engine.stats(), self.spec.base),
+            **self._node_stats(),
             "pid": os.getpid(),
             "serving": self.serving.may_serve(self.engine.now_ms()),
             "epoch": self.serving.epoch,

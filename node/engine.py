@@ -15,18 +15,20 @@ from typing import TYPE_CHECKING, Any, Final
 
 from .clock import Clock, NodeClock
 from .config import NodeConfig
-from .entry import NEVER_MS, Entry, new_entry
+from .entry import COST_UNKNOWN_S, NEVER_MS, Entry, new_entry
 from .errors import LimitError, UsageError
 from .friendly import FriendlyCache
 from .gate import InvalidationGate
 from .groups import Group, Namespace, Page
 from .handoff import Handoff, perf_ns, then, then_ask
 from .histogram import Histogram
+from .insight import Insight
 from .invalidation import Invalidation
 from .keys import DEFAULT_NAMESPACE
 from .leases import LeaseReply, LeaseState, LeaseTable
 from .levels.compressed import pack, unpack
 from .levels.disk import DiskLevel
+from .recipes import Recipes
 from .residents import Residents, unpacked
 from .stats import LevelCounters, node_dict
 from .types import RemovalCause
@@ -85,6 +87,9 @@ class MultiLevelCache:
         self.misses = 0
         self.puts = 0
         self.access_times = Histogram()
+        self.insight = Insight(self.now_ms)
+        self.recipes = Recipes()
+        self.residents.expired = self.recipes.expired
         self._gets = 0
         self._expires_ms = NEVER_MS
         self._invalidation = Invalidation(
@@ -176,10 +181,45 @@ class MultiLevelCache:
         self.hits += 1
         counters.hits += 1
         entry.page.group.namespace.hits += 1
+        self.insight.hits((entry,))
 
     def _count_miss(self, key: bytes) -> None:
         self.misses += 1
         self._namespace_of(key).misses += 1
+        self.insight.missed(key)
+
+    def touch(self, key: bytes, count: int, told_max: int) -> None:
+        """Take note of `count` hits that a near cache served; the policy is told of `told_max` of them at most."""
+        entry = self.table.get(key)
+        if entry is not None and entry.expires_ms > self.now_ms():
+            self.drain_hits()
+            self.l1.policy.on_hits([entry] * min(count, told_max))
+        self.insight.touched(key, entry, count)
+
+    def wake(self, key: bytes) -> bool | Future[bool]:
+        """Bring a live entry up to L1 without counting a hit; False when there is none, or L1 refuses it."""
+        now_ms = self.now_ms()
+        entry = self.residents.find(key)
+        if entry is not None:
+            if entry.expires_ms <= now_ms:
+                return False
+            return entry.level is self.l1 or self.residents.promote(entry).level is self.l1
+        self._handoff.run_done()
+        if self.l3 is None:
+            return False
+        found = self.l3.find(key, wait=self._handoff.waits)
+        if isinstance(found, Future):
+            return then(found, lambda entry: self._woken(key, entry))
+        return self._woken(key, found)
+
+    def _woken(self, key: bytes, entry: Entry | None) -> bool:
+        newer = self.residents.find(key)
+        if newer is not None or entry is None:  # put or read while the disk was read
+            return newer is not None and newer.level is self.l1
+        placed = self.residents.place(entry, entry.page.group)
+        if placed and self.l3 is not None:
+            self.l3.counters.promotions += 1
+        return placed and entry.level is self.l1
 
     def peek(self, key: bytes) -> Entry | Future[Entry | None] | None:
         """Give the live entry of a canonical key, or None, without counting or promoting."""
@@ -205,6 +245,7 @@ class MultiLevelCache:
         else:
             for entry in log:
                 entry.page.group.namespace.hits += 1
+        self.insight.hits(log)
         log.clear()
 
     def scan(self, cursor: int, count: int, match: Callable[[bytes], bool] | None = None) -> tuple[int, list[bytes]]:
@@ -280,6 +321,8 @@ class MultiLevelCache:
             stored = True
         namespace.puts += 1
         self.puts += 1
+        if cost_s != COST_UNKNOWN_S or self.recipes.kept:
+            self._learn_put(key, group, cost_s)
         if leases.live:
             leases.filled(key, entry)
         if self.listener is not None:
@@ -290,6 +333,11 @@ class MultiLevelCache:
         if isinstance(queued, Future):
             return self._handoff.settle(then(queued, lambda committed: stored or committed))
         return stored or queued
+
+    def _learn_put(self, key: bytes, group: Group, cost_s: float) -> None:
+        self.recipes.forget(key)
+        if cost_s != COST_UNKNOWN_S:
+            self.insight.computed(key, group, cost_s)
 
     def _check_put(self, key: bytes, payload: bytes, expires_ms: int) -> None:
         limits = self.config
@@ -410,6 +458,7 @@ class MultiLevelCache:
         """Do a slice of upkeep; call it about every 50 ms."""
         self._handoff.run_done()
         self.drain_hits()
+        self.insight.tick()
         now_ms = self.now_ms()
         self.leases.tick(now_ms)
         self.residents.sweep()
@@ -465,6 +514,8 @@ class MultiLevelCache:
     def _changed(self, kind: str, names: Sequence[bytes], cause: RemovalCause) -> None:
         """Tell the listener of a change that readers elsewhere must know of."""
         self.inv_seq += 1
+        if cause is RemovalCause.INVALIDATED:
+            self.recipes.invalidate(kind, names)
         if self.listener is not None:
             self.listener.changed(kind, names, cause, self.inv_seq)
 

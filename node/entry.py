@@ -20,6 +20,9 @@ __all__ = ["DEAD_MS", "ENTRY_BYTES", "FRAME_PAYLOAD_BYTES_MAX", "NEVER_MS", "Ent
 DEAD_MS: Final = 0
 """`expires_ms` of a killed entry."""
 
+COST_UNKNOWN_S: Final = 1.0
+"""`cost_s` of an entry of which nobody said what it took; a measured cost is never this round."""
+
 ENTRY_BYTES: Final = 352
 """Charged for each entry beside key, payload and metadata: the object, its boxed numbers, the headers of its bytes
 objects, its places in the table, the page and the policy. Measured: benchmarks/engine.py, `l1_overhead_bytes`."""

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from .entry import Entry
+    from .insight import Tally
 
 PAGE_ENTRIES_MAX: Final = 256  # slots stay below 257: CPython shares these ints, so a slot costs no object
 TAGS_MAX: Final = 64
@@ -45,10 +46,11 @@ class Page:
 class Group:
     """Entries that share namespace, tags and codec.
 
-    `filling` is the page that takes the next entry; `open_pages` are others with room.
+    `filling` is the page that takes the next entry; `open_pages` are others with room. `tally` is where insight.py
+    counts for it.
     """
 
-    __slots__ = ("codec", "filling", "namespace", "open_pages", "pages", "size", "tags")
+    __slots__ = ("codec", "filling", "namespace", "open_pages", "pages", "size", "tags", "tally")
 
     def __init__(self, namespace: Namespace, tags: tuple[bytes, ...], codec: int) -> None:
         self.namespace = namespace
@@ -58,6 +60,7 @@ class Group:
         self.open_pages: dict[Page, None] = {}
         self.filling: Page | None = None
         self.size = GROUP_BYTES + sum(map(len, tags)) if tags else 0
+        self.tally: Tally | None = None
 
 
 class Namespace:

@@ -35,7 +35,7 @@ class Residents:
     `hit_log` holds the reads that the policy has not been told of, `drain_hits` tells it. `pack_later`, when set,
     packs a large payload off the owner's thread and then calls back. `stored_seq` gives the version up to which puts
     are on disk too. `gone`, when set, hears of every entry that leaves by expiry, or by eviction while it does not
-    lie on disk.
+    lie on disk; `expired` of those with metadata that leave by expiry.
     """
 
     def __init__(self, config: NodeConfig, now_ms: Callable[[], int]) -> None:
@@ -52,6 +52,7 @@ class Residents:
         self.drain_hits: Callable[[], None] = self.hit_log.clear
         self.stored_seq: Callable[[], int] = lambda: -1
         self.gone: Callable[[bytes, RemovalCause], object] | None = None
+        self.expired: Callable[[Entry], object] | None = None
         self.dead = 0
         self._sweeps: deque[Page] = deque()
         self._expiry_cursor = 0
@@ -235,6 +236,8 @@ class Residents:
             namespace.evicted += 1
         elif cause is RemovalCause.EXPIRED:
             namespace.expired += 1
+            if entry.metadata and self.expired is not None:
+                self.expired(entry)
         elif cause is RemovalCause.INVALIDATED:
             namespace.invalidated += 1
         self._forget(entry)

@@ -106,7 +106,18 @@ def node_dict(node: MultiLevelCache) -> dict[str, Any]:
         },
         "inv_seq": node.inv_seq,
         "levels": levels,
-        "namespaces": {
-            name.decode("utf-8", "replace"): namespace_dict(record) for name, record in node.groups.namespaces.items()
-        },
+        "namespaces": _namespaces(node),
+        "near_hits": node.insight.near_hits,
+        **node.insight.as_dict(),
+        "recipes": {"entries": len(node.recipes.kept), "bytes_used": node.recipes.bytes_used},
     }
+
+
+def _namespaces(node: MultiLevelCache) -> dict[str, Any]:
+    saved = node.insight.saved_by_namespace()
+    found = {}
+    for raw, record in node.groups.namespaces.items():
+        name = raw.decode("utf-8", "replace")
+        near_hits, saved_s = saved.get(name, (0, 0.0))
+        found[name] = {**namespace_dict(record), "near_hits": near_hits, "saved_s": saved_s}
+    return found

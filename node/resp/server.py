@@ -103,8 +103,10 @@ class NodeServer:
         self.owe: Callable[[Sequence[bytes]], None] | None = None
         """Told of keys that were invalidated but are not owned here: a shard that is suspended may owe them. While
         nobody records them, such keys are refused: to acknowledge them would be to forget them."""
-        self.patterns: Callable[[], dict[str, Any]] = dict
+        self.patterns: Callable[[], dict[str, Any]] = engine.insight.patterns_dict
         """What SC.PATTERNS answers."""
+        self.node_stats: Callable[[], dict[str, Any]] = engine.stats
+        """What SC.STATS answers; a shard adds what its predecessors had counted."""
         self.current: Connection | None = None  # the tracking client whose command is being run
         self.dirty = False  # changes wait to be pushed
         self.loop: asyncio.AbstractEventLoop

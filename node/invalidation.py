@@ -46,7 +46,7 @@ class Invalidation:
         self._now_ms = now_ms
         self._changed = changed
 
-    def keys(self, keys: Sequence[bytes]) -> int | Future[int]:
+    def keys(self, keys: Sequence[bytes], cause: RemovalCause = RemovalCause.INVALIDATED) -> int | Future[int]:
         """Invalidate keys; gives the number of live entries among them."""
         now_ms = self._now_ms()
         self._gate.next_seq()
@@ -58,13 +58,13 @@ class Invalidation:
             entry = self._residents.find(key)
             live = entry is not None and entry.expires_ms > now_ms
             if entry is not None:
-                self._residents.unlink(entry, RemovalCause.INVALIDATED)
+                self._residents.unlink(entry, cause)
             if l3 is not None:
                 live = live or l3.holds(key)
                 ack = l3.delete(key)
             removed += live
             self._leases.voided(key, now_ms)
-        self._changed("keys", keys, RemovalCause.INVALIDATED)
+        self._changed("keys", keys, cause)
         if ack is not None:
             return self._handoff.settle(then(ack, lambda _: removed))
         return removed

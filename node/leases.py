@@ -15,6 +15,8 @@ from heapq import heapify, heappop, heappush
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from .entry import Entry
     from .gate import InvalidationGate, Ticket
 
@@ -80,6 +82,8 @@ class LeaseTable:
         self._deadlines_kept = 1024
         self.granted = 0
         self.refused = 0
+        self.origin = b""
+        """Begins every token: a lease of another shard must not pass for one of this, where its key may be by now."""
 
     def __len__(self) -> int:
         return len(self.live)
@@ -107,7 +111,7 @@ class LeaseTable:
         self._count += 1
         self.granted += 1
         # The sequence makes a token of an earlier incarnation of the node unknown to this one.
-        token = b"%x-%x" % (self._gate.seq, self._count)
+        token = b"%b%x-%x" % (self.origin, self._gate.seq, self._count)
         lease = _Lease(token, self._gate.open(key), now_ms + hold_ms, waiters)
         self.live[key] = lease
         self._note_deadline(lease.deadline_ms, key)
@@ -149,6 +153,14 @@ class LeaseTable:
         lease = self.live.get(key)
         if lease is not None:
             self._end(key, lease, now_ms)
+
+    def drop(self, moves: Callable[[bytes], bool]) -> None:
+        """End the leases of keys that another node answers for; there is nobody left to wait for."""
+        for key in [key for key in self.live if moves(key)]:
+            lease = self.live.pop(key)
+            self._gate.close(lease.ticket)
+            for waiter in lease.waiters:
+                waiter.answer(_TIMEOUT)
 
     def release(self, key: bytes, token: bytes, now_ms: int) -> bool:
         """The holder gives its lease back unused."""

@@ -250,6 +250,15 @@ class Residents:
         namespace.entries -= 1
         namespace.bytes -= entry.size
 
+    def keys_hottest_first(self) -> list[bytes]:
+        """All keys, in the order in which the policies would keep them; L1 before L2."""
+        keys: list[bytes] = []
+        for level in (self.l1, self.l2):
+            if level is not None:
+                hottest = getattr(level.policy, "hottest_first", None)
+                keys.extend(hottest() if hottest is not None else reversed(level.table))
+        return keys
+
     # -- killing, sweeping, expiring -----------------------------------------------------------------------------
 
     def kill(self, pages: list[Page], seq: int) -> tuple[int, int]:

@@ -29,7 +29,7 @@ from ..types import RemovalCause
 from .records import Record, crc32, decode_head, read_payload
 from .recovery import Opened, close_directory, open_directory
 from .sidefile import MARKS_MASK, is_suspect
-from .store import FILLED_MAX, RecordStore, digest
+from .store import FILLED_MAX, FIRST, RecordStore, after, digest
 from .upkeep import Upkeep
 
 if TYPE_CHECKING:
@@ -316,6 +316,27 @@ class DiskLevel:
                 return data is not None and self._alive(key, decode_head(memoryview(data)))
         except (CorruptionError, lmdb.Error):
             return False
+
+    def keys_from(self, start: bytes, count: int) -> Future[tuple[bytes, list[bytes]]] | None:
+        """About `count` keys from the mark `start` on, and the next mark (b"": the end); None when the level is off.
+
+        With the first come those that are not in the file yet. Read in the worker.
+        """
+        opened = self._open
+        if opened is None:
+            return None
+        queued = [] if start else [*self._queue, *(self._flushing.items if self._flushing is not None else ())]
+        result: Future[tuple[bytes, list[bytes]]] = Future()
+
+        def read() -> tuple[bytes, list[bytes]]:
+            with opened.store.begin_read() as txn:
+                names = opened.store.names_from(txn, start or FIRST, count)
+                found = [decode_head(memoryview(data)).key for name in names if (data := txn.get(name)) is not None]
+            following = after(names[-1]) if len(names) == count else FIRST
+            return (b"" if following == FIRST else following), found
+
+        self._handoff.run(read, lambda found: result.set_result((found[0], queued + found[1])), result.set_exception)
+        return result
 
     def _pending(self, key: bytes) -> object:
         """The change of a key that is not in the file yet: an Item, or _ABSENT."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from .base import Evictable
-from .ring import append, count, new_ring, unlink
+from .ring import append, count, keys_newest_first, new_ring, unlink
 
 
 class LruPolicy:
@@ -74,6 +74,10 @@ class LruPolicy:
         victim: Evictable = self._ring.link
         self.on_remove(victim)
         return victim
+
+    def hottest_first(self) -> list[bytes]:
+        """The keys from the most to the least recently used."""
+        return keys_newest_first(self._ring)
 
     def __len__(self) -> int:
         return self._len

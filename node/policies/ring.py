@@ -35,6 +35,16 @@ def unlink(entry: Evictable) -> None:
     entry.order = entry.link = None
 
 
+def keys_newest_first(ring: Evictable) -> list[bytes]:
+    """The keys of a ring, from its newest end on."""
+    keys: list[bytes] = []
+    entry = ring.order
+    while entry is not ring:
+        keys.append(entry.key)
+        entry = entry.order
+    return keys
+
+
 def count(ring: Evictable) -> int:
     """Walk a ring in both directions and give its length; raises AssertionError when it is broken."""
     length = 0

@@ -28,6 +28,7 @@ from stratacache.node.resp.table import Access, Command, Later, Reply, find
 
 if TYPE_CHECKING:
     from stratacache.node.resp.connection import Connection
+    from stratacache.node.resp.routing import Arrivals
 
 log = logging.getLogger(__name__)
 
@@ -93,10 +94,27 @@ def perform(connection: Connection, found: Command, argv: list[bytes]) -> Reply:
             elsewhere = proxy.route(connection, server.forwarder, found, argv)
             if elsewhere is not None:
                 return elsewhere
+        if server.arrivals is not None and (waiting := settle_keys(server.arrivals, found, argv)) is not None:
+            return Later(waiting, lambda _: perform(connection, found, argv))  # all may be different by then
     reply = found.handler(connection, argv) if connection.tracking is None else _run_tracked(connection, found, argv)
     if found.invalidates and reply.__class__ is not bytes:
         return _under_one_view(connection, cast("Later", reply), connection.server.epoch)
     return reply
+
+
+BLIND: Final = frozenset({"set", "setex", "psetex", "mset", "sc.put", "sc.mput"})
+"""Commands that put whatever was there before, unless they have a condition or give the old value."""
+_SEES: Final = frozenset({b"NX", b"XX", b"GET", b"KEEPTTL"})
+
+
+def settle_keys(arrivals: Arrivals, found: Command, argv: list[bytes]) -> Future[None] | None:
+    """Fetch what a command would see of keys that have just come to this shard; None when there is no waiting."""
+    keys = [canonical(raw) for raw in found.keys(argv)]
+    if found.name in BLIND and not any(len(word) < 8 and word.upper() in _SEES for word in argv[3:]):
+        for key in keys:
+            arrivals.touch(key)
+        return None
+    return arrivals.settle(keys) if keys else None
 
 
 def _under_one_view(connection: Connection, later: Later, epoch: int) -> Later:

@@ -74,6 +74,13 @@ async def _call(forwarder: Forwarder, shard: str, argv: Sequence[bytes]) -> obje
 
 async def _here(connection: Connection, found: Command, argv: list[bytes]) -> object:
     """Run a command on this shard and parse its reply."""
+    arrivals = connection.server.arrivals
+    if arrivals is not None and (keys := [canonical(raw) for raw in found.keys(argv)]):
+        while (waiting := arrivals.settle(keys)) is not None:
+            await asyncio.wrap_future(waiting)
+            forwarder = connection.server.forwarder
+            if forwarder is not None and any(forwarder.owner(key) is not None for key in keys):
+                raise UnavailableError("the owner of the key is just changing: try again")
     reply = found.handler(connection, argv)
     while isinstance(reply, Later):
         future = reply.future

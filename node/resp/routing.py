@@ -8,6 +8,7 @@ which makes a second hop impossible.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from concurrent.futures import Future
 from typing import Protocol
 
 
@@ -28,4 +29,28 @@ class Forwarder(Protocol):
         Returns the parsed reply: None, int, bytes, list. Raises UnavailableError when the shard can't be reached, and
         CommandError with the error text when the shard refused.
         """
+        ...
+
+
+class Arrivals(Protocol):
+    """Knows of keys that this shard has begun to own, and whose entries may still lie with their former owner."""
+
+    def settle(self, keys: Sequence[bytes]) -> Future[None] | None:
+        """Have the entries of these canonical keys here before a command sees them; None when there is no waiting."""
+        ...
+
+    def touch(self, key: bytes) -> None:
+        """Note that a key is about to be put whatever was there: nothing is to come for it any more."""
+        ...
+
+
+class Departures(Protocol):
+    """Gives away the entries of keys that this shard has ceased to own."""
+
+    def take(self, epoch: int, taker: str, incarnation: bytes, keys: Sequence[bytes]) -> Future[list[bytes | None]]:
+        """Single keys: a blob for each, None for what is not here. Raises CommandError."""
+        ...
+
+    def drain(self, epoch: int, taker: str, incarnation: bytes) -> Future[list[bytes] | None] | None:
+        """The next batch, key and blob in turn, or None for the end; None at once: not yet. Raises CommandError."""
         ...

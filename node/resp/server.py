@@ -23,7 +23,7 @@ from stratacache.node.resp import commands
 from stratacache.node.resp.commands.tracking import Tracking
 from stratacache.node.resp.config import ServerConfig
 from stratacache.node.resp.connection import Connection
-from stratacache.node.resp.routing import Forwarder
+from stratacache.node.resp.routing import Arrivals, Departures, Forwarder
 from stratacache.node.resp.table import Access
 from stratacache.node.resp.watch import Watchers
 from stratacache.node.types import RemovalCause
@@ -103,6 +103,10 @@ class NodeServer:
         self.owe: Callable[[Sequence[bytes]], None] | None = None
         """Told of keys that were invalidated but are not owned here: a shard that is suspended may owe them. While
         nobody records them, such keys are refused: to acknowledge them would be to forget them."""
+        self.arrivals: Arrivals | None = None
+        """Entries that may still have to be fetched from the former owner of their keys."""
+        self.departures: Departures | None = None
+        """What new owners ask for entries of keys that were this shard's."""
         self.patterns: Callable[[], dict[str, Any]] = engine.insight.patterns_dict
         """What SC.PATTERNS answers."""
         self.node_stats: Callable[[], dict[str, Any]] = engine.stats

@@ -11,6 +11,7 @@ from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any, Final
 
 from stratacache.node.entry import NEVER_MS, Entry
+from stratacache.node.resp.replies import CommandError
 from stratacache.node.resp.table import Later, Reply
 
 if TYPE_CHECKING:
@@ -41,15 +42,30 @@ def change(connection: Connection, key: bytes, then: Callable[[Entry | None], Re
     An entry that must come from disk is promoted first, then looked at again: somebody may have written meanwhile.
     One that does not fit in memory is never found there; its third reading is believed.
     """
+    if reads:
+        _check_owner(connection, key)
     found = connection.engine.peek(key)
     if not isinstance(found, Future):
         return then(found)
     if reads == _READS_MAX:
-        return Later(found, then)
+
+        def believe(entry: Entry | None) -> Reply:
+            _check_owner(connection, key)
+            return then(entry)
+
+        return Later(found, believe)
     promoted = connection.engine.get(key)
     if isinstance(promoted, Future):
         return Later(promoted, lambda _: change(connection, key, then, reads + 1))
     return then(promoted)
+
+
+def _check_owner(connection: Connection, key: bytes) -> None:
+    """Raise CommandError when the key has moved to another shard while the disk was read: its writer is there now."""
+    forwarder = connection.server.forwarder
+    owner = forwarder.owner(key) if forwarder is not None else None
+    if owner is not None:
+        raise CommandError(f"MOVED {connection.server.epoch} {owner}")
 
 
 def gather(values: Sequence[Any], then: Callable[[list[Any]], Reply]) -> Reply:

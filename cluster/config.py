@@ -46,6 +46,8 @@ class ClusterConfig:
     node_resource: str = ""
     token: str | None = None
     insecure: bool = False
+    metrics_host: str = "127.0.0.1"
+    metrics_port: int | None = 0
     data_dir: str | None = None
     l1_bytes_max: int = 256 * MIB
     l2_bytes_max: int = 128 * MIB
@@ -85,6 +87,8 @@ class ClusterConfig:
             raise UsageError(f"port {self.port} leaves no room for {count} shards: ports go up to 65535")
         if self.port_span and not (self.port and self.port_span > 0):
             raise UsageError(f"port_span is {self.port_span}: it needs a port to count from, and must be above 0")
+        if self.metrics_port is not None and not 0 <= self.metrics_port <= 65_535 - (count if self.metrics_port else 0):
+            raise UsageError(f"metrics_port {self.metrics_port} leaves no room for {count} more: ports go up to 65535")
         if self.host and self.host not in LOOPBACK and not (self.token or self.insecure):
             raise UsageError(
                 f"host {self.host} can be reached from outside this machine: set a token, or say --insecure"

@@ -1,84 +1,69 @@
-"""The controller's metrics in Prometheus' text format.
+"""The controller's page: its own state, the cluster's, and every shard's figures as the coordinator last gathered them.
 
-Invariants: names begin with `stratacache_`, carry base units, and counters end in `_total`; every name is in `NAMES`,
-which the alerts and the dashboard of the Helm chart are tested against.
+It is the one page that tells of everything, for installations where nobody can scrape the shards. It repeats what
+stands on their pages, under the same names: scrape the shards or the controller, not both.
+
+Invariants: as in `stratacache.node.metrics`; `NAMES` holds every name on the page, and the alerts and the dashboard of
+the Helm chart are tested against it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from itertools import chain
 from typing import TYPE_CHECKING, Any, Final
+
+from prometheus_client.core import Metric
+from prometheus_client.registry import Collector
+
+from stratacache.cluster.metrics import CLUSTER_NAMES, add_cluster
+from stratacache.node.metrics import NAMES as NODE_NAMES
+from stratacache.node.metrics import Families, Name, Named, add_node
 
 if TYPE_CHECKING:
     from stratacache.cluster.controller import Controller
 
-NAMES: Final[Mapping[str, tuple[str, str]]] = {
-    "stratacache_controller_shards_wanted": ("gauge", "Shards that the cache is to have."),
-    "stratacache_controller_shards_ready": ("gauge", "Shards that served when they were last asked."),
-    "stratacache_controller_ray_connected": ("gauge", "Whether the controller is connected to Ray."),
-    "stratacache_controller_clusters_created_total": ("counter", "Times that the controller created the cache."),
-    "stratacache_controller_clusters_removed_total": ("counter", "Times that it removed one that had to be replaced."),
-    "stratacache_epoch": ("gauge", "The epoch of the view in force."),
-    "stratacache_shard_up": ("gauge", "Whether the shard served when it was last asked."),
-    "stratacache_shard_entries": ("gauge", "Entries that the shard holds."),
-    "stratacache_shard_level_bytes": ("gauge", "Bytes that a level of the shard holds."),
-    "stratacache_shard_hits_total": ("counter", "Gets that found their entry."),
-    "stratacache_shard_misses_total": ("counter", "Gets that did not."),
-    "stratacache_shard_puts_total": ("counter", "Entries put."),
+CONTROLLER_NAMES: Final[Mapping[str, Name]] = {
+    "stratacache_controller_shards_wanted": Name("gauge", "Shards that the cache is to have."),
+    "stratacache_controller_shards_ready": Name("gauge", "Shards that served when they were last asked."),
+    "stratacache_controller_shard_ready": Name("gauge", "Whether the shard served when it was last asked.", ("shard",)),
+    "stratacache_controller_ray_connected": Name("gauge", "Whether the controller is connected to Ray."),
+    "stratacache_controller_clusters_created_total": Name("counter", "Times that the controller created the cache."),
+    "stratacache_controller_clusters_removed_total": Name("counter", "Times that it removed one to be replaced."),
 }
 
-Sample = tuple[dict[str, str], float]
+NAMES: Final[Mapping[str, Name]] = {**CONTROLLER_NAMES, **CLUSTER_NAMES, **NODE_NAMES}
 
 
-def render(controller: Controller, stats: Mapping[str, Any]) -> str:
-    """The page, from the controller's own state and the coordinator's last statistics."""
-    samples = _samples(controller, stats)
-    lines = []
-    for name, (kind, text) in NAMES.items():
-        lines += [f"# HELP {name} {text}", f"# TYPE {name} {kind}"]
-        lines += [f"{name}{_labels(labels)} {value:.17g}" for labels, value in samples.get(name, ())]
-    return "\n".join(lines) + "\n"
+class ControllerCollector(Collector):
+    """Collects from the controller's core and from the statistics that it gathered last."""
 
+    def __init__(self, controller: Controller, stats: Callable[[], Mapping[str, Any]]) -> None:
+        self._controller = controller
+        self._stats = stats
+        self._named: dict[str, Named] = {}
 
-def _samples(controller: Controller, stats: Mapping[str, Any]) -> dict[str, list[Sample]]:
-    cluster = {"cluster": controller.config.name}
-    running = controller.running
-    out: dict[str, list[Sample]] = {
-        "stratacache_controller_shards_wanted": [(cluster, controller.config.shards)],
-        "stratacache_controller_shards_ready": [(cluster, controller.shards_ready)],
-        "stratacache_controller_ray_connected": [(cluster, controller.connected)],
-        "stratacache_controller_clusters_created_total": [(cluster, controller.created)],
-        "stratacache_controller_clusters_removed_total": [(cluster, controller.removed)],
-        "stratacache_epoch": [(cluster, running.epoch if running is not None else 0)],
-        "stratacache_shard_up": [
-            ({**cluster, "shard": shard}, shard in controller.answering) for shard in controller.config.shard_ids()
-        ],
-    }
-    for name, figure in (
-        ("entries", "entries"),
-        ("hits_total", "hits"),
-        ("misses_total", "misses"),
-        ("puts_total", "puts"),
-    ):
-        out[f"stratacache_shard_{name}"] = list(_of_shards(cluster, stats, figure))
-    out["stratacache_shard_level_bytes"] = [
-        ({**cluster, "shard": shard["id"], "level": level}, figures.get("bytes_used", 0))
-        for shard in stats.get("shards", ())
-        for level, figures in shard.get("stats", {}).get("levels", {}).items()
-    ]
-    return out
-
-
-def _of_shards(cluster: Mapping[str, str], stats: Mapping[str, Any], figure: str) -> Iterable[Sample]:
-    for shard in stats.get("shards", ()):
-        value = shard.get("stats", {}).get(figure)
-        if value is not None:
-            yield {**cluster, "shard": shard["id"]}, value
-
-
-def _labels(labels: Mapping[str, str]) -> str:
-    return "{" + ",".join(f'{name}="{_escape(value)}"' for name, value in sorted(labels.items())) + "}"
-
-
-def _escape(value: str) -> str:
-    return value.replace("\\", r"\\").replace('"', r"\"").replace("\n", r"\n")
+    def collect(self) -> Iterable[Metric]:
+        """The families, as of now."""
+        core = self._controller
+        name = core.config.name
+        own = Families(CONTROLLER_NAMES, ("cluster",))
+        for figure, value in (
+            ("shards_wanted", core.config.shards),
+            ("shards_ready", core.shards_ready),
+            ("ray_connected", core.connected),
+            ("clusters_created_total", core.created),
+            ("clusters_removed_total", core.removed),
+        ):
+            own.add(f"stratacache_controller_{figure}", (name,), value)
+        for shard in core.config.shard_ids():
+            own.add("stratacache_controller_shard_ready", (name, shard), shard in core.answering)
+        cluster = Families(CLUSTER_NAMES, ("cluster",))
+        nodes = Families(NODE_NAMES, ("cluster", "shard"))
+        stats = self._stats()
+        if stats:
+            add_cluster(cluster, stats)
+            for shard in stats["shards"]:
+                spaces = self._named.setdefault(shard["id"], Named())
+                add_node(nodes, (name, shard["id"]), shard["stats"], spaces)
+        return chain(own, cluster, nodes)

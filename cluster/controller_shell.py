@@ -1,8 +1,8 @@
 """The controller's process: carries out what `controller.py` decides, and answers Kubernetes' probes and Prometheus.
 
 One loop in one thread carries out effects, one after the other. It is no Ray node: it comes in over Ray Client, and
-begins anew when that breaks, which can take half a minute; so a second thread goes on asking the shards. A third serves
-HTTP and only reads.
+begins anew when that breaks, which can take half a minute; so a second thread goes on asking the shards. HTTP is
+served in threads that only read.
 
 Invariant: whatever fails, the loop goes on; `healthy` turns false when it does not, so that Kubernetes restarts it.
 """
@@ -16,18 +16,19 @@ import threading
 import time
 from collections.abc import Mapping
 from dataclasses import replace
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Final
 
 import hiredis
 
 from stratacache.cluster import controller as c
 from stratacache.cluster.config import SHARDS_MAX, ClusterConfig
-from stratacache.cluster.controller_metrics import render
+from stratacache.cluster.controller_metrics import ControllerCollector
 from stratacache.cluster.discovery import find_coordinator
 from stratacache.cluster.launch import ClusterHandle, start
 from stratacache.cluster.placement import node_seen
 from stratacache.node.errors import CacheError, UnavailableError
+from stratacache.node.metrics import metrics_page
+from stratacache.node.pages import Page, PageServer
 
 TICK_S: Final = 1.0
 PING_DEADLINE_S: Final = 2.0
@@ -52,28 +53,31 @@ class ControllerShell:
         self._stats_s = float("-inf")
         self._said = ""
         self._deciding = threading.Lock()
-        self._http = ThreadingHTTPServer((http_host, http_port), _handler(self))
+        pages = {
+            "/healthz": lambda _: _probe(self.healthy(), "the loop has not passed for too long"),
+            "/readyz": lambda _: _probe(self.core.ready, self.core.why()),
+            "/metrics": metrics_page(ControllerCollector(self.core, lambda: self.stats)),
+        }
+        self._http = PageServer(http_host, http_port, pages)
 
     @property
     def http_port(self) -> int:
         """The port that the probes are answered on."""
-        return int(self._http.server_address[1])
+        return self._http.port
 
     def healthy(self) -> bool:
         """Whether the loop is alive; what Kubernetes' liveness probe asks."""
         return time.monotonic() - self._passed_s < self.config.start_timeout_ms / 1000 + STUCK_AFTER_S
 
     def run(self) -> None:
-        """Serve HTTP, and keep the cache alive until `stop` is set. The cache outlives this."""
-        for work in (self._http.serve_forever, self._keep_asking):
-            threading.Thread(target=work, name=work.__name__, daemon=True).start()
+        """Keep the cache alive until `stop` is set. The cache outlives this."""
+        threading.Thread(target=self._keep_asking, name="asking", daemon=True).start()
         try:
             while not self.stop.is_set():
                 self._turn()
                 self.stop.wait(TICK_S)
         finally:
-            self._http.shutdown()
-            self._http.server_close()
+            self._http.close()
             self._disconnect()
 
     def _turn(self) -> None:
@@ -174,10 +178,6 @@ class ControllerShell:
     def _serving(self, endpoints: Mapping[str, str]) -> frozenset[str]:
         return frozenset(shard for shard, address in endpoints.items() if serves(address, self.config.token))
 
-    def metrics(self) -> str:
-        """The page that Prometheus scrapes."""
-        return render(self.core, self.stats)
-
 
 def serves(address: str, token: str | None, deadline_s: float = PING_DEADLINE_S) -> bool:
     """Whether the shard at `host:port` answers a PING and holds the right to serve.
@@ -210,36 +210,8 @@ def serves(address: str, token: str | None, deadline_s: float = PING_DEADLINE_S)
     return ping in (b"PONG", "PONG") and (isinstance(exists, int) or moved)
 
 
-def _handler(shell: ControllerShell) -> type[BaseHTTPRequestHandler]:
-    class Handler(BaseHTTPRequestHandler):
-        """Answers the three paths that Kubernetes and Prometheus ask."""
-
-        def do_GET(self) -> None:
-            """Answer one request."""
-            match self.path.partition("?")[0]:
-                case "/healthz":
-                    ok = shell.healthy()
-                    self._answer(200 if ok else 503, "ok\n" if ok else "the loop has not passed for too long\n")
-                case "/readyz":
-                    ok = shell.core.ready
-                    self._answer(200 if ok else 503, "ok\n" if ok else f"{shell.core.why()}\n")
-                case "/metrics":
-                    self._answer(200, shell.metrics(), "text/plain; version=0.0.4; charset=utf-8")
-                case _:
-                    self._answer(404, "paths: /healthz /readyz /metrics\n")
-
-        def _answer(self, status: int, text: str, kind: str = "text/plain; charset=utf-8") -> None:
-            body = text.encode()
-            self.send_response(status)
-            self.send_header("Content-Type", kind)
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
-
-        def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the base class's name
-            """Say nothing: a probe every few seconds would drown the log."""
-
-    return Handler
+def _probe(good: bool, why: str) -> Page:
+    return Page(b"ok\n") if good else Page(f"{why}\n".encode(), status=503)
 
 
 def ray_address() -> str:

@@ -21,7 +21,9 @@ from stratacache.cluster import messages as m
 from stratacache.cluster.config import RAY_NAMESPACE, ClusterConfig, shard_actor_name
 from stratacache.cluster.coordinator import Coordinator, Phase
 from stratacache.cluster.merge import counters, merged_stats
+from stratacache.cluster.metrics import ClusterCollector, serve_metrics
 from stratacache.cluster.placement import node_seen
+from stratacache.cluster.ray_metrics import keep_recording
 from stratacache.cluster.registry import Registry
 from stratacache.cluster.shard_actor import ShardActor, ShardSpec, listen_address
 from stratacache.node.errors import CacheError, UnavailableError, UsageError
@@ -57,6 +59,9 @@ class CoordinatorActor:
         self._changed = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
         self._closing: set[asyncio.Task[None]] = set()
+        collector = ClusterCollector(asyncio.get_running_loop(), self.status)
+        self.metrics = serve_metrics(config, collector, None)
+        self._spawn(keep_recording(collector.totals))
         self._spawn(self._run())
 
     # -------------------------------------------------------------- what others ask
@@ -125,6 +130,7 @@ class CoordinatorActor:
             "term": core.term,
             "replicas": core.replicas,
             "reason": core.reason,
+            "metrics": self.metrics.address if self.metrics is not None else "",
             "config": {name: value for name, value in self.config.to_map().items() if name != "token"},
             "shards": shards,
         }

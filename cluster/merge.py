@@ -17,7 +17,7 @@ GAUGES: Final = frozenset(
         "bytes",
         "bytes_max",
         "bytes_used",
-        "connections",
+        "clients",
         "disk_bytes",
         "entries",
         "epoch",
@@ -31,10 +31,11 @@ GAUGES: Final = frozenset(
         "serving",
         "tombstones",
         "uptime_ms",
+        "watching",
     }
 )
 """Names of figures that say what is now; every other number counts what has been."""
-_NOT_SUMMED: Final = frozenset({"epoch", "inv_seq", "on", "pid", "serving", "uptime_ms"})
+_NOT_SUMMED: Final = frozenset({"epoch", "hot", "inv_seq", "metrics", "on", "pid", "serving", "uptime_ms"})
 
 
 def merged_stats(parts: Iterable[Mapping[Any, Any]]) -> dict[Any, Any]:
@@ -70,10 +71,10 @@ def _add(total: dict[Any, Any], part: Mapping[Any, Any], *, skip: frozenset[str]
         spent = total.get("mean_us", 0.0) * total.get("count", 0) + part["mean_us"] * part["count"]
         total["mean_us"] = spent / asked if asked else 0.0
     for name, value in part.items():
-        if name in skip or (isinstance(name, str) and name.endswith(("_ratio", "_us"))):
-            continue
-        if isinstance(value, Mapping):
+        if isinstance(value, Mapping):  # first: a namespace may have the name of a figure
             _add(total.setdefault(name, {}), value, skip=skip)
+        elif name in skip or (isinstance(name, str) and name.endswith(("_ratio", "_us"))):
+            continue
         elif _is_number(value):
             total[name] = total.get(name, 0) + value
         else:

@@ -27,6 +27,7 @@ from stratacache.cluster.serving import Serving
 from stratacache.node.config import NodeConfig
 from stratacache.node.engine import MultiLevelCache
 from stratacache.node.errors import UsageError
+from stratacache.node.pages import PageServer
 from stratacache.node.resp.config import ServerConfig
 from stratacache.node.resp.server import Identity, NodeServer
 from stratacache.node.tuning import tune_process
@@ -76,6 +77,7 @@ class ShardActor:
         self.server: NodeServer
         self.forwarder: RingForwarder
         self.started: m.ShardStarted | None = None
+        self.metrics: PageServer | None = None
         self._turn = asyncio.Lock()
         self._ask = asyncio.Event()
         self._coordinator: Any = None
@@ -91,6 +93,7 @@ class ShardActor:
         self.engine = MultiLevelCache(node_config(config, self.home), post=loop.call_soon_threadsafe)
         self.forwarder = RingForwarder(spec.shard, config.token)
         await self._listen()
+        await self._serve_metrics()
         endpoints = self.server.endpoints
         self.started = m.ShardStarted(
             shard=spec.shard,
@@ -138,6 +141,16 @@ class ShardActor:
                 continue
             return
         raise problem
+
+    async def _serve_metrics(self) -> None:
+        from stratacache.cluster.metrics import serve_metrics
+        from stratacache.cluster.ray_metrics import keep_recording
+        from stratacache.node.metrics import NodeCollector
+
+        collector = NodeCollector(self.server, lambda stats: with_base(stats, self.spec.base))
+        place = int(self.spec.shard.rpartition("-")[2])
+        self.metrics = await asyncio.to_thread(serve_metrics, self.spec.config, collector, place)
+        self._tasks.append(asyncio.get_running_loop().create_task(keep_recording(collector.totals)))
 
     async def deliver(self, event: m.Prepare | m.Activate) -> list[m.Prepared | m.Activated | m.Outpaced]:
         """Take a step of a view change; returns what this shard vouches for."""
@@ -276,6 +289,8 @@ class ShardActor:
         """The node's counters and gauges."""
         return {
             **self._node_stats(),
+            "server": self.server.stats(),
+            "metrics": self.metrics.address if self.metrics is not None else "",
             "pid": os.getpid(),
             "serving": self.serving.may_serve(self.engine.now_ms()),
             "epoch": self.serving.epoch,
@@ -294,6 +309,8 @@ class ShardActor:
             serves = self.serving.prepared is None and self.serving.epoch > 0
             if self.started is None:
                 return
+            if self.metrics is not None:
+                await asyncio.to_thread(self.metrics.close)
             await self.server.stop(deadline_s / 2)
             await self.forwarder.close()
             await asyncio.to_thread(self.engine.close, deadline_s / 2)

@@ -31,6 +31,8 @@ from stratacache.node.types import EvictionPolicy
 @click.option("--l2-mib", default=64, show_default=True, help="Compressed level, in MiB; 0 turns it off.")
 @click.option("--l3-mib", default=1024, show_default=True, help="Disk level, in MiB (with --data-dir).")
 @click.option("--policy", type=click.Choice([kind.value for kind in EvictionPolicy]), default="lru", show_default=True)
+@click.option("--metrics-port", type=int, help="Serve metrics for Prometheus on this port; 0 takes a free one.")
+@click.option("--metrics-host", default="127.0.0.1", show_default=True, help="Where they are served.")
 @click.option("--connections", default=10_000, show_default=True, help="Clients at the same time.")
 @click.option("--value-mib", default=64, show_default=True, help="Largest value, in MiB.")
 @click.option("--query-mib", default=256, show_default=True, help="Largest command, in MiB.")
@@ -51,6 +53,8 @@ def main(
     l2_mib: int,
     l3_mib: int,
     policy: str,
+    metrics_port: int | None,
+    metrics_host: str,
     connections: int,
     value_mib: int,
     query_mib: int,
@@ -84,16 +88,18 @@ def main(
         output_soft_bytes_max=min(output_mib, 32) * MIB,
     )
     try:
-        run_node(node, server, stop_s=stop_s, on_start=_tell)
+        metrics = None if metrics_port is None else (metrics_host, metrics_port)
+        run_node(node, server, stop_s=stop_s, on_start=_tell, metrics=metrics)
     except UsageError as problem:
         raise click.UsageError(str(problem)) from None
     except OSError as problem:
         raise click.ClickException(f"can't listen on {bind}:{port}: {problem}") from None
 
 
-def _tell(endpoints: Endpoints) -> None:
+def _tell(endpoints: Endpoints, metrics: str) -> None:
     """Say where the node listens, in a line that scripts can read."""
-    click.echo(f"ready host={endpoints.host} port={endpoints.port} unix={endpoints.unix}")
+    pages = f" metrics={metrics}" if metrics else ""
+    click.echo(f"ready host={endpoints.host} port={endpoints.port} unix={endpoints.unix}{pages}")
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from .groups import Group, Namespace, Page
     from .levels.memory import MemoryLevel
 
-__all__ = ["DEAD_MS", "ENTRY_BYTES", "FRAME_PAYLOAD_BYTES_MAX", "NEVER_MS", "Entry"]
+__all__ = ["COST_UNKNOWN_S", "DEAD_MS", "ENTRY_BYTES", "FRAME_PAYLOAD_BYTES_MAX", "NEVER_MS", "Entry"]
 
 DEAD_MS: Final = 0
 """`expires_ms` of a killed entry."""

@@ -6,7 +6,7 @@ Invariants: counters only grow; a ratio is computed when it is asked for, so tha
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from .types import RemovalCause
 
@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from .engine import MultiLevelCache
     from .groups import Namespace
     from .histogram import Histogram
+
+HOT_KEYS: Final = 16
+HOT_KEY_BYTES: Final = 128
 
 
 def _no_removals() -> dict[RemovalCause, int]:
@@ -76,8 +79,18 @@ def times_dict(times: Histogram) -> dict[str, Any]:
     }
 
 
+def hot_keys(node: MultiLevelCache) -> list[list[Any]]:
+    """The keys that were read most, as text, each with its estimated hits."""
+    return [[key[:HOT_KEY_BYTES].decode("utf-8", "backslashreplace"), hits] for key, hits in node.hot.top(HOT_KEYS)]
+
+
 def node_dict(node: MultiLevelCache) -> dict[str, Any]:
     """Counters and gauges of a node, its levels and its namespaces, as plain numbers."""
+    return totals_dict(node) | {"namespaces": _namespaces(node), "hot": hot_keys(node)}
+
+
+def totals_dict(node: MultiLevelCache) -> dict[str, Any]:
+    """`node_dict` without what grows with the number of namespaces: in a fixed time."""
     levels: dict[str, Any] = {}
     memory = [level for level in (node.l1, node.l2) if level is not None]
     for level in memory:
@@ -105,8 +118,8 @@ def node_dict(node: MultiLevelCache) -> dict[str, Any]:
             "refused": node.leases.refused,
         },
         "inv_seq": node.inv_seq,
+        "saved_s": node.insight.saved_s,
         "levels": levels,
-        "namespaces": _namespaces(node),
         "near_hits": node.insight.near_hits,
         **node.insight.as_dict(),
         "recipes": {"entries": len(node.recipes.kept), "bytes_used": node.recipes.bytes_used},

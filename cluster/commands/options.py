@@ -59,6 +59,21 @@ name_option = click.option("--name", default="default", show_default=True, help=
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of text.")
 
 
+def metrics_options(command: F) -> F:
+    """Where `up` has the processes serve their metrics."""
+    for option in (
+        click.option(
+            "--metrics-port",
+            type=click.IntRange(-1, 65_535),
+            default=0,
+            help="The coordinator's page for Prometheus; shard-0's is one more, ...; -1: none.  [any free ports]",
+        ),
+        click.option("--metrics-host", default="127.0.0.1", show_default=True, help="Where those pages are served."),
+    ):
+        command = option(command)
+    return command
+
+
 def cache_options(command: F) -> F:
     """The options by which get, put and invalidate find a cache."""
     for option in reversed(

@@ -42,8 +42,9 @@ def summary(stats: dict[str, Any]) -> dict[str, Any]:
     for shard in stats["shards"]:
         figures = shard.pop("stats", {})
         endpoint = f"{shard['host']}:{shard['port']}" if shard["port"] else ""
-        shards.append({**shard, "endpoint": endpoint, **_figures(figures)})
-    report = {name: stats[name] for name in ("name", "phase", "ready", "epoch", "term", "replicas")}
+        metrics = figures.get("metrics", "")
+        shards.append({**shard, "endpoint": endpoint, "metrics": metrics, **_figures(figures)})
+    report = {name: stats[name] for name in ("name", "phase", "ready", "epoch", "term", "replicas", "metrics")}
     return {**report, "shards": shards, "total": _figures(stats["total"])}
 
 
@@ -56,6 +57,7 @@ def _figures(stats: dict[str, Any]) -> dict[str, Any]:
         "misses": stats.get("misses", 0),
         "hit_ratio": round(stats.get("hit_ratio", 0.0), 4),
         "puts": stats.get("puts", 0),
+        "saved_s": round(stats.get("saved_s", 0.0), 3),
         "bytes": bytes_by_level or {"l1_memory": stats.get("memory_bytes", 0)},
     }
 
@@ -78,6 +80,10 @@ def print_summary(report: dict[str, Any]) -> None:
         left = [cell.ljust(width) for cell, width in zip(row[:3], widths[:3], strict=True)]
         right = [cell.rjust(width) for cell, width in zip(row[3:], widths[3:], strict=True)]
         click.echo("  ".join(left + right).rstrip())
+    pages = {"coordinator": report["metrics"], **{shard["id"]: shard["metrics"] for shard in report["shards"]}}
+    if any(pages.values()):
+        told = ", ".join(f"{who} {address}" for who, address in pages.items() if address)
+        click.echo(f"metrics (http, /metrics): {told}")
     for shard in report["shards"]:
         if shard["reason"]:
             click.echo(f"{shard['id']}: {shard['reason']}")

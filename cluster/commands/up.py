@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from stratacache.cluster.commands.options import Bytes, json_option, name_option, print_json
+from stratacache.cluster.commands.options import Bytes, json_option, metrics_options, name_option, print_json
 from stratacache.cluster.config import ClusterConfig
 from stratacache.cluster.launch import ClusterHandle, start
 from stratacache.cluster.local_ray import connect_ray, end_head, find_ray, require_ray, start_head
@@ -37,6 +37,7 @@ _DEFAULTS = ClusterConfig()
 @click.option("--port", type=int, default=0, help="shard-0's port, shard-1's is one more, ...  [any free ports]")
 @click.option("--token", envvar="STRATACACHE_TOKEN", help="What clients must show.  [env: STRATACACHE_TOKEN]")
 @click.option("--insecure", is_flag=True, help="Allow a host that others can reach without a token.")
+@metrics_options
 @click.option(
     "--cpus-per-shard", type=float, default=0.0, show_default=True, help="CPUs that each shard takes from Ray."
 )
@@ -58,6 +59,8 @@ def command(
     port: int,
     token: str | None,
     insecure: bool,
+    metrics_host: str,
+    metrics_port: int,
     cpus_per_shard: float,
     timeout_s: float,
     as_json: bool,
@@ -75,6 +78,8 @@ def command(
         port=port,
         token=token,
         insecure=insecure,
+        metrics_host=metrics_host,
+        metrics_port=None if metrics_port < 0 else metrics_port,
         data_dir=str(data_dir.expanduser().resolve()) if data_dir is not None else None,
         l1_bytes_max=l1,
         l2_bytes_max=l2,

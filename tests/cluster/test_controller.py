@@ -5,10 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 
 from stratacache.cluster import controller as c
 from stratacache.cluster.config import ClusterConfig
-from stratacache.cluster.controller_metrics import NAMES, render
+from stratacache.cluster.controller_metrics import NAMES, ControllerCollector
+from stratacache.node.engine import MultiLevelCache
+from stratacache.node.metrics import metrics_page
+from tests.observe.naming import problems
 
 CONFIG = ClusterConfig(shards=2, token="t", node_resource="stratacache")
 
@@ -151,15 +155,27 @@ def test_retries_back_off_and_never_stop() -> None:
 
 
 def test_metrics_are_what_prometheus_reads() -> None:
-    """The page has every name once, with its type, and the samples of each shard and level."""
-    stats = {
-        "shards": [{"id": "shard-0", "stats": {"entries": 7, "hits": 5, "levels": {"l1_memory": {"bytes_used": 9}}}}]
-    }
-    page = render(whole(), stats)
-    for name, (kind, _) in NAMES.items():
-        assert page.count(f"# TYPE {name} {kind}\n") == 1
-        assert name.endswith("_total") == (kind == "counter")
-    assert 'stratacache_controller_shards_ready{cluster="default"} 2\n' in page
-    assert 'stratacache_shard_up{cluster="default",shard="shard-1"} 1\n' in page
-    assert 'stratacache_shard_entries{cluster="default",shard="shard-0"} 7\n' in page
-    assert 'stratacache_shard_level_bytes{cluster="default",level="l1_memory",shard="shard-0"} 9\n' in page
+    """The page parses, keeps the rules of naming, and has the samples of controller, cluster, shards and levels."""
+    engine = MultiLevelCache()
+    engine.put(b"docs:a", b"b")
+    engine.get(b"docs:a")
+    shard = {"id": "shard-0", "state": "active", "incarnation": 2, "stats": engine.stats()}
+    gone = {"id": "shard-1", "state": "suspended", "incarnation": 3, "stats": {}}
+    figures = {"name": "default", "ready": False, "epoch": 4, "term": 2, "replicas": 1, "config": {"shards": 2}}
+    core = whole()
+    page = metrics_page(ControllerCollector(core, lambda: {**figures, "shards": [shard, gone]}))("").body.decode()
+    found = {family.name: family for family in text_string_to_metric_families(page)}
+    assert [problem for name in found if name.startswith("stratacache") for problem in problems(found[name])] == []
+    assert 'stratacache_controller_shards_ready{cluster="default"} 2.0\n' in page
+    assert 'stratacache_controller_shard_ready{cluster="default",shard="shard-1"} 1.0\n' in page
+    assert 'stratacache_cluster_epoch{cluster="default"} 4.0\n' in page
+    assert 'stratacache_cluster_shards_active{cluster="default"} 1.0\n' in page
+    assert 'stratacache_hits_total{cluster="default",shard="shard-0"} 1.0\n' in page
+    assert 'stratacache_level_entries{cluster="default",level="l1_memory",shard="shard-0"} 1.0\n' in page
+    assert 'stratacache_namespace_puts_total{cluster="default",namespace="docs",shard="shard-0"} 1.0\n' in page
+    assert 'stratacache_hits_total{cluster="default",shard="shard-1"}' not in page
+    assert len(set(NAMES)) == len(NAMES)
+    engine.close()
+    empty = metrics_page(ControllerCollector(core, dict))("").body.decode()
+    assert "stratacache_controller_shards_wanted" in empty
+    assert "stratacache_hits_total" not in empty

@@ -99,7 +99,7 @@ def test_standalone_with_rocksdb(helm4: Helm) -> None:
         )
         assert done.returncode == 0, done.stderr
         assert metric(kubelet, "stratacache_controller_shards_ready") == 2
-        assert metric(kubelet, 'stratacache_shard_level_bytes{cluster="default",level="l1_memory"') >= 0
+        assert metric(kubelet, 'stratacache_level_used_bytes{cluster="default",level="l1_memory"') >= 0
 
         hook = kubelet.pods[worker].template.container()["lifecycle"]["preStop"]["exec"]["command"]
         done = kubelet.run(kubelet.pods[worker], hook)

@@ -1,0 +1,64 @@
+"""The keys of a node that are read most, from samples of its hits.
+
+A leaf: it reads no clock and imports nothing of the node. Space-saving counters (Metwally, Agrawal, El Abbadi,
+"Efficient Computation of Frequent and Top-k Elements in Data Streams", ICDT 2005): a new key takes the place of the one
+with the least weight and inherits that weight, so a key that is read often is never missed, and one that is listed may
+be over-estimated by at most the least weight.
+
+Invariants: at most `keys_max` keys are known; old hits lose weight, so that what was hot yesterday gives way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final, Protocol
+
+SHORT_LOG: Final = 64
+HALVE_AFTER_HITS: Final = 1 << 20
+
+
+class Hit(Protocol):
+    """What a log of hits is made of."""
+
+    key: bytes
+
+
+class HotKeys:
+    """Estimated hits by key."""
+
+    __slots__ = ("_hits", "_logs", "_weights", "keys_max")
+
+    def __init__(self, keys_max: int = 64) -> None:
+        self.keys_max = keys_max
+        self._weights: dict[bytes, int] = {}
+        self._hits = 0
+        self._logs = 0
+
+    def sample(self, log: Sequence[Hit]) -> None:
+        """Take note of hits that were logged, by one of them; of every fourth log when they are long."""
+        self._logs = turn = self._logs + 61  # a stride, so that no pattern in the logs is followed
+        count = len(log)
+        if count < SHORT_LOG:
+            self.hit(log[turn % count].key, count)
+        elif not turn & 3:
+            self.hit(log[turn % count].key, 4 * count)
+
+    def hit(self, key: bytes, hits: int) -> None:
+        """Count a sampled hit for the `hits` hits that it stands for. O(1) for a known key, else O(keys_max)."""
+        weights = self._weights
+        known = weights.get(key)
+        if known is not None:
+            weights[key] = known + hits
+        elif len(weights) < self.keys_max:
+            weights[key] = hits
+        else:
+            least = min(weights, key=weights.__getitem__)
+            weights[key] = weights.pop(least) + hits
+        self._hits += hits
+        if self._hits >= HALVE_AFTER_HITS:
+            self._hits = 0
+            self._weights = {key: weight // 2 for key, weight in weights.items() if weight > 1}
+
+    def top(self, count: int) -> list[tuple[bytes, int]]:
+        """The `count` keys of the greatest weight, greatest first."""
+        return sorted(self._weights.items(), key=lambda item: (-item[1], item[0]))[:count]

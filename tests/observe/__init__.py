@@ -1,0 +1,1 @@
+"""Metrics, their names, the dashboard, and the commands that show figures."""

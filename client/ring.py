@@ -148,6 +148,17 @@ class Ring:
                 found.append(index)
         return groups
 
+    def shares(self) -> dict[str, float]:
+        """What part of the key space each shard is the primary of; they add up to 1."""
+        if not self._points:
+            return {shard.id: 1.0 for shard in self.shards}
+        arcs = [0] * len(self.shards)
+        before = self._points[-1] - (1 << 64)  # the arc before the first point begins at the last one
+        for point, number in zip(self._points, self._owner, strict=True):
+            arcs[number] += point - before
+            before = point
+        return {shard.id: arc / (1 << 64) for shard, arc in zip(self.shards, arcs, strict=True)}
+
     @property
     def memory_bytes(self) -> int:
         """Bytes of the point arrays."""

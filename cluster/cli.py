@@ -21,6 +21,8 @@ from stratacache.node.errors import CacheError
 COMMANDS: Final = {
     "up": "start a cache in the Ray cluster (or start a local Ray first)",
     "status": "show the shards and what they hold",
+    "top": "watch shards, levels and hot keys in a live view",
+    "bench": "measure a running cache",
     "down": "end what `up` made",
     "get": "print a cached value",
     "put": "store a value",
@@ -28,6 +30,7 @@ COMMANDS: Final = {
     "node": "serve one cache node without Ray",
     "controller": "keep a cache alive in a Ray cluster (what the Helm chart runs)",
     "drain": "write this machine's shards to disk and end them, before it goes",
+    "completion": "print what makes the shell complete `stratacache`",
     "demo": "run an AI pipeline on a local cluster and show what the cache does",
 }
 

@@ -2,8 +2,8 @@
 
 A leaf: it reads no clock and imports nothing of the node. Space-saving counters (Metwally, Agrawal, El Abbadi,
 "Efficient Computation of Frequent and Top-k Elements in Data Streams", ICDT 2005): a new key takes the place of the one
-with the least weight and inherits that weight, so a key that is read often is never missed, and one that is listed may
-be over-estimated by at most the least weight.
+with the least weight and inherits that weight, so a key that is read often is never missed. What it inherited is known
+too and taken off what is told: where all keys are read alike, none looks hot.
 
 Invariants: at most `keys_max` keys are known; old hits lose weight, so that what was hot yesterday gives way.
 """
@@ -26,11 +26,12 @@ class Hit(Protocol):
 class HotKeys:
     """Estimated hits by key."""
 
-    __slots__ = ("_hits", "_logs", "_weights", "keys_max")
+    __slots__ = ("_hits", "_inherited", "_logs", "_weights", "keys_max")
 
     def __init__(self, keys_max: int = 64) -> None:
         self.keys_max = keys_max
         self._weights: dict[bytes, int] = {}
+        self._inherited: dict[bytes, int] = {}
         self._hits = 0
         self._logs = 0
 
@@ -53,12 +54,17 @@ class HotKeys:
             weights[key] = hits
         else:
             least = min(weights, key=weights.__getitem__)
-            weights[key] = weights.pop(least) + hits
+            self._inherited.pop(least, None)
+            inherited = self._inherited[key] = weights.pop(least)
+            weights[key] = inherited + hits
         self._hits += hits
         if self._hits >= HALVE_AFTER_HITS:
             self._hits = 0
             self._weights = {key: weight // 2 for key, weight in weights.items() if weight > 1}
+            self._inherited = {key: part // 2 for key, part in self._inherited.items() if key in self._weights}
 
     def top(self, count: int) -> list[tuple[bytes, int]]:
-        """The `count` keys of the greatest weight, greatest first."""
-        return sorted(self._weights.items(), key=lambda item: (-item[1], item[0]))[:count]
+        """The `count` keys that have the most hits for certain, the most first."""
+        inherited = self._inherited
+        certain = [(key, weight - inherited.get(key, 0)) for key, weight in self._weights.items()]
+        return sorted(certain, key=lambda item: (-item[1], item[0]))[:count]

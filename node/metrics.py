@@ -63,7 +63,7 @@ NAMES: Final[Mapping[str, Name]] = {
     "stratacache_near_hits_total": Name("counter", "Hits that near caches served and told of."),
     "stratacache_entries": Name("gauge", "Live entries in memory."),
     "stratacache_memory_used_bytes": Name("gauge", "Bytes charged for everything in memory, tag tables included."),
-    "stratacache_access_seconds": Name("histogram", "Time that the node took for a get (one in 16 is timed)."),
+    "stratacache_access_seconds": Name("histogram", "Time of a get that the read loop did not answer from memory."),
     "stratacache_level_entries": Name("gauge", "Entries in a level.", _LEVEL),
     "stratacache_level_used_bytes": Name("gauge", "Bytes in use in a level.", _LEVEL),
     "stratacache_level_limit_bytes": Name("gauge", "Budget of a level.", _LEVEL),

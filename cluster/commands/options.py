@@ -75,7 +75,7 @@ def metrics_options(command: F) -> F:
 
 
 def cache_options(command: F) -> F:
-    """The options by which get, put and invalidate find a cache."""
+    """The options by which the commands of a client find a cache."""
     for option in reversed(
         (
             click.option(
@@ -92,13 +92,13 @@ def cache_options(command: F) -> F:
     return command
 
 
-def open_cache(address: str | None, name: str | None, token: str | None) -> CacheClient:
+def open_cache(address: str | None, name: str | None, token: str | None, *, strict: bool = True) -> CacheClient:
     """Connect to the cache at the address, or to the one that `up` made, or to the one that runs in Ray."""
     from stratacache.client import connect
 
     if address is None:
         address, token = _find(name, token)
-    return connect(address, token=token, strict=True)
+    return connect(address, token=token, strict=strict)
 
 
 def _find(name: str | None, token: str | None) -> tuple[str, str | None]:
@@ -123,6 +123,14 @@ def _find(name: str | None, token: str | None) -> tuple[str, str | None]:
     if not shards:
         raise UnavailableError("no shard of the cache serves now: see `stratacache status`")
     return "strata://" + ",".join(shards), token or found
+
+
+def require_rich() -> None:
+    """Say how to get Rich where it is missing."""
+    try:
+        import rich  # noqa: F401
+    except ImportError:
+        raise UnavailableError("the live view needs Rich: pip install 'stratacache[ray]', or use --json") from None
 
 
 def print_json(value: Any) -> None:

@@ -345,11 +345,10 @@ def test_hot_keys_find_the_heavy_ones_among_many() -> None:
         if index % 2 == 0:
             hot.hit(b"hot-%d" % (index % 3), 1)
     assert {key for key, _ in hot.top(3)} == {b"hot-0", b"hot-1", b"hot-2"}
+    assert all(hits <= 5 for key, hits in hot.top(16) if key.startswith(b"cold")), "one hit each: none is hot"
     assert len(hot.top(100)) == 16
     hot.hit(b"new", HALVE_AFTER_HITS)
-    key, hits = hot.top(1)[0]
-    assert key == b"new"
-    assert HALVE_AFTER_HITS // 2 <= hits < HALVE_AFTER_HITS // 2 + 500
+    assert hot.top(1)[0] == (b"new", HALVE_AFTER_HITS // 2)
     assert dict(hot.top(16))[b"hot-0"] < 500
 
 

@@ -243,22 +243,25 @@ class Connection(ReadLoop, asyncio.Protocol):
         """Send replies; cuts the client off when it has left too much unread."""
         if len(out) > 1 and (size := sum([len(part) for part in out])) > LARGE_REPLY_BYTES:
             if self.server.dirty:
-                self.server.flush_pushes()
+                self.server.flush_pushes(self)
             self.server.bytes_out += size
             self._transport.writelines(out)  # joining would copy all of it once more
             self._check_output()
+            self.flush_pushes()
         else:
             self._send(out[0] if len(out) == 1 else b"".join(out))
 
     def _send(self, data: bytes) -> None:
         server = self.server
         if server.dirty:
-            server.flush_pushes()  # a change is known to who watches before its maker is answered
+            server.flush_pushes(self)  # who else must know of a change knows it before its maker is answered
         if data:
             server.bytes_out += len(data)
             self._transport.write(data)
             if self.output_since_ms:
                 self._check_output()
+        if self._pushes:
+            self.flush_pushes()
 
     def _check_output(self) -> None:
         if self.output_since_ms and self.output_bytes > self.server.config.output_bytes_max:

@@ -317,12 +317,19 @@ class NodeServer:
         self.dirty = True
         self.tracking.keys_changed((key,))
 
-    def flush_pushes(self) -> None:
-        """Send what waits for near caches and tracking clients."""
+    def flush_pushes(self, writer: Connection | None = None) -> None:
+        """Send what waits for near caches and tracking clients.
+
+        `writer`, about to send its replies, hears of its own changes behind them if it tracks, as in Redis: a value
+        that it has read before in the same pipeline must not come after the news that it is out of date.
+        """
         self.dirty = False
         self.watchers.flush()
+        self.tracking.flush()
         while self.pushes_pending:
-            self.pushes_pending.pop().flush_pushes()
+            client = self.pushes_pending.pop()
+            if client is not writer or client.tracking is None:
+                client.flush_pushes()
 
     def post(self, fn: Callable[[], Any]) -> None:
         """Run `fn` on the server's loop; callable from any thread."""

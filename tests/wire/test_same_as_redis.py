@@ -10,7 +10,7 @@ import pytest
 from stratacache.node.resp import commands
 from stratacache.node.resp.table import COMMANDS
 from tests.wire.raw import Raw, request
-from tests.wire.scenarios import SCENARIOS, STANDARD
+from tests.wire.sequences import SCENARIOS, STANDARD
 
 pytestmark = pytest.mark.server
 
@@ -21,10 +21,6 @@ assert commands.__all__, "importing the commands fills the table"
 def words(line: str) -> list[bytes]:
     long = {"XLONG": b"a" * 85, "YLONG": b"b" * 60, '""': b""}
     return [long[word] if word in long else codecs.escape_decode(word.encode())[0] for word in line.split(" ")]
-
-
-def lines(name: str) -> list[str]:
-    return [line.strip() for line in SCENARIOS[name].strip().splitlines()]
 
 
 def check(line: str, ours: Any, theirs: Any) -> str | None:
@@ -45,7 +41,7 @@ def test_replies_are_those_of_redis(name: str, resp: int, node: Raw, redis_serve
         node.run("HELLO", 3)
         redis_server.run("HELLO", 3)
     wrong = []
-    for line in lines(name):
+    for line in SCENARIOS[name]:
         argv = words(line.lstrip("?~"))
         wrong.append(check(line, node.run(*argv), redis_server.run(*argv)))
     assert not [problem for problem in wrong if problem], "\n".join(problem for problem in wrong if problem)
@@ -53,7 +49,7 @@ def test_replies_are_those_of_redis(name: str, resp: int, node: Raw, redis_serve
 
 def test_every_standard_command_is_compared() -> None:
     """No command of the list is left out."""
-    compared = {line.lstrip("?~").split(" ")[0].upper() for name in SCENARIOS for line in lines(name)}
+    compared = {line.lstrip("?~").split(" ")[0].upper() for name in SCENARIOS for line in SCENARIOS[name]}
     assert STANDARD - compared == {"QUIT"}, "QUIT closes the connection and has a test of its own"
     ours = {name.decode() for name in COMMANDS if not name.startswith(b"SC.")}
     assert ours == STANDARD
@@ -124,3 +120,19 @@ def test_malformed_requests(data: bytes, node: Raw, redis_server: Raw) -> None:
                     assert client.read() == ("$", b"first")
             assert ours.read() == theirs.read()
             assert ours.closed_by_server()
+
+
+def test_info_counts_keys_with_an_expiry(node: Raw, redis_server: Raw) -> None:
+    """INFO's keyspace line: as many keys and expiries as redis-server counts, and the mean TTL."""
+    lines = []
+    for client in (node, redis_server):
+        client.run("SET", "forever", 1)
+        for number in range(600):
+            client.run("SET", f"k{number}", 1, "EX", 1000)
+        client.run("PERSIST", "k0")
+        client.run("DEL", "k1")
+        client.run("EXPIRE", "k2", 0)
+        text = client.run("INFO", "keyspace")[1].decode()
+        lines.append([int(fact.split("=")[1]) for fact in text.split("db0:")[1].strip().split(",")[:3]])
+    assert lines[0][:2] == lines[1][:2] == [599, 597]
+    assert 0 <= 1_000_000 - lines[0][2] < CLOSE_MS  # redis-server measures its own only now and then

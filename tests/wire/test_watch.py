@@ -205,6 +205,29 @@ def test_tracking_modes(node_port: int) -> None:
         assert other.read() == invalidate("user:1")
 
 
+def test_tracking_broadcast_gathers_the_keys_of_a_prefix(node_port: int) -> None:
+    """Keys that change together come in one message for each prefix; keys read before broadcasting are not reported."""
+    with resp3(node_port) as reader, Raw(node_port) as writer:
+        reader.run("CLIENT", "TRACKING", "ON")
+        reader.run("GET", "read:before")
+        reader.run("CLIENT", "TRACKING", "OFF")
+        reader.run("CLIENT", "TRACKING", "ON", "BCAST", "PREFIX", "a:", "PREFIX", "b:")
+        writer.run("MSET", "read:before", 0, "a:1", 1, "b:1", 1, "a:2", 1, "c:1", 1)
+        assert reader.read() == invalidate("a:1", "a:2")
+        assert reader.read() == invalidate("b:1")
+        assert reader.run("PING") == ("+", "PONG")
+
+
+def test_tracking_tells_the_maker_behind_its_replies() -> None:
+    """What a client read before its own change, in one pipeline, comes before the news that it is out of date."""
+    node = InProcess()
+    client, seen = node.connect()
+    client.data_received(request("HELLO", 3) + request("CLIENT", "TRACKING", "ON") + request("SET", "a", "1"))
+    seen.written.clear()
+    client.data_received(request("GET", "a") + request("SET", "a", "2"))
+    assert seen.written == b"$1\r\n1\r\n+OK\r\n>2\r\n$10\r\ninvalidate\r\n*1\r\n$1\r\na\r\n"
+
+
 def test_tracking_redirected_to_resp2(node_port: int) -> None:
     """A RESP2 client hears of its keys on a second connection that has subscribed."""
     with Raw(node_port) as reader, Raw(node_port) as ear, Raw(node_port) as writer:

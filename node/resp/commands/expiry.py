@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from stratacache.node.entry import NEVER_MS, Entry
 from stratacache.node.keys import canonical
-from stratacache.node.resp.arguments import INT64_MAX, INT64_MIN, integer_of
+from stratacache.node.resp.arguments import INT64_MAX, integer_of
 from stratacache.node.resp.commands.entries import change, kept_ms
 from stratacache.node.resp.dispatch import when
 from stratacache.node.resp.replies import ONE, ZERO, CommandError, integer
@@ -49,7 +49,7 @@ def _expire(connection: Connection, argv: list[bytes], name: str, *, seconds: bo
     value = integer_of(argv[2])
     wrong = CommandError(f"ERR invalid expire time in '{name}' command")
     if seconds:
-        if not INT64_MIN // 1000 <= value <= INT64_MAX // 1000:
+        if abs(value) > INT64_MAX // 1000:
             raise wrong
         value *= 1000
     if relative:

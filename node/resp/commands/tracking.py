@@ -50,6 +50,8 @@ class Tracking:
         self._groups: dict[bytes, set[bytes]] = {}
         self._groups_of: dict[bytes, tuple[bytes, ...]] = {}
         self.clients: dict[int, Connection] = {}
+        self._broadcasting: list[Connection] = []
+        self._waiting: dict[Connection, dict[bytes, dict[bytes, None]]] = {}  # client -> prefix -> changed keys
 
     @property
     def keys(self) -> int:
@@ -101,25 +103,35 @@ class Tracking:
                 del self._groups[group]
         for number in readers:
             client = self.clients.get(number)
-            if client is not None:
+            if client is not None and client not in self._broadcasting:  # it may have read before it chose to broadcast
                 self._tell(client, bulks([key]))
 
-    def keys_changed(self, keys: Iterable[bytes]) -> None:
+    def keys_changed(self, keys: Sequence[bytes]) -> None:
         """Keys were put, changed, or went away."""
-        broadcast = [client for client in self.clients.values() if client.tracking and client.tracking.broadcast]
         for key in keys:
             self._tell_readers(key)
-            for client in broadcast:
-                assert client.tracking is not None
-                if not client.tracking.prefixes or key.startswith(tuple(client.tracking.prefixes)):
-                    self._tell(client, bulks([key]))
+        for client in self._broadcasting:
+            state = client.tracking
+            assert state is not None
+            if state.no_loop and self._server.current is client:
+                continue
+            waiting = self._waiting.setdefault(client, {})
+            for prefix in state.prefixes:
+                for key in keys:
+                    if key.startswith(prefix):
+                        waiting.setdefault(prefix, {})[key] = None
+
+    def flush(self) -> None:
+        """Hand what was noted to the broadcast clients: one message for each of their prefixes, as Redis does."""
+        while self._waiting:
+            client, changed = self._waiting.popitem()
+            for keys in changed.values():
+                self._send(client, bulks(list(keys)))
 
     def group_changed(self, kind: str, names: Sequence[bytes]) -> None:
         """Tags, a namespace or everything was invalidated."""
         if kind == "all":
-            self._readers.clear()
-            self._groups.clear()
-            self._groups_of.clear()
+            self._forget_keys()
             for client in list(self.clients.values()):
                 self._tell(client, None)
             return
@@ -127,13 +139,18 @@ class Tracking:
         for group in groups:
             for key in list(self._groups.get(group, ())):
                 self._tell_readers(key)
-        for client in list(self.clients.values()):
-            if client.tracking is not None and client.tracking.broadcast:
-                self._tell(client, None)
+        for client in self._broadcasting:
+            self._tell(client, None)
 
     def _tell(self, client: Connection, keys: bytes | None) -> None:
+        """Tell a client of encoded keys (None: of all), unless it made the change and does not want to hear of that."""
         state = client.tracking
-        if state is None or (state.no_loop and self._server.current is client):
+        if state is not None and not (state.no_loop and self._server.current is client):
+            self._send(client, keys)
+
+    def _send(self, client: Connection, keys: bytes | None) -> None:
+        state = client.tracking
+        if state is None:
             return
         target: Connection | None = client
         if state.redirect:
@@ -150,14 +167,28 @@ class Tracking:
         elif state.redirect and target.channels:
             target.push(array([bulk(b"message"), bulk(CHANNEL), content]))
 
+    def add(self, client: Connection, state: TrackingClient) -> None:
+        """Begin to tell a client, or tell it in another way."""
+        client.tracking = state
+        self.clients[client.id] = client
+        self._list_broadcasting()
+
     def discard(self, client: Connection) -> None:
         """Stop telling a client. Its keys leave the table with their next change."""
         client.tracking = None
         self.clients.pop(client.id, None)
+        self._waiting.pop(client, None)
+        self._list_broadcasting()
         if not self.clients:
-            self._readers.clear()
-            self._groups.clear()
-            self._groups_of.clear()
+            self._forget_keys()
+
+    def _list_broadcasting(self) -> None:
+        self._broadcasting = [one for one in self.clients.values() if one.tracking and one.tracking.broadcast]
+
+    def _forget_keys(self) -> None:
+        self._readers.clear()
+        self._groups.clear()
+        self._groups_of.clear()
 
 
 def _options(connection: Connection, words: list[bytes]) -> TrackingClient:
@@ -225,10 +256,11 @@ def client_tracking(connection: Connection, argv: list[bytes]) -> Reply:
     if switch == b"ON":
         old = connection.tracking
         _check(old, state)
+        if state.broadcast and not state.prefixes:
+            state.prefixes = [b""]
         if old is not None:
-            state.prefixes = sorted(old.prefixes + state.prefixes)
-        connection.tracking = state
-        tracking.clients[connection.id] = connection
+            state.prefixes = sorted({*old.prefixes, *state.prefixes})
+        tracking.add(connection, state)
     elif switch == b"OFF":
         tracking.discard(connection)
     else:

@@ -26,7 +26,7 @@ class WriteMode(Enum):
     """When a put is acknowledged with regard to L3."""
 
     WRITE_THROUGH = "write_through"  # after the commit
-    WRITE_BEHIND = "write_behind"  # after L1; the disk follows within `flush_after_ms`
+    WRITE_BEHIND = "write_behind"  # after L1; the disk follows after `flush_after_ms`
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,7 +49,8 @@ class NodeConfig:
     l3_rebuild: bool = False
     """Set aside a data directory of an unknown format and begin a fresh one, where it would be refused otherwise."""
     l3_queue_bytes_max: int = 64 * MIB
-    flush_after_ms: int = 200
+    flush_after_ms: int = 1000
+    """With write-behind, how long a changed key waits for others of its value before it goes to the disk."""
     key_bytes_max: int = KEY_BYTES_MAX
     value_bytes_max: int = 64 * MIB
     leases_max: int = 65536

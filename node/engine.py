@@ -75,9 +75,8 @@ class MultiLevelCache:
         self._default = self.groups.namespace(DEFAULT_NAMESPACE)
         self.l3: DiskLevel | None = None
         if config.l3_bytes_max:
-            self.l3 = DiskLevel(config, self._clock, handoff, self._group_of)
-            self.l3.now_seq = lambda: self.gate.seq
-            self.residents.stored_seq = self.l3.stored_seq
+            self.l3 = DiskLevel(config, self._clock, handoff, self.residents, self._group_of)
+            self.l3.count_by(lambda: self.gate.seq)
         self.gate = InvalidationGate(self.l3.start_seq if self.l3 is not None else 1)
         self.leases = LeaseTable(self.gate, config.leases_max)
         if post is not None:
@@ -294,15 +293,19 @@ class MultiLevelCache:
         """
         if len(key) + len(payload) > self._easy_bytes or expires_ms <= 0 or not key:
             self._check_put(key, payload, expires_ms)
-        at = key.find(b":", 0, 256)
-        namespace = self._default if at < 0 else self.groups.namespace(key[:at])
-        group = namespace.groups.get((tags, codec)) if tags or codec else namespace.plain
-        if group is None:
-            group = self.groups.group(namespace, tuple(tags), codec)
-        gate = self.gate
         leases = self.leases
+        entry = self.table.get(key)
+        if entry is not None and (group := entry.page.group).codec == codec and group.tags == tags:
+            namespace = group.namespace
+        else:
+            entry = None
+            at = key.find(b":", 0, 256)
+            namespace = self._default if at < 0 else self.groups.namespace(key[:at])
+            found = namespace.groups.get((tags, codec)) if tags or codec else namespace.plain
+            group = found if found is not None else self.groups.group(namespace, tuple(tags), codec)
         if lease is not None and not leases.admits(key, lease, namespace.name, group.tags, self.now_ms()):
             return False
+        gate = self.gate
         gate.seq = version = gate.seq + 1
         if gate.by_key:
             gate.void_key(key)
@@ -310,18 +313,10 @@ class MultiLevelCache:
             expires_ms = self._expires_ms  # puts of one millisecond share the int object: 32 bytes less for each
         else:
             self._expires_ms = expires_ms
-        residents = self.residents
-        entry = new_entry(key, payload, version, expires_ms, cost_s, metadata)
-        old = self.table.get(key)
-        if old is None or old.page.group is not group or not residents.replace(old, entry):
-            old = old or residents.find(key)
-            if old is not None:
-                residents.unlink(old, RemovalCause.REPLACED)
-            stored = residents.place(entry, group)
-            if not stored:
-                entry.page = Page(group, -1)
-        else:
-            stored = True
+        stored = True
+        if entry is None or not self.residents.rewrite(entry, payload, version, expires_ms, cost_s, metadata):
+            entry = new_entry(key, payload, version, expires_ms, cost_s, metadata)
+            stored = self._place(entry, group)
         namespace.puts += 1
         self.puts += 1
         if cost_s != COST_UNKNOWN_S or self.recipes.kept:
@@ -330,9 +325,10 @@ class MultiLevelCache:
             leases.filled(key, entry)
         if self.listener is not None:
             self._changed("keys", (key,), RemovalCause.REPLACED)
-        if self.l3 is None:
-            return stored
-        queued = self.l3.put(entry, payload)
+        l3 = self.l3
+        if l3 is None or (entry.queued == entry.size and l3.behind):
+            return stored  # there is no disk, or the entry waits for it already
+        queued = l3.put(entry)
         if isinstance(queued, Future):
             return self._handoff.settle(then(queued, lambda committed: stored or committed))
         return stored or queued
@@ -341,6 +337,17 @@ class MultiLevelCache:
         self.recipes.forget(key)
         if cost_s != COST_UNKNOWN_S:
             self.insight.computed(key, group, cost_s)
+
+    def _place(self, entry: Entry, group: Group) -> bool:
+        """Take in a new entry in place of the one that its key may have; False when no memory level has room."""
+        old = self.residents.find(entry.key)
+        if old is not None:
+            entry.stored = old.stored
+            self.residents.unlink(old, RemovalCause.REPLACED)
+        if self.residents.place(entry, group):
+            return True
+        entry.page = Page(group, -1)
+        return False
 
     def _check_put(self, key: bytes, payload: bytes, expires_ms: int) -> None:
         limits = self.config
@@ -379,8 +386,7 @@ class MultiLevelCache:
             entry.level.policy.on_update(entry)
         self._changed("keys", (key,), RemovalCause.REPLACED)
         if self.l3 is not None and self.l3.on:
-            found.expires_ms = expires_ms
-            queued = self.l3.put(found, found.payload)
+            queued = self.l3.put(entry)
             if isinstance(queued, Future):
                 return self._handoff.settle(then(queued, lambda _: True))
         return True
@@ -533,6 +539,8 @@ class MultiLevelCache:
     def validate(self) -> None:
         """Check the internals; raises AssertionError with what is wrong. For tests."""
         self.residents.validate()
+        if self.l3 is not None:
+            self.l3.validate()
         self.gate.validate()
         self.leases.validate()
 

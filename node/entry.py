@@ -2,7 +2,8 @@
 
 Invariants: what many entries share (namespace, tags, codec) stands once, in their Group; `DEAD_MS` in `expires_ms` is
 how an entry is killed: every reader compares `expires_ms` with now anyhow, so a killed entry is a miss at once, however
-much later it is unlinked. Payload and reply frame are never both kept.
+much later it is unlinked. Payload and reply frame are never both kept. An entry changes in place when its key is put
+again, or when it moves between levels: who is given one reads what he needs before he calls the engine again.
 """
 
 from __future__ import annotations
@@ -44,10 +45,11 @@ class Entry(Evictable):
 
     `key`: canonical full key. `version`: the node-wide sequence number of its put. `metadata`: opaque to the node.
     `packed`: whether `raw` holds the zlib form (L2). `level`: the memory level that holds it, None when it has left.
-    `page` and `slot`: its place in its group (groups.py).
+    `page` and `slot`: its place in its group (groups.py). `queued`: bytes charged while it waits for the disk, 0 when
+    it does not. `stored`: whether the disk has a record of its key, perhaps an older one.
     """
 
-    __slots__ = ("frame", "level", "metadata", "packed", "page", "raw", "slot", "version")
+    __slots__ = ("frame", "level", "metadata", "packed", "page", "queued", "raw", "slot", "stored", "version")
 
     raw: bytes | None
     frame: bytes | None
@@ -57,6 +59,8 @@ class Entry(Evictable):
     level: MemoryLevel | None
     page: Page
     slot: int
+    queued: int
+    stored: bool
 
     @property
     def payload(self) -> bytes:
@@ -65,8 +69,11 @@ class Entry(Evictable):
         if raw is not None:
             return raw
         frame = self.frame
-        assert frame is not None
-        return frame[frame.index(b"\n") + 1 : -2]
+        if frame is not None:
+            return frame[frame.index(b"\n") + 1 : -2]
+        raw = self.raw  # another thread reads what it waited for, and the owner has put the key again just now
+        assert raw is not None
+        return raw
 
     @property
     def payload_bytes(self) -> int:
@@ -117,6 +124,13 @@ def charged_bytes(length: int) -> int:
     return length + (length >> ALLOCATOR_SHIFT)
 
 
+def size_of(key: bytes, payload: bytes, metadata: bytes) -> int:
+    """What an entry is charged for in memory."""
+    length = len(payload)
+    size = len(key) + length + (length >> ALLOCATOR_SHIFT) + len(metadata) + ENTRY_BYTES
+    return _SIZES[size] if size < _SIZES_SHARED else size
+
+
 def new_entry(
     key: bytes,
     payload: bytes,
@@ -138,5 +152,6 @@ def new_entry(
     entry.raw = payload
     entry.version = version
     entry.metadata = metadata
-    entry.packed = False
+    entry.packed = entry.stored = False
+    entry.queued = 0
     return entry

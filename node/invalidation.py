@@ -57,11 +57,14 @@ class Invalidation:
             self._gate.void_key(key)
             entry = self._residents.find(key)
             live = entry is not None and entry.expires_ms > now_ms
+            stored = entry is not None and entry.stored
             if entry is not None:
                 self._residents.unlink(entry, cause)
             if l3 is not None:
-                live = live or l3.holds(key)
-                ack = l3.delete(key)
+                if not live:
+                    live = l3.holds(key)
+                    stored = stored or live
+                ack = l3.delete(key, stored=stored)
             removed += live
             self._leases.voided(key, now_ms)
         self._changed("keys", keys, cause)

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import deque
 from typing import TYPE_CHECKING, Final
 
-from .entry import DEAD_MS, NEVER_MS, Entry, new_entry
+from .entry import ALLOCATOR_SHIFT, DEAD_MS, ENTRY_BYTES, NEVER_MS, Entry, new_entry, size_of
 from .groups import Group, GroupTable, Page
 from .levels.compressed import CompressedLevel, pack, unpack
 from .levels.memory import MemoryLevel
@@ -33,9 +33,9 @@ class Residents:
     """Entries in memory.
 
     `hit_log` holds the reads that the policy has not been told of, `drain_hits` tells it. `pack_later`, when set,
-    packs a large payload off the owner's thread and then calls back. `stored_seq` gives the version up to which puts
-    are on disk too. `gone`, when set, hears of every entry that leaves by expiry, or by eviction while it does not
-    lie on disk; `expired` of those with metadata that leave by expiry.
+    packs a large payload off the owner's thread and then calls back. `gone`, when set, hears of every entry that
+    leaves by expiry, or by eviction while it neither lies on disk nor waits for it; `expired` of those with metadata
+    that leave by expiry.
     """
 
     def __init__(self, config: NodeConfig, now_ms: Callable[[], int]) -> None:
@@ -50,10 +50,11 @@ class Residents:
         self.pack_later: Callable[[Entry, bytes], None] | None = None
         self.hit_log: list[Entry] = []
         self.drain_hits: Callable[[], None] = self.hit_log.clear
-        self.stored_seq: Callable[[], int] = lambda: -1
         self.gone: Callable[[bytes, RemovalCause], object] | None = None
         self.expired: Callable[[Entry], object] | None = None
         self.dead = 0
+        self.stored = 0
+        """How many live entries have a record on disk too."""
         self._sweeps: deque[Page] = deque()
         self._expiry_cursor = 0
 
@@ -81,45 +82,54 @@ class Residents:
         size = entry.size
         level = self.l1
         charged = self.groups.bytes_used + (0 if group.filling is not None else group.size)
-        if level.needs_room(size, charged) and not self._make_room(entry, group):
+        if level.needs_room(size, charged) and not self._make_room(entry, size, group):
             return self._place_below(entry, group)
         self.groups.add(entry, group)
         level.insert(entry)
+        self.stored += entry.stored
         namespace = group.namespace
         namespace.entries += 1
         namespace.bytes += size
         return True
 
-    def replace(self, old: Entry, entry: Entry) -> bool:
-        """Give an entry the place of the one before in L1; False when that is not as simple as it sounds."""
-        level = self.l1
-        group = old.page.group
-        grown = entry.size - old.size
-        if (
-            old.level is not level
-            or old.expires_ms == DEAD_MS
-            or level.bytes_used + grown + self.groups.bytes_used > level.bytes_max
-        ):
-            return False
+    def rewrite(
+        self, entry: Entry, payload: bytes, version: int, expires_ms: int, cost_s: float, metadata: bytes
+    ) -> bool:
+        """A put of a key that L1 holds, with the same tags and codec: change the entry in its place.
+
+        False, and nothing done, when that is not as simple as it sounds.
+        """
+        if entry.expires_ms == DEAD_MS:
+            return False  # it is counted as dead, and about to be swept
         if self.hit_log:
             self.drain_hits()
-        level.policy.on_replace(old, entry)
-        level.table[entry.key] = entry
-        level.bytes_used += grown
-        group.namespace.bytes += grown
-        level.counters.removed[RemovalCause.REPLACED] += 1
-        entry.level = level
-        old.level = None
-        page = entry.page = old.page
-        slot = entry.slot = old.slot
-        page.entries[slot] = entry
-        page.soonest_ms = min(page.soonest_ms, entry.expires_ms)
+        level = self.l1
+        length = len(payload)
+        grown = len(entry.key) + length + (length >> ALLOCATOR_SHIFT) + len(metadata) + ENTRY_BYTES - entry.size
+        if grown:
+            if level.bytes_used + grown + self.groups.bytes_used > level.bytes_max:
+                return False
+            entry.size = size_of(entry.key, payload, metadata)
+            level.bytes_used += grown
+            entry.page.group.namespace.bytes += grown
+        entry.raw = payload
+        entry.frame = None
+        entry.version = version
+        entry.cost_s = cost_s
+        entry.metadata = metadata
+        if entry.expires_ms != expires_ms:
+            entry.expires_ms = expires_ms
+            page = entry.page
+            page.soonest_ms = min(page.soonest_ms, expires_ms)
+        level.policy.on_rewrite(entry, grown)
+        level.counters.rewritten += 1
         return True
 
     def _place_below(self, entry: Entry, group: Group) -> bool:
         if self.l2 is None or group.size > self.l1.bytes_max - self.groups.bytes_used:
             return False
         self.groups.add(entry, group)
+        self.stored += entry.stored
         group.namespace.entries += 1
         group.namespace.bytes += entry.size
         if not self._demote(entry):
@@ -127,11 +137,13 @@ class Residents:
             return False
         return True
 
-    def _make_room(self, entry: Entry, group: Group) -> bool:
-        """Evict until the entry fits into L1; False when it never will, or is not worth what it would displace."""
+    def _make_room(self, entry: Entry, size: int, group: Group) -> bool:
+        """Evict until an entry fits into L1 with `size` bytes.
+
+        False when it never will, or is not worth what it would displace.
+        """
         level = self.l1
         groups = self.groups
-        size = entry.size
         charged = groups.bytes_used + (0 if group.pages else group.size)
         if size + (0 if group.pages else group.size) > level.bytes_max:
             return False
@@ -196,14 +208,32 @@ class Residents:
         if payload is None:
             payload = unpack(entry.payload) if entry.packed else entry.payload
         group = entry.page.group
-        copy = copy_of(entry, payload)
-        if copy.size + group.size > self.l1.bytes_max:
-            return copy
+        size = size_of(entry.key, payload, entry.metadata)
+        if size + group.size > self.l1.bytes_max:
+            return copy_of(entry, payload)
+        if self.hit_log:
+            self.drain_hits()
+        # It keeps its place in its group all the while, so that a scan neither misses it nor meets it twice.
         l2.remove(entry)
-        self._forget(entry)
-        if self.place(copy, group):
-            l2.counters.promotions += copy.level is self.l1
-        return copy
+        if self.l1.needs_room(size, self.groups.bytes_used) and not self._make_room(entry, size, group):
+            self._put_back(entry)
+            return copy_of(entry, payload)
+        group.namespace.bytes += size - entry.size
+        entry.size = size
+        if entry.packed:
+            entry.raw = payload
+            entry.packed = False
+        self.l1.insert(entry)
+        l2.counters.promotions += 1
+        return entry
+
+    def _put_back(self, entry: Entry) -> None:
+        """Return an entry to L2 that L1 did not take."""
+        l2 = self.l2
+        assert l2 is not None
+        while l2.needs_room(entry.size):
+            self._evict(l2)
+        l2.insert(entry)
 
     # -- out -----------------------------------------------------------------------------------------------------
 
@@ -229,7 +259,7 @@ class Residents:
         elif cause is RemovalCause.EVICTED and entry.expires_ms <= self._now_ms():
             cause = RemovalCause.EXPIRED
         level.counters.removed[cause] += 1
-        on_disk = cause is RemovalCause.EVICTED and entry.version <= self.stored_seq()
+        on_disk = cause is RemovalCause.EVICTED and (entry.stored or entry.queued)
         if self.gone is not None and cause in (RemovalCause.EVICTED, RemovalCause.EXPIRED) and not on_disk:
             self.gone(entry.key, cause)
         if cause is RemovalCause.EVICTED:
@@ -245,6 +275,8 @@ class Residents:
     def _forget(self, entry: Entry) -> None:
         if entry.expires_ms == DEAD_MS:
             self.dead -= 1
+        else:
+            self.stored -= entry.stored
         self.groups.discard(entry)
         namespace = entry.page.group.namespace
         namespace.entries -= 1
@@ -267,19 +299,34 @@ class Residents:
         Gives how many live entries were killed and how many of those lie on disk too.
         """
         now_ms = self._now_ms()
-        stored_seq = self.stored_seq()
         killed = live = stored = 0
         for page in pages:
             for entry in page.entries:
                 if entry.version <= seq and (expires_ms := entry.expires_ms) != DEAD_MS:
                     killed += 1
+                    self.stored -= entry.stored
                     if expires_ms > now_ms:
                         live += 1
-                        stored += entry.version <= stored_seq
+                        stored += entry.stored
                     entry.expires_ms = DEAD_MS
         self._sweeps.extend(pages)
         self.dead += killed
         return live, stored
+
+    def set_stored(self, key: bytes, stored: bool) -> None:
+        """Take note of whether the disk has a record of a key."""
+        entry = self.find(key)
+        if entry is not None and entry.stored is not stored:
+            entry.stored = stored
+            if entry.expires_ms != DEAD_MS:
+                self.stored += 1 if stored else -1
+
+    def none_stored(self) -> None:
+        """Take note that the disk has no records any more."""
+        for level in (self.l1, self.l2):
+            for entry in level.table.values() if level is not None else ():
+                entry.stored = False
+        self.stored = 0
 
     def sweep(self) -> None:
         """Unlink a slice of the killed entries."""
@@ -317,6 +364,7 @@ class Residents:
             assert not self.l2.table.keys() & self.l1.table.keys()
         assert self.l1.bytes_used + self.groups.bytes_used <= self.l1.bytes_max
         assert self.dead == sum(entry.expires_ms == DEAD_MS for entry in held)
+        assert self.stored == sum(entry.stored for entry in held if entry.expires_ms != DEAD_MS)
         assert sum(len(page.entries) for page in self.groups.pages if page) == len(held)
         assert not any(entry.packed for entry in self.l1.table.values())
         for record in self.groups.namespaces.values():

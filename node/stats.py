@@ -25,13 +25,17 @@ def _no_removals() -> dict[RemovalCause, int]:
 
 @dataclass(slots=True)
 class LevelCounters:
-    """What happened in one level. `promotions` are entries that left upwards, `demotions` those that left downwards."""
+    """What happened in one level. `promotions` are entries that left upwards, `demotions` those that left downwards.
+
+    `rewritten` are entries that a put of their key changed in place: to the outside they were replaced.
+    """
 
     hits: int = 0
     misses: int = 0
     puts: int = 0
     promotions: int = 0
     demotions: int = 0
+    rewritten: int = 0
     removed: dict[RemovalCause, int] = field(default_factory=_no_removals)
 
     def as_dict(self) -> dict[str, Any]:
@@ -43,8 +47,12 @@ class LevelCounters:
             "puts": self.puts,
             "promotions": self.promotions,
             "demotions": self.demotions,
-            "removed": {cause.value: count for cause, count in self.removed.items()},
+            "removed": {cause.value: self.removed_by(cause) for cause in RemovalCause},
         }
+
+    def removed_by(self, cause: RemovalCause) -> int:
+        """How many entries left for a cause."""
+        return self.removed[cause] + (self.rewritten if cause is RemovalCause.REPLACED else 0)
 
 
 def ratio(hits: int, misses: int) -> float:
@@ -108,7 +116,7 @@ def totals_dict(node: MultiLevelCache) -> dict[str, Any]:
         "hit_ratio": ratio(node.hits, node.misses),
         "puts": node.puts,
         "entries": len(node),
-        "removed": {cause.value: sum(level.counters.removed[cause] for level in memory) for cause in RemovalCause},
+        "removed": {cause.value: sum(level.counters.removed_by(cause) for level in memory) for cause in RemovalCause},
         "memory_bytes": node.residents.bytes_used,
         "disk_bytes": levels["l3_disk"]["bytes_used"] if node.l3 is not None else 0,
         "access_times": times_dict(node.access_times),

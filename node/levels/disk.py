@@ -1,13 +1,11 @@
 """L3: the face of the disk towards the engine. Called from the owner's thread; commits run in the worker.
 
-A put or delete enters the queue; a batch of the queue is cut and committed at a time. A read looks at the queue, then
-at the batch in flight, then into the file, so it sees the owner's changes in their order. A tag or namespace
-invalidation is one durable tombstone: whatever the level finds with a version up to it is dead, and swept in slices
-later (upkeep.py).
+Changes go through `writer.py`. A read looks at what waits there, then at the batch in flight, then into the file, so it
+sees the owner's changes in their order. A tag or namespace invalidation is one durable tombstone: whatever the level
+finds with a version up to it is dead, and swept in slices later (upkeep.py).
 
 Invariants: what `find` gives is not older than any acknowledged change of its key, and not covered by any invalidation;
-the queue is bounded (a put that finds it full is not stored, but its key is deleted from the file); after a failure
-of the disk the level is off, its file is marked as not to be trusted, and the cache goes on without it.
+after a failure of the disk the level is off, its file is marked as not to be trusted, and the cache goes on without it.
 """
 
 from __future__ import annotations
@@ -22,15 +20,16 @@ from ..entry import Entry, new_entry
 from ..errors import CorruptionError
 from ..gate import MARKS_MAX, Marks
 from ..groups import Group, Page
-from ..handoff import then
 from ..keys import namespace_of
 from ..stats import LevelCounters
 from ..types import RemovalCause
-from .records import Record, crc32, decode_head, read_payload
+from .pending import Snapshot, snapshot
+from .records import Record, decode_head, read_payload
 from .recovery import Opened, close_directory, open_directory
-from .sidefile import MARKS_MASK, is_suspect
-from .store import FILLED_MAX, FIRST, RecordStore, after, digest
+from .sidefile import is_suspect
+from .store import FIRST, after, digest
 from .upkeep import Upkeep
+from .writer import Writer
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -38,72 +37,53 @@ if TYPE_CHECKING:
     from ..clock import Clock
     from ..config import NodeConfig
     from ..handoff import Handoff
+    from ..residents import Residents
 
-BATCH_BYTES_MAX: Final = 8 * 1024 * 1024
-TXN_BYTES_MAX: Final = 1024 * 1024
 LOG_EVERY_MS: Final = 60_000
 INLINE_BYTES_MAX: Final = 256 * 1024
-ITEM_BYTES: Final = 256  # what a queued change costs beside its payload
-ROOM_TRIES: Final = 10
-PAYLOAD_SHARE_MAX: Final = 0.25  # of the level: a larger value would push out too much, or not fit for fragmentation
 
-Item = tuple[Entry, bytes] | None
-"""A queued change: the entry with its payload, or None for a delete."""
 _ABSENT: Final = object()
 _log = logging.getLogger(__name__)
 
 
-class _Batch:
-    """Changes that are being committed, and who waits for that."""
-
-    __slots__ = ("acks", "bytes", "items", "marks_at", "seq")
-
-    def __init__(
-        self, items: dict[bytes, Item], bytes_held: int, acks: list[Future[bool]], marks_at: int, seq: int
-    ) -> None:
-        self.items = items
-        self.bytes = bytes_held
-        self.acks = acks
-        self.marks_at = marks_at
-        self.seq = seq
-
-
 class DiskLevel:
-    """The L3 of a node. `group_of` finds the group of a record."""
+    """The L3 of a node. `group_of` finds the group of a record, `now_seq` the number of the latest change."""
 
     def __init__(
         self,
         config: NodeConfig,
         clock: Clock,
         handoff: Handoff,
+        residents: Residents,
         group_of: Callable[[bytes, tuple[bytes, ...], int], Group],
     ) -> None:
         assert config.data_dir is not None
         self._config = config
         self._clock = clock
         self._handoff = handoff
+        self._residents = residents
         self._group_of = group_of
-        self._through = config.l3_write_mode.value == "write_through"
         self.counters = LevelCounters()
-        self.corrupt = self.skipped = 0
+        self.corrupt = 0
         self.off_reason = ""
-        self._queue: dict[bytes, Item] = {}
-        self._queue_bytes = 0
-        self._queued_at_ms = 0
-        self._acks: list[Future[bool]] = []
-        self._flushing: _Batch | None = None
         self._tombs = Marks()
-        self.flushed_seq = -1
-        """Puts with a version up to this one are in the file, unless they were skipped."""
         self._logged_at_ms = 0
+        self._writer = Writer(
+            config,
+            clock,
+            handoff,
+            self._tombs,
+            self.counters,
+            residents.set_stored,
+            residents.none_stored,
+            self._begin_afresh,
+            self._fail,
+        )
+        self.behind = not self._writer.through
         self._upkeep = Upkeep(config, handoff, self.counters, self._tombs, self._switch_off, self._drop_everything)
-        self._payload_bytes_max = int(config.l3_bytes_max * PAYLOAD_SHARE_MAX)
-        self._room_bytes = config.l3_queue_bytes_max  # for the queue; what is being committed is taken off
-        self._txn_bytes_max = min(TXN_BYTES_MAX, config.l3_bytes_max // 32)
         self._open: Opened | None = None
         self._closing: Opened | None = None
         self.start_seq = 1
-        self.now_seq: Callable[[], int] = lambda: 0
         self._open_directory()
 
     def _open_directory(self) -> None:
@@ -111,7 +91,7 @@ class DiskLevel:
         assert config.data_dir is not None
         try:
             opened = open_directory(
-                config.data_dir, config.l3_bytes_max, write_through=self._through, rebuild=config.l3_rebuild
+                config.data_dir, config.l3_bytes_max, write_through=not self.behind, rebuild=config.l3_rebuild
             )
         except (OSError, lmdb.Error) as error:
             self._log_off(f"{type(error).__name__}: {error}")
@@ -119,7 +99,8 @@ class DiskLevel:
         self._open = opened
         self._clock.raise_to(opened.side.clock_ms)
         # Each run of the node has its own range of numbers, so versions grow across restarts without being stored.
-        self.start_seq = self.flushed_seq = opened.side.incarnation << 40
+        self.start_seq = opened.side.incarnation << 40
+        self._writer.begin(opened, self.start_seq)
         self._upkeep.begin_suspects(opened.suspects, self.start_seq)
         for kind, name, seq in opened.store.load_tombstones():
             self._tombs.of_kind(kind)[name] = seq
@@ -130,141 +111,22 @@ class DiskLevel:
         """Whether the level is in use."""
         return self._open is not None
 
-    def stored_seq(self) -> int:
-        """Version up to which puts are in the file; -1 when the level is off."""
-        return self.flushed_seq if self._open is not None else -1
+    def count_by(self, now_seq: Callable[[], int]) -> None:
+        """Learn from the gate the number of the latest put or invalidation."""
+        self._writer.now_seq = now_seq
 
     # -- changes -------------------------------------------------------------------------------------------------
 
-    def put(self, entry: Entry, payload: bytes) -> bool | Future[bool]:
-        """Queue a record; False when there is no room. With write-through gives a future of the commit."""
-        opened = self._open
-        if opened is None:
-            return False
-        size = len(payload)
-        if size > self._payload_bytes_max or self._queue_bytes + size > self._room_bytes:
-            self.skipped += 1
-            ack = self.delete(entry.key)
-            return then(ack, lambda _: False) if ack is not None else False
-        key = entry.key
-        queue = self._queue
-        old = queue.get(key)
-        if old is not None:
-            self._queue_bytes -= len(old[1]) + ITEM_BYTES
-        elif not queue:
-            self._queued_at_ms = self._clock.now_ms()
-        queue[key] = (entry, payload)
-        self._queue_bytes += size + ITEM_BYTES
-        if self._through:
-            return self._ack()
-        opened.side.marks[crc32(key) & MARKS_MASK] = 1
-        if self._queue_bytes >= BATCH_BYTES_MAX:
-            self._cut()
-        return True
+    def put(self, entry: Entry) -> bool | Future[bool]:
+        """Have an entry written; False when it is left out. With write-through gives a future of the commit."""
+        return self._writer.put(entry)
 
-    def delete(self, key: bytes) -> Future[bool] | None:
-        """Queue the removal of a record; with write-through gives a future that is done when it is committed."""
-        opened = self._open
-        if opened is None:
-            return None
-        queue = self._queue
-        old = queue.get(key, _ABSENT)
-        if isinstance(old, tuple):
-            self._queue_bytes -= len(old[1])
-        elif old is _ABSENT:
-            self._queue_bytes += ITEM_BYTES
-            if not queue:
-                self._queued_at_ms = self._clock.now_ms()
-        queue[key] = None
-        if self._through:
-            return self._ack()
-        opened.side.marks[crc32(key) & MARKS_MASK] = 1
-        return None
+    def delete(self, key: bytes, *, stored: bool) -> Future[bool] | None:
+        """Have a record deleted, if there is one; with write-through gives a future that is done when it is.
 
-    def _ack(self) -> Future[bool]:
-        ack: Future[bool] = Future()
-        self._acks.append(ack)
-        self._cut()
-        return ack
-
-    def _cut(self) -> None:
-        """Hand the queue to the worker, unless a batch is in flight."""
-        opened = self._open
-        if opened is None or self._flushing is not None or not (self._queue or self._acks):
-            return
-        marks_at = 0 if self._through else opened.side.swap()
-        batch = self._flushing = _Batch(self._queue, self._queue_bytes, self._acks, marks_at, self.now_seq())
-        self._room_bytes = self._config.l3_queue_bytes_max - batch.bytes
-        self._queue = {}
-        self._queue_bytes = 0
-        self._acks = []
-        self._handoff.run(
-            lambda: self._commit(opened, batch), lambda evicted: self._committed(opened, batch, evicted), self._fail
-        )
-
-    def _commit(self, opened: Opened, batch: _Batch) -> int:
-        """Worker: commit a batch in transactions of a bounded size; gives the number of evicted records."""
-        evicted = 0
-        chunk: list[tuple[bytes, Item]] = []
-        chunk_bytes = 0
-        for key, item in batch.items.items():
-            chunk.append((key, item))
-            chunk_bytes += ITEM_BYTES + (len(item[1]) if item is not None else 0)
-            if chunk_bytes >= self._txn_bytes_max or len(chunk) >= opened.store.slice_records:
-                evicted += self._commit_chunk(opened.store, chunk, chunk_bytes)
-                chunk, chunk_bytes = [], 0
-                self._handoff.worker.run_urgent()
-        if chunk:
-            evicted += self._commit_chunk(opened.store, chunk, chunk_bytes)
-        return evicted
-
-    def _commit_chunk(self, store: RecordStore, chunk: list[tuple[bytes, Item]], chunk_bytes: int) -> int:
-        """Commit a part of a batch, after making room for it; gives the number of evicted records."""
-        evicted = 0
-        for _ in range(ROOM_TRIES):
-            try:
-                wanted = store.bytes_used + 2 * chunk_bytes - int(store.bytes_max * FILLED_MAX)
-                if wanted > 0:
-                    evicted += store.evict_in_slices(wanted)
-                store.write(lambda txn: self._apply(store, txn, chunk))
-            except lmdb.MapFullError:
-                # Free pages may be there, but not in one piece for a large value.
-                evicted += store.evict_in_slices(store.bytes_max // ROOM_TRIES)
-            except CorruptionError:
-                self.corrupt += 1
-                store.write(store.drop_all)
-            else:
-                return evicted
-        store.write(store.drop_all)
-        return evicted
-
-    def _apply(self, store: RecordStore, txn: Any, chunk: list[tuple[bytes, Item]]) -> None:
-        """Store or delete each item; what has died since it was queued is deleted."""
-        now_ms = self._clock.now_ms()
-        tombs = self._tombs
-        for key, item in chunk:
-            if item is not None:
-                entry, payload = item
-                group = entry.page.group
-                if entry.expires_ms > now_ms and not tombs.covers(entry.version, group.namespace.name, group.tags):
-                    store.put(txn, entry, payload)
-                    self.counters.puts += 1
-                    continue
-            store.delete(txn, digest(key))
-
-    def _committed(self, opened: Opened, batch: _Batch, evicted: int) -> None:
-        if self._open is not opened:
-            return  # switched off meanwhile; whoever waited has been told
-        if not self._through:
-            opened.side.wipe(batch.marks_at)
-        self._flushing = None
-        self._room_bytes = self._config.l3_queue_bytes_max
-        self.flushed_seq = batch.seq
-        self.counters.removed[RemovalCause.EVICTED] += evicted
-        for ack in batch.acks:
-            ack.set_result(True)
-        if self._acks or self._queue_bytes >= BATCH_BYTES_MAX:
-            self._cut()
+        `stored`: whether the file is known to have one.
+        """
+        return self._writer.delete(key, stored=stored)
 
     # -- reads ---------------------------------------------------------------------------------------------------
 
@@ -277,10 +139,8 @@ class DiskLevel:
         if opened is None:
             return None
         item = self._pending(key)
-        if item is None:
-            return None
-        if isinstance(item, tuple):
-            return self._from_queue(*item)
+        if item is not _ABSENT:
+            return self._from_pending(item)
         try:
             with opened.store.begin_read() as txn:
                 data = txn.get(digest(key))
@@ -306,10 +166,8 @@ class DiskLevel:
         if opened is None:
             return False
         item = self._pending(key)
-        if item is None:
-            return False
-        if isinstance(item, tuple):
-            return self._from_queue(*item) is not None
+        if item is not _ABSENT:
+            return self._from_pending(item) is not None
         try:
             with opened.store.begin_read() as txn:
                 data = txn.get(digest(key))
@@ -325,7 +183,8 @@ class DiskLevel:
         opened = self._open
         if opened is None:
             return None
-        queued = [] if start else [*self._queue, *(self._flushing.items if self._flushing is not None else ())]
+        pending = self._writer.pending
+        queued = [] if start else [*pending.waiting, *pending.batch]
         result: Future[tuple[bytes, list[bytes]]] = Future()
 
         def read() -> tuple[bytes, list[bytes]]:
@@ -339,19 +198,20 @@ class DiskLevel:
         return result
 
     def _pending(self, key: bytes) -> object:
-        """The change of a key that is not in the file yet: an Item, or _ABSENT."""
-        item: object = self._queue.get(key, _ABSENT)
-        if item is _ABSENT and self._flushing is not None:
-            item = self._flushing.items.get(key, _ABSENT)
-        return item
+        """The change of a key that is not in the file yet, or _ABSENT."""
+        pending = self._writer.pending
+        return pending.waiting.get(key) if key in pending.waiting else pending.batch.get(key, _ABSENT)
 
-    def _from_queue(self, entry: Entry, payload: bytes) -> Entry | None:
-        group = entry.page.group
-        if entry.expires_ms <= self._clock.now_ms() or self._tombs.covers(
-            entry.version, group.namespace.name, group.tags
-        ):
+    def _from_pending(self, change: object) -> Entry | None:
+        """What a change that is not in the file yet makes of its key."""
+        if isinstance(change, Entry):
+            change = snapshot(change)
+        if not isinstance(change, Snapshot) or change.expires_ms <= self._clock.now_ms():
             return None
-        return self._make(entry, payload, group.namespace.name, group.tags, group.codec)
+        group = change.group
+        if self._tombs.covers(change.version, group.namespace.name, group.tags):
+            return None
+        return self._make(change, change.payload, group.namespace.name, group.tags, group.codec)
 
     def _alive(self, key: bytes, record: Record) -> bool:
         if record.key != key or record.expires_ms <= self._clock.now_ms():
@@ -362,12 +222,14 @@ class DiskLevel:
         return not self._tombs.covers(record.version, namespace_of(key), record.tags)
 
     def _entry(self, record: Record, payload: bytes) -> Entry:
-        return self._make(record, payload, namespace_of(record.key), record.tags, record.codec)
+        entry = self._make(record, payload, namespace_of(record.key), record.tags, record.codec)
+        entry.stored = True
+        return entry
 
     def _make(
-        self, source: Entry | Record, payload: bytes, namespace: bytes, tags: tuple[bytes, ...], codec: int
+        self, source: Snapshot | Record, payload: bytes, namespace: bytes, tags: tuple[bytes, ...], codec: int
     ) -> Entry:
-        """An entry in no level, from a record or a queued entry."""
+        """An entry in no level, from a record or from what is to become one."""
         entry = new_entry(
             source.key,
             payload,
@@ -408,7 +270,7 @@ class DiskLevel:
         self.corrupt += 1
         self.counters.removed[RemovalCause.CORRUPT] += 1
         self._log_once(f"a corrupt record was dropped: {error}")
-        self.delete(key)
+        self.delete(key, stored=True)
 
     def _drop_everything(self, error: CorruptionError) -> None:
         """The head of a record is damaged, so its index rows are not known: begin afresh rather than guess."""
@@ -416,7 +278,14 @@ class DiskLevel:
         self._log_once(f"all records are dropped: {error}")
         opened = self._open
         if opened is not None:
+            self._residents.none_stored()
             self._handoff.run(lambda: opened.store.write(opened.store.drop_all), lambda _: None, self._fail)
+
+    def _begin_afresh(self) -> None:
+        """More changes wait than the queue may hold: drop all records rather than forget which of them are old."""
+        self._log_once("changes come faster than the disk takes them: all records are dropped")
+        self._residents.none_stored()
+        self.clear(self._writer.now_seq() + 1)
 
     # -- invalidations -------------------------------------------------------------------------------------------
 
@@ -456,8 +325,7 @@ class DiskLevel:
         self._tombs.clear()
         self._tombs.clear_seq = seq
         self._upkeep.forget_sweeps()
-        self._queue.clear()
-        self._queue_bytes = 0
+        dropped = self._writer.drop_waiting()
         result: Future[int] = Future()
 
         def job() -> int:
@@ -469,6 +337,7 @@ class DiskLevel:
             # A batch in flight was committed before and is gone too: jobs run one at a time.
             if self._tombs.clear_seq == seq:
                 self._tombs.clear_seq = -1
+            dropped()
             result.set_result(count)
 
         # Not urgent, as batches are not: it must neither overtake one in flight nor be overtaken by the next.
@@ -483,17 +352,14 @@ class DiskLevel:
         return failed
 
     def tick(self, now_ms: int) -> None:
-        """Flush what is old enough, and start a slice of upkeep."""
+        """Write what is old enough, and start a slice of upkeep."""
         opened = self._open
         if opened is None:
             return
-        if self._queue and now_ms - self._queued_at_ms >= self._config.flush_after_ms:
-            self._cut()
-        if not self._queue and self._flushing is None:
-            self.flushed_seq = self.now_seq()
+        self._writer.tick(now_ms)
         opened.side.clock_ms = now_ms
         opened.side.save()
-        self._upkeep.tick(opened, now_ms, self.flushed_seq)
+        self._upkeep.tick(opened, now_ms, self._writer.flushed_seq)
 
     # -- failure and end -----------------------------------------------------------------------------------------
 
@@ -510,14 +376,8 @@ class DiskLevel:
         opened.side.distrust = True
         opened.side.save()
         self._log_off(reason)
-        acks = self._acks + (self._flushing.acks if self._flushing is not None else [])
-        self._queue = {}
-        self._acks = []
-        self._queue_bytes = 0
-        self._flushing = None
-        for ack in acks:
-            if not ack.done():
-                ack.set_result(False)
+        self._residents.none_stored()
+        self._writer.end()
 
     def _log_off(self, reason: str) -> None:
         self.off_reason = reason
@@ -530,13 +390,13 @@ class DiskLevel:
             _log.warning("L3 in %s: %s", self._config.data_dir, message)
 
     def flush(self) -> None:
-        """Begin to commit what is queued."""
-        self._cut()
+        """Begin to write what waits."""
+        self._writer.flush()
 
     @property
     def idle(self) -> bool:
-        """Whether nothing is queued or being committed."""
-        return not self._queue and self._flushing is None and not self._upkeep.busy
+        """Whether nothing waits or is being committed."""
+        return self._writer.pending.idle and not self._upkeep.busy
 
     def close(self, *, clean: bool) -> None:
         """Close the file after the worker has ended; `clean` says that everything was committed."""
@@ -550,16 +410,21 @@ class DiskLevel:
     def stats(self) -> dict[str, Any]:
         """Counters and gauges of the level."""
         opened = self._open
-        return self.counters.as_dict() | {
-            "on": opened is not None,
-            "off_reason": self.off_reason,
-            "entries": opened.store.count if opened is not None else 0,
-            "bytes_used": opened.store.bytes_used if opened is not None else 0,
-            "bytes_max": self._config.l3_bytes_max,
-            "queue_bytes": self._queue_bytes,
-            "queue_entries": len(self._queue),
-            "tombstones": len(self._tombs),
-            "corrupt": self.corrupt,
-            "skipped": self.skipped,
-            "set_aside": opened.set_aside if opened is not None else "",
-        }
+        return (
+            self.counters.as_dict()
+            | self._writer.stats()
+            | {
+                "on": opened is not None,
+                "off_reason": self.off_reason,
+                "entries": opened.store.count if opened is not None else 0,
+                "bytes_used": opened.store.bytes_used if opened is not None else 0,
+                "bytes_max": self._config.l3_bytes_max,
+                "tombstones": len(self._tombs),
+                "corrupt": self.corrupt + self._writer.corrupt,
+                "set_aside": opened.set_aside if opened is not None else "",
+            }
+        )
+
+    def validate(self) -> None:
+        """Check the internals; raises AssertionError with what is wrong."""
+        self._writer.pending.validate()

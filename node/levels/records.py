@@ -1,7 +1,9 @@
 """The bytes of one L3 record.
 
-    head_crc u32 | payload_crc u32 | version i64 | expires_ms i64 | cost_s f64 | payload_len u64 | key_len u32 |
-    metadata_len u32 | codec u16 | tags u16 | key | (tag_len u16, tag)* | metadata | payload
+    head_crc u32 | payload_crc u32 | version i64 | age i64 | expires_ms i64 | cost_s f64 | payload_len u64 |
+    key_len u32 | metadata_len u32 | codec u16 | tags u16 | key | (tag_len u16, tag)* | metadata | payload
+
+`age` is the version with which the key came into the file: an overwrite keeps it, and with it the index row by age.
 
 Invariants: `head_crc` covers everything between it and the payload, except `payload_crc`'s own payload, so that tags
 and expiry can be trusted without reading a large payload; a record that is damaged, truncated or of another key raises
@@ -18,9 +20,9 @@ from zlib_ng import zlib_ng
 from ..errors import CorruptionError
 
 if TYPE_CHECKING:
-    from ..entry import Entry
+    from .pending import Snapshot
 
-_HEAD: Final = Struct("<IqqdQIIHH")  # all but head_crc
+_HEAD: Final = Struct("<IqqqdQIIHH")  # all but head_crc
 _CRC: Final = Struct("<I")
 _TAG: Final = Struct("<H")
 HEAD_BYTES: Final = _CRC.size + _HEAD.size
@@ -32,6 +34,7 @@ class Record(NamedTuple):
     """A record without its payload, which begins at `payload_at`."""
 
     version: int
+    age: int
     expires_ms: int
     cost_s: float
     codec: int
@@ -43,15 +46,17 @@ class Record(NamedTuple):
     payload_at: int
 
 
-def encode(entry: Entry, payload: bytes) -> bytes:
+def encode(entry: Snapshot, age: int) -> bytes:
     """Give the bytes of a record."""
-    group = entry.page.group
+    group = entry.group
     key = entry.key
+    payload = entry.payload
     metadata = entry.metadata
     tags = group.tags
     head = _HEAD.pack(
         crc32(payload),
         entry.version,
+        age,
         entry.expires_ms,
         entry.cost_s,
         len(payload),
@@ -70,21 +75,21 @@ def decode_head(data: memoryview) -> Record:
     if len(data) < HEAD_BYTES:
         raise CorruptionError(f"record of {len(data)} bytes is shorter than its head")
     (head_crc,) = _CRC.unpack_from(data)
-    payload_crc, version, expires_ms, cost_s, payload_len, key_len, metadata_len, codec, tag_count = _HEAD.unpack_from(
-        data, _CRC.size
+    payload_crc, version, age, expires_ms, cost_s, payload_len, key_len, metadata_len, codec, tag_count = (
+        _HEAD.unpack_from(data, _CRC.size)
     )
     payload_at = len(data) - payload_len
     if payload_at < HEAD_BYTES + key_len + metadata_len or crc32(data[_CRC.size : payload_at]) != head_crc:
         raise CorruptionError("head of a record failed its checksum")
     at = HEAD_BYTES + key_len
     key = bytes(data[HEAD_BYTES:at])
-    tags = []
+    tags: tuple[bytes, ...] = ()
     for _ in range(tag_count):
         (length,) = _TAG.unpack_from(data, at)
         at += _TAG.size + length
-        tags.append(bytes(data[at - length : at]))
+        tags += (bytes(data[at - length : at]),)
     metadata = bytes(data[at:payload_at])
-    return Record(version, expires_ms, cost_s, codec, key, tuple(tags), metadata, payload_crc, payload_len, payload_at)
+    return Record(version, age, expires_ms, cost_s, codec, key, tags, metadata, payload_crc, payload_len, payload_at)
 
 
 def read_payload(data: memoryview, record: Record) -> bytes:

@@ -24,7 +24,7 @@ from .store import RecordStore
 if TYPE_CHECKING:
     from pathlib import Path
 
-FORMAT: Final = b"stratacache l3 format 1\n"
+FORMAT: Final = b"stratacache l3 format 2\n"
 PROBE_DEADLINE_S: Final = 600.0
 _log = logging.getLogger(__name__)
 

@@ -78,7 +78,8 @@ class SideFile:
         self.distrust = bool(distrust)
         self.write_behind = bool(behind)
         self.boot_id: bytes = boot.rstrip(b"\0")
-        self._current = 0
+        self.current = 0
+        """Offset of the present dirty map."""
         whole = memoryview(self._map)
         self._views = [whole[_MAPS_AT + at : _MAPS_AT + at + SLOTS] for at in (0, SLOTS)]
         self.marks = self._views[0]
@@ -118,9 +119,9 @@ class SideFile:
 
     def swap(self) -> int:
         """Let later marks go to the other map; gives the offset of the present one, to be wiped after the commit."""
-        used = self._current
-        self._current = SLOTS - used
-        self.marks = self._views[self._current // SLOTS]
+        used = self.current
+        self.current = SLOTS - used
+        self.marks = self._views[self.current // SLOTS]
         return used
 
     def wipe(self, offset: int) -> None:

@@ -11,7 +11,7 @@ transaction is stored before it is committed. Writes come from one thread.
 from __future__ import annotations
 
 from hashlib import blake2b
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import lmdb
 
@@ -26,7 +26,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
     from pathlib import Path
 
-    from ..entry import Entry
+    from .pending import Snapshot
+
+T = TypeVar("T")
 
 FILLED_MAX: Final = 0.75  # of the map: copy-on-write and fragmentation of large values need the rest
 SLICE_RECORDS_MAX: Final = 128  # LMDB keeps the memory of the pages that its largest transaction changed
@@ -98,18 +100,19 @@ class RecordStore:
         """A read transaction: a context manager, with `get(digest)` for records. Buffers die with it."""
         return self.env.begin(db=self.records, buffers=True)
 
-    def write(self, change: Callable[[Any], None]) -> None:
+    def write(self, change: Callable[[Any], T]) -> T:
         """Run a change in one write transaction, with its stamp; on an error nothing has happened."""
         versions, count = self.versions, self.count
         try:
             with self.env.begin(write=True, buffers=True) as txn:
-                change(txn)
+                result = change(txn)
                 if self._side is not None:
                     self._side.stamp(Stamp(txn.id(), self.versions, self.count), sync=self._sync)
                 self.bytes_used = self._measure(txn)
         except BaseException:
             self.versions, self.count = versions, count
             raise
+        return result
 
     def _measure(self, txn: Any) -> int:
         pages = 0
@@ -120,19 +123,37 @@ class RecordStore:
 
     # -- changes, inside a transaction ---------------------------------------------------------------------------
 
-    def put(self, txn: Any, entry: Entry, payload: bytes) -> None:
-        """Store a record with its index rows, in place of the one before."""
+    def put(self, txn: Any, entry: Snapshot) -> None:
+        """Store a record with its index rows, in place of the one before; rows that stay the same are not touched.
+
+        Raises CorruptionError when the head of the one before is damaged.
+        """
         name = digest(entry.key)
-        self.delete(txn, name)
-        txn.put(name, encode(entry, payload), db=self.records)
-        for tag in entry.page.group.tags:
-            txn.put(digest(tag), name, db=self.tags)
-        txn.put(b"n" + entry.page.group.namespace.name, name, db=self.namespaces)
-        if entry.expires_ms != NEVER_MS:
-            txn.put(number(entry.expires_ms), name, db=self.expiry)
-        txn.put(number(entry.version), name, db=self.ages)
+        data = txn.get(name, db=self.records)
+        group = entry.group
+        age = entry.version
+        tags: tuple[bytes, ...] = ()
+        expires_ms = NEVER_MS
+        if data is None:
+            txn.put(number(age), name, db=self.ages)
+            txn.put(b"n" + group.namespace.name, name, db=self.namespaces)
+            self.count += 1
+        else:
+            old = decode_head(memoryview(data))
+            age, tags, expires_ms = old.age, old.tags, old.expires_ms
+            self.versions -= old.version
+        txn.put(name, encode(entry, age), db=self.records)
+        if tags != group.tags:
+            for tag in tags:
+                txn.delete(digest(tag), name, db=self.tags)
+            for tag in group.tags:
+                txn.put(digest(tag), name, db=self.tags)
+        if expires_ms != entry.expires_ms:
+            if expires_ms != NEVER_MS:
+                txn.delete(number(expires_ms), name, db=self.expiry)
+            if entry.expires_ms != NEVER_MS:
+                txn.put(number(entry.expires_ms), name, db=self.expiry)
         self.versions += entry.version
-        self.count += 1
 
     def delete(self, txn: Any, name: bytes) -> bool:
         """Delete a record with its index rows; False when there is none. Raises CorruptionError for a damaged head."""
@@ -145,7 +166,7 @@ class RecordStore:
         txn.delete(b"n" + namespace_of(record.key), name, db=self.namespaces)
         if record.expires_ms != NEVER_MS:
             txn.delete(number(record.expires_ms), name, db=self.expiry)
-        txn.delete(number(record.version), db=self.ages)
+        txn.delete(number(record.age), db=self.ages)
         txn.delete(name, db=self.records)
         self.versions -= record.version
         self.count -= 1
@@ -156,18 +177,19 @@ class RecordStore:
         data = txn.get(name, db=self.records)
         return data is not None and unwanted(decode_head(memoryview(data))) and self.delete(txn, name)
 
-    def evict_in_slices(self, bytes_wanted: int) -> int:
-        """Delete the records that were put longest ago, in small transactions, until about so much is free.
+    def evict_in_slices(self, bytes_wanted: int) -> list[bytes]:
+        """Delete the records that came first, in small transactions, until about so much is free.
 
-        Gives their number.
+        Gives their keys.
         """
-        evicted = freed = 0
+        evicted: list[bytes] = []
+        freed = 0
         limit = self.slice_records
 
         def change(txn: Any) -> None:
-            nonlocal freed, evicted
-            count, size = self._evict(txn, bytes_wanted - freed, limit)
-            evicted += count
+            nonlocal freed
+            keys, size = self._evict(txn, bytes_wanted - freed, limit)
+            evicted.extend(keys)
             freed += size
 
         while freed < bytes_wanted and self.count:
@@ -183,19 +205,21 @@ class RecordStore:
                 break
         return evicted
 
-    def _evict(self, txn: Any, bytes_wanted: int, records_max: int) -> tuple[int, int]:
-        count = freed = 0
+    def _evict(self, txn: Any, bytes_wanted: int, records_max: int) -> tuple[list[bytes], int]:
+        keys: list[bytes] = []
+        freed = 0
         with txn.cursor(db=self.ages) as cursor:
-            while freed < bytes_wanted and count < records_max and cursor.first():
+            while freed < bytes_wanted and len(keys) < records_max and cursor.first():
                 name = bytes(cursor.value())
                 data = txn.get(name, db=self.records)
-                if data is None or decode_head(memoryview(data)).version != int.from_bytes(cursor.key(), "big"):
+                head = decode_head(memoryview(data)) if data is not None else None
+                if head is None or head.age != int.from_bytes(cursor.key(), "big"):
                     cursor.delete()
                     continue
                 freed += len(data) + 256
                 self.delete(txn, name)
-                count += 1
-        return count, freed
+                keys.append(head.key)
+        return keys, freed
 
     def drop_all(self, txn: Any) -> None:
         """Delete everything."""

@@ -56,8 +56,11 @@ class Policy(Protocol):
     def on_remove(self, entry: Evictable) -> None:
         """Forget an entry that left for another reason than eviction."""
 
-    def on_replace(self, old: Evictable, new: Evictable) -> None:
-        """A put of a held key: forget `old`, hold `new`; as `on_remove` and `on_insert`, in one call."""
+    def on_rewrite(self, entry: Evictable, grown: int) -> None:
+        """A put of a held key, in place: as `on_remove` and `on_insert` in one call.
+
+        Size (by `grown` bytes), cost and expiry may have changed just before.
+        """
 
     def admits(self, key: bytes, size: int, cost_s: float, bytes_needed: int) -> bool:
         """Whether a newcomer is worth evicting `bytes_needed` bytes for; False sends it to the next level at once."""

@@ -80,10 +80,10 @@ class LfuPolicy:
         entry.order = None
         self._len -= 1
 
-    def on_replace(self, old: Evictable, new: Evictable) -> None:
-        """A put of a held key: `new` takes the place of `old`."""
-        self.on_remove(old)
-        self.on_insert(new)
+    def on_rewrite(self, entry: Evictable, grown: int) -> None:  # noqa: ARG002
+        """A put of a held key, in place."""
+        self.on_remove(entry)
+        self.on_insert(entry)
 
     def admits(self, key: bytes, size: int, cost_s: float, bytes_needed: int) -> bool:  # noqa: ARG002
         """Every newcomer is worth it."""

@@ -52,18 +52,19 @@ class LruPolicy:
         unlink(entry)
         self._len -= 1
 
-    def on_replace(self, old: Evictable, new: Evictable) -> None:
-        """Forget an entry and hold the one that replaces it, as the most recently used."""
-        older = old.order
-        newer = old.link
-        older.link = newer
-        newer.order = older
-        old.order = old.link = None
+    def on_rewrite(self, entry: Evictable, grown: int) -> None:  # noqa: ARG002
+        """A put of a held key: it is the most recently used now."""
         ring = self._ring
         newest = ring.order
-        new.order = newest
-        new.link = ring
-        newest.link = ring.order = new
+        if entry is newest:
+            return
+        older = entry.order
+        newer = entry.link
+        older.link = newer
+        newer.order = older
+        entry.order = newest
+        entry.link = ring
+        newest.link = ring.order = entry
 
     def admits(self, key: bytes, size: int, cost_s: float, bytes_needed: int) -> bool:  # noqa: ARG002
         """Every newcomer is worth it."""

@@ -33,10 +33,9 @@ def test_random_calls_keep_the_internals_whole(seed: int) -> None:
         elif step < 0.7:
             policy.on_hits(draw.choices(held, k=5) + left[-2:])
         elif step < 0.75:
-            at = draw.randrange(len(held))
-            new = Evictable(held[at].key, 7)
-            policy.on_replace(held[at], new)
-            held[at] = new
+            entry = draw.choice(held)
+            grown, entry.size = 7 - entry.size, 7
+            policy.on_rewrite(entry, grown)
         elif step < 0.78:
             entry = draw.choice(held)
             entry.size += 3

@@ -14,7 +14,7 @@ from stratacache.node.config import NodeConfig, WriteMode
 from stratacache.node.engine import MultiLevelCache
 from stratacache.node.entry import Entry
 
-KEYS = [b"%s:%d" % (space, number) for space in (b"docs", b"mail") for number in range(30)]
+KEYS = [b"%s:%d" % (space, number) for space in (b"docs", b"mail") for number in range(60)]
 TAGS = (b"red", b"green", b"blue")
 _FORK = multiprocessing.get_context("fork")
 
@@ -26,7 +26,7 @@ def config(directory: Path, mode: WriteMode) -> NodeConfig:
         l3_bytes_max=64 << 20,
         data_dir=directory,
         l3_write_mode=mode,
-        flush_after_ms=3,
+        flush_after_ms=1,
     )
 
 

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 import random
+import signal
+import time
+from concurrent.futures import Future
 from pathlib import Path
 
 import pytest
 
-from stratacache.node.config import WriteMode
+from stratacache.node.config import NodeConfig, WriteMode
 from stratacache.node.engine import MultiLevelCache
 from stratacache.node.entry import Entry
 
@@ -41,6 +45,44 @@ def test_sigkill_at_random_moments(tmp_path: Path, mode: WriteMode) -> None:
         engine.close()
     assert hits > 5, "the test proves little when nearly everything is lost"
     assert operations > 100
+
+
+def _put_and_die(directory: Path, flush: bool) -> None:
+    """Put everything twice, wait until the disk has it, put a few keys once more, and die."""
+    engine = MultiLevelCache(NodeConfig(l3_bytes_max=64 << 20, data_dir=directory, flush_after_ms=200))
+    for number in range(2):
+        for key in KEYS:
+            engine.put(key, value_of(key, number))
+    if flush:
+        engine.flush()
+    assert engine.l3 is not None
+    until = time.monotonic() + 20
+    while not engine.l3.idle and time.monotonic() < until:
+        engine._handoff.run_done_for(0.01)
+        engine.tick()
+    for key in KEYS[:5]:
+        engine.put(key, value_of(key, 2))
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+@pytest.mark.parametrize("flush", [True, False])
+def test_sigkill_loses_only_what_still_waited(tmp_path: Path, flush: bool) -> None:
+    """With write-behind, what was flushed, or was older than its time, is there; newer puts may be a miss."""
+    child = multiprocessing.get_context("fork").Process(target=_put_and_die, args=(tmp_path, flush))
+    child.start()
+    child.join(60)
+    assert child.exitcode == -signal.SIGKILL
+    engine = MultiLevelCache(config(tmp_path, WriteMode.WRITE_BEHIND))
+    assert engine.stats()["levels"]["l3_disk"]["set_aside"] == ""
+    for number, key in enumerate(KEYS):
+        entry = engine.get(key)
+        assert not isinstance(entry, Future)
+        if number < 5:
+            assert entry is None or entry.payload == value_of(key, 2)
+        else:
+            assert entry is not None, f"{key!r} is lost"
+            assert entry.payload == value_of(key, 1)
+    engine.close()
 
 
 def _read_all(directory: Path, flip: int) -> None:

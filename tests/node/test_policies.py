@@ -55,7 +55,8 @@ class Model:
 
 
 STEPS = st.lists(
-    st.tuples(st.sampled_from(["insert", "hit", "hit", "remove", "update", "evict"]), st.integers(0, 30)), max_size=200
+    st.tuples(st.sampled_from(["insert", "hit", "hit", "remove", "update", "rewrite", "evict"]), st.integers(0, 30)),
+    max_size=200,
 )
 
 
@@ -93,6 +94,13 @@ def test_policy_agrees_with_a_scan(kind: EvictionPolicy, steps: list[tuple[str, 
             policy.on_update(entry)
             model.moment += 1
             model.used_at[entry] = model.moment
+        elif step == "rewrite":
+            entry = held[choice % len(held)]
+            grown, entry.size = 1 + choice % 3 - entry.size, 1 + choice % 3
+            entry.expires_ms = 1000 + choice % 9
+            policy.on_rewrite(entry, grown)
+            model.remove(entry)
+            model.insert(entry)
         elif step == "evict":
             expected = model.victim()
             assert policy.pop_victim() is expected

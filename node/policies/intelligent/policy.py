@@ -109,12 +109,10 @@ class IntelligentPolicy:
         self._bytes -= entry.size
         entry.order = GONE
 
-    def on_replace(self, old: Evictable, new: Evictable) -> None:
-        """A put of a held key: `new` takes the place of `old`, and what is known of the key stays."""
-        new.order = old.order & ~VALUE_MASK | value_bits(new.cost_s, new.size)
-        self._residents.replace(old, new)
-        self._bytes += new.size - old.size
-        old.order = GONE
+    def on_rewrite(self, entry: Evictable, grown: int) -> None:
+        """A put of a held key, in place: what is known of the key stays."""
+        entry.order = entry.order & ~VALUE_MASK | value_bits(entry.cost_s, entry.size)
+        self._bytes += grown
 
     def admits(self, key: bytes, size: int, cost_s: float, bytes_needed: int) -> bool:
         """Whether a newcomer is worth what must leave for it; one that takes the room of one entry always is."""

@@ -62,13 +62,6 @@ class Residents:
             self._rows.pop()
             self._tail = self._rows[-1]
 
-    def replace(self, old: Evictable, new: Evictable) -> None:
-        """Hold `new` in the place of `old`."""
-        row = old.link
-        row[row.index(old)] = new
-        new.link = row
-        old.link = None
-
     def __iter__(self) -> Iterator[Evictable]:
         for row in self._rows:
             yield from row

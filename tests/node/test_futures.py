@@ -1,0 +1,125 @@
+"""An engine with a loop: what may have to wait comes as a future."""
+
+from __future__ import annotations
+
+import random
+import time
+from concurrent.futures import Future
+
+import pytest
+
+from stratacache.node.engine import MultiLevelCache
+from stratacache.node.entry import Entry
+from stratacache.node.leases import LeaseReply
+from stratacache.node.types import RemovalCause
+
+from .disk_world import MIB, TEXT, Loop, payload
+
+
+def test_write_through_is_acknowledged_after_the_commit(looped: tuple[MultiLevelCache, Loop]) -> None:
+    """The future of a put is done when the record is in the file; readers see the value at once."""
+    engine, loop = looped
+    first = engine.put(b"a", b"1")
+    second = engine.put(b"b", b"2")
+    assert isinstance(first, Future)
+    assert isinstance(second, Future)
+    assert payload(engine, b"a") == b"1"
+    assert loop.run_until(second) is True
+    assert first.result(0) is True
+    assert engine.stats()["levels"]["l3_disk"]["entries"] == 2
+
+
+def test_seed_defect_methods_block_on_the_disk(looped: tuple[MultiLevelCache, Loop]) -> None:
+    """A large record comes as a future and is promoted when it arrives."""
+    engine, loop = looped
+    big = random.Random(6).randbytes(MIB)
+    put = engine.put(b"big", big)
+    assert isinstance(put, Future)
+    loop.run_until(put)
+    engine.residents.unlink(engine.table[b"big"], RemovalCause.EVICTED)
+    found = engine.get(b"big")
+    assert isinstance(found, Future)
+    entry = loop.run_until(found)
+    assert isinstance(entry, Entry)
+    assert entry.payload == big
+    assert engine.table[b"big"] is entry
+
+
+@pytest.mark.parametrize("how", ["key", "tag", "namespace", "clear", "put"])
+def test_promotion_in_flight_does_not_survive_an_invalidation(looped: tuple[MultiLevelCache, Loop], how: str) -> None:
+    """A value that was being read from disk when it was invalidated is neither served nor promoted."""
+    engine, loop = looped
+    put = engine.put(b"docs:big", random.Random(7).randbytes(MIB), tags=(b"t",))
+    assert isinstance(put, Future)
+    loop.run_until(put)
+    engine.residents.unlink(engine.table[b"docs:big"], RemovalCause.EVICTED)
+    found = engine.get(b"docs:big")
+    assert isinstance(found, Future)
+    done: object
+    if how == "key":
+        done = engine.remove(b"docs:big")
+    elif how == "tag":
+        done = engine.invalidate_tags((b"t",))
+    elif how == "namespace":
+        done = engine.invalidate_namespace(b"docs")
+    elif how == "clear":
+        done = engine.clear()
+    else:
+        done = engine.put(b"docs:big", b"newer")
+    assert isinstance(done, Future)
+    loop.run_until(done)
+    entry = loop.run_until(found)
+    if how == "put":
+        assert isinstance(entry, Entry)
+        assert entry.payload == b"newer"
+    else:
+        assert entry is None
+        assert payload(engine, b"docs:big") is None
+
+
+def test_large_payload_is_packed_in_the_worker(looped: tuple[MultiLevelCache, Loop]) -> None:
+    """Demotion of a large value does not wait for zlib."""
+    engine, loop = looped
+    big = TEXT * 100
+    put = engine.put(b"big", big)
+    assert isinstance(put, Future)
+    loop.run_until(put)
+    for number in range(9):
+        last = engine.put(b"k%d" % number, random.Random(number).randbytes(500_000))
+    assert isinstance(last, Future)
+    loop.run_until(last)
+    assert engine.l2 is not None
+    until = time.monotonic() + 10
+    while not engine.l2.table[b"big"].packed:
+        assert time.monotonic() < until
+        engine._handoff.run_done_for(0.05)
+    assert engine.l2.table[b"big"].size < 20_000
+    engine.validate()
+    assert payload(engine, b"big") == big
+
+
+def test_large_tag_is_killed_in_slices_between_other_calls(looped: tuple[MultiLevelCache, Loop]) -> None:
+    """While a tag of many entries is killed the loop goes on, and the answer comes when all is dead."""
+    engine, loop = looped
+    assert engine.l3 is not None
+    for number in range(9000):
+        engine.put(b"k%d" % number, b"", tags=(b"t",))
+    removed = engine.invalidate_tags((b"t",))
+    assert isinstance(removed, Future)
+    assert not removed.done()
+    engine.put(b"k1", b"newer", tags=(b"t",))
+    loop.run_until(removed)
+    assert payload(engine, b"k1") == b"newer"
+    assert payload(engine, b"k2") is None
+    assert payload(engine, b"k8999") is None
+
+
+def test_lease_voided_by_a_tag_known_only_at_the_put(looped: tuple[MultiLevelCache, Loop]) -> None:
+    """The fill race is closed with a disk below too."""
+    engine, loop = looped
+    reply = engine.lease(b"a", 0, 1000)
+    assert isinstance(reply, LeaseReply)
+    removed = engine.invalidate_tags((b"t",))
+    assert isinstance(removed, Future)
+    loop.run_until(removed)
+    assert engine.put(b"a", b"old", tags=(b"t",), lease=reply.token) is False

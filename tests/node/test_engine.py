@@ -74,7 +74,7 @@ def test_seed_defect_overwriting_at_capacity_evicts_another(make_engine: Make) -
         engine.put(key, b"v")
     assert sorted(engine.table) == [b"a", b"b", b"c"]
     assert engine.l1.counters.removed[RemovalCause.EVICTED] == 0
-    assert engine.l1.counters.removed[RemovalCause.REPLACED] == 3
+    assert engine.l1.counters.removed_by(RemovalCause.REPLACED) == 3
 
 
 def test_lru_evicts_what_was_read_longest_ago(make_engine: Make) -> None:

@@ -38,6 +38,7 @@ def cached_map_batches(
     version: str | int = "",
     strict: bool = False,
     client: Cache | str | None = None,
+    preserve_order: bool = True,
     **map_options: Any,
 ) -> Any:
     """`dataset.map_batches(fn, **map_options)`, calling `fn` only for rows that are not cached.
@@ -50,6 +51,11 @@ def cached_map_batches(
     to the row's other columns. Without `on` a row is all of its columns, so one with a unique id is never found again.
     `tags` may mention those columns, as in `"doc:{doc_id}"`. `fn`'s name, its arguments and `version` are part of the
     key. The other options are those of `stratacache.client.cached`; the cache is found in each worker, once.
+
+    Rows come out in the order in which they went in. Ray Data gives blocks as they are ready unless it is told
+    otherwise, and a block that was cached is ready first; so this sets `execution_options.preserve_order` in the
+    context of the dataset, which it shares with the one it is made from. Where the order does not matter,
+    `preserve_order=False` leaves the context alone and keeps no block waiting for a slower one before it.
     """
     if not inspect.isclass(fn) and not inspect.isfunction(fn):
         raise UsageError(f"cached_map_batches takes a function or a callable class, not {fn!r:.80}")
@@ -77,7 +83,7 @@ def cached_map_batches(
             return CachedRows(fn, fn, columns, options).run(batch, args, kwargs)
 
         run.__name__ = fn.__name__  # what Ray's progress bars and dashboard show
-        return dataset.map_batches(run, **map_options)
+        return _ordered(dataset.map_batches(run, **map_options), preserve_order)
 
     class Run:
         """The user's class with the cache in front of its `__call__`."""
@@ -89,7 +95,13 @@ def cached_map_batches(
             return self.rows.run(batch, args, kwargs)
 
     Run.__name__ = fn.__name__
-    return dataset.map_batches(Run, **map_options)
+    return _ordered(dataset.map_batches(Run, **map_options), preserve_order)
+
+
+def _ordered(made: Any, preserve_order: bool) -> Any:
+    if preserve_order:
+        made.context.execution_options.preserve_order = True
+    return made
 
 
 class Row:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -144,27 +145,46 @@ def cache(ray_session: str) -> Iterator[CacheClient]:
 @pytest.mark.ray
 @pytest.mark.xdist_group("ray")
 def test_a_dataset_with_repeats(cache: CacheClient, tmp_path: Path) -> None:
-    """2,000 rows, 60 % repeats, two workers, two runs: one call for each distinct row, outputs as without a cache."""
+    """20,000 rows, 60 % repeats, four workers, two runs: one call for a distinct row, then none; outputs in order."""
     import ray.data
 
     ray.data.DataContext.get_current().enable_progress_bars = False
-    rows = [{"id": index, "text": f"text {index * 7 % 800}"} for index in range(2000)]
-    dataset = ray.data.from_items(rows, override_num_blocks=4)
+    rows = [{"id": index, "text": f"text {index * 7 % 8000}"} for index in range(20_000)]
+    dataset = ray.data.from_items(rows, override_num_blocks=16)
     log = tmp_path / "computed"
-    options: dict[str, Any] = {"fn_constructor_args": [str(log)], "batch_size": 100, "concurrency": 2, "num_cpus": 1}
-
-    def run() -> list[dict[str, Any]]:
-        made = cached_map_batches(
-            dataset, Embed, on=["text"], operation=AIOperation.EMBED, tags=["text:{text}"], version="1", **options
-        )
-        return sorted(made.take_all(), key=lambda row: row["id"])
-
+    options: dict[str, Any] = {"fn_constructor_args": [str(log)], "batch_size": 500, "concurrency": 4, "num_cpus": 0.5}
     plain = Embed(str(log))({name: np.array([row[name] for row in rows]) for name in ("id", "text")})
     log.unlink()
     for _ in range(2):
-        found = run()
-        assert [row.keys() for row in found] == [plain.keys()] * 2000
+        made = cached_map_batches(
+            dataset, Embed, on=["text"], operation=AIOperation.EMBED, tags=["text:{text}"], version="1", **options
+        )
+        found = made.take_all()
+        assert [row.keys() for row in found] == [plain.keys()] * 20_000
         for name, column in plain.items():
-            assert np.array_equal(np.stack([row[name] for row in found]), column)
+            assert np.array_equal(np.stack([row[name] for row in found]), column), name
         assert sorted(log.read_text().splitlines()) == sorted({row["text"] for row in rows})
     assert cache.invalidate_tags(["text:text 7"]) == 1
+
+
+def slow_first(batch: dict[str, Any]) -> dict[str, Any]:
+    """Keeps the first block back for longer than all others take together."""
+    if batch["id"][0] == 0:
+        time.sleep(1.0)
+    return {**batch, "twice": batch["id"] * 2}
+
+
+@pytest.mark.ray
+@pytest.mark.xdist_group("ray")
+def test_rows_come_out_in_order(cache: CacheClient) -> None:
+    """A slow block does not let later ones pass; whoever wants speed instead can have it."""
+    import ray.data
+
+    def dataset() -> Any:
+        return ray.data.range(400, override_num_blocks=4)
+
+    made = cached_map_batches(dataset(), slow_first, batch_size=100, num_cpus=0.5)
+    assert [row["twice"] for row in made.take_all()] == list(range(0, 800, 2))
+    assert not ray.data.DataContext.get_current().execution_options.preserve_order, "others keep Ray's default"
+    loose = cached_map_batches(dataset(), slow_first, preserve_order=False, version="loose")
+    assert not loose.context.execution_options.preserve_order

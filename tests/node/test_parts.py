@@ -20,6 +20,7 @@ from stratacache.node.gate import MARKS_MAX, InvalidationGate
 from stratacache.node.groups import GroupTable, Page
 from stratacache.node.handoff import Handoff, then, then_ask
 from stratacache.node.histogram import BUCKETS, Histogram, bucket_of, upper_ns
+from stratacache.node.levels.pending import snapshot
 from stratacache.node.levels.records import decode_head, encode, read_payload
 from stratacache.node.levels.sidefile import MARKS_MASK, SideFile, Stamp, crc32, is_suspect
 from stratacache.node.worker import Worker
@@ -128,10 +129,10 @@ def test_record_gives_back_what_it_was_made_of_or_nothing(
     groups = GroupTable()
     entry = new_entry(key, payload, 77, 1234, 0.5, metadata)
     entry.page = Page(groups.group(groups.namespace(b"n"), tuple(tags), 3), 0)
-    data = encode(entry, payload)
+    data = encode(snapshot(entry), 55)
     record = decode_head(memoryview(data))
     assert (record.key, record.tags, record.metadata, record.codec) == (key, tuple(tags), metadata, 3)
-    assert (record.version, record.expires_ms, record.cost_s) == (77, 1234, 0.5)
+    assert (record.version, record.age, record.expires_ms, record.cost_s) == (77, 55, 1234, 0.5)
     assert read_payload(memoryview(data), record) == payload
     damaged = bytearray(data)
     damaged[flip % len(data)] ^= 1 << flip % 8

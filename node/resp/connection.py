@@ -3,7 +3,8 @@
 The reading half, bytes to commands, is `ReadLoop`; here are the socket, the replies, and what is known of the client.
 
 Invariants: replies leave in the order of their commands, also when one is answered later: then this connection stops
-reading, and no other notices. What a client does not read is bounded by `output_bytes_max`: past it the connection
+reading, and no other notices; commands behind a put that only waits for the disk run meanwhile, so that the puts of one
+pipeline are committed together. What a client does not read is bounded by `output_bytes_max`: past it the connection
 is cut.
 """
 
@@ -69,7 +70,8 @@ class Connection(ReadLoop, asyncio.Protocol):
         self._transport: asyncio.Transport = cast("asyncio.Transport", None)
         self._chunk_bytes_max = server.config.value_bytes_max  # in a longer one an argument may be over the limit
         self._stash: deque[bytes] = deque()  # came while a reply was waited for
-        self._later: Later | None = None
+        self._later: Later | None = None  # the reply that is waited for,
+        self._behind: deque[Reply] = deque()  # and those that leave after it
         self._scheduled = False
         self._ended = False
         self._pushes: list[bytes] = []
@@ -96,8 +98,10 @@ class Connection(ReadLoop, asyncio.Protocol):
         """Forget the client."""
         self.closing = True
         later, self._later = self._later, None
-        if later is not None and later.cancel and not later.future.cancel():
-            settle(self, later)  # answered a moment ago: what the answer grants (a fill lease) ends with this client
+        for reply in (later, *self._behind):
+            if isinstance(reply, Later) and reply.cancel and not reply.future.cancel():
+                settle(self, reply)  # answered a moment ago: what that grants (a fill lease) ends with this client
+        self._behind.clear()
         self._stash.clear()
         self.server.dismiss(self)
 
@@ -126,7 +130,7 @@ class Connection(ReadLoop, asyncio.Protocol):
             if reply.__class__ is bytes:
                 self._send(reply)
             else:
-                self._later = cast("Later", reply)
+                self._take(reply, [])
                 self._continue([])
             return
         if not (self._in_step and self.access and len(data) <= self._chunk_bytes_max and is_harmless(data)):
@@ -142,11 +146,13 @@ class Connection(ReadLoop, asyncio.Protocol):
             self._reader.feed(data)
             try:
                 if not self._run_fast(out):
-                    if self._at_boundary():
+                    if not self._at_boundary():
+                        self._leave_chunk()
+                    elif self._later is None:
                         self._chunk = b""
                         self.write(out)
                         return
-                    self._leave_chunk()
+                    self._chunk = b""
             except MalformedError:
                 self._leave_chunk()
         else:
@@ -175,16 +181,18 @@ class Connection(ReadLoop, asyncio.Protocol):
             self.server.count_error("ERR")
             out.append(error(f"ERR Protocol error: {problem}"))
             self.closing = True
+        if self._later is not None:
+            self._behind.extend(out)
+            self._transport.pause_reading()
+            self._await_reply()
+            return
         self.write(out)
         if self.closing:
             self._transport.close()
         elif busy:
             self._transport.pause_reading()
-            if self._later is None:
-                self._scheduled = True
-                self.server.loop.call_soon(self._turn)
-            else:
-                self._await_reply()
+            self._scheduled = True
+            self.server.loop.call_soon(self._turn)
         elif self._ended:
             self.close()
         elif not self._transport.is_reading():
@@ -202,10 +210,23 @@ class Connection(ReadLoop, asyncio.Protocol):
     # -- replies ------------------------------------------------------------------------------------------------------
 
     def _take(self, reply: Reply, out: list[bytes]) -> bool:
-        """Queue a reply; whether the connection must pause (it is to be waited for, or was the last one)."""
+        """Queue a reply; whether the connection must pause (it is to be waited for, or was the last one).
+
+        While one is waited for, `out` gathers what leaves after it.
+        """
         if reply.__class__ is not bytes:
-            self._later = cast("Later", reply)
-            return True
+            later = cast("Later", reply)
+            if self._later is None:
+                self.write(out)
+                self._later = later
+            else:
+                self._behind.extend(out)
+                self._behind.append(later)
+            out.clear()
+            if not later.applied or self.reply_mode is not ReplyMode.ON:
+                return True
+            self._behind.append(b"")  # so that it is answered, whatever CLIENT REPLY says behind it
+            return False
         if self.reply_mode is ReplyMode.ON:
             out.append(reply)
         elif self.reply_mode is ReplyMode.SKIP:
@@ -214,6 +235,8 @@ class Connection(ReadLoop, asyncio.Protocol):
         elif self.reply_mode is ReplyMode.SKIP_NEXT:
             self.reply_mode = ReplyMode.SKIP
         if len(reply) > LARGE_REPLY_BYTES:
+            if self._later is not None:
+                return True  # what is held back has no other limit than the number of commands of a turn
             self.write(out)
             out.clear()
         return self.closing
@@ -228,15 +251,30 @@ class Connection(ReadLoop, asyncio.Protocol):
             later.future.add_done_callback(lambda _: self._answer())
 
     def _answer(self) -> None:
-        """Send the reply that was waited for and go on."""
+        """Send the reply that was waited for, and those behind it that are known by now; then go on."""
         later = self._later
-        if later is None or self.closing:
+        if later is None or self._transport.is_closing():
             return
-        self._later = None
         out: list[bytes] = []
-        if self._take(settle(self, later), out) and self.waiting:
-            self._await_reply()
-            return
+        reply: Reply = later
+        while True:
+            taken = not isinstance(reply, Later)
+            if isinstance(reply, Later) and reply.future.done():
+                reply = settle(self, reply)
+            if isinstance(reply, Later):
+                self._later = reply
+                self.write(out)
+                self._await_reply()
+                return
+            if not self._behind:
+                break
+            out.append(reply)
+            reply = self._behind.popleft()
+        self._later = None
+        if taken:
+            out.append(reply)
+        else:
+            self._take(reply, out)
         self._continue(out)
 
     def write(self, out: list[bytes]) -> None:

@@ -192,14 +192,14 @@ def _unknown(argv: list[bytes]) -> str:
 def stored(done: object, reply: bytes = OK) -> Reply:
     """The reply of a put: at once, or when the disk has it."""
     if isinstance(done, Future):
-        return Later(done, lambda result: stored(result, reply))
+        return Later(done, lambda result: stored(result, reply), applied=True)
     if not done:
         raise CommandError("OOM the value is larger than every level of this node can hold")
     return reply
 
 
-def when(result: Any, then: Callable[[Any], Reply]) -> Reply:
-    """Go on with what the engine gave: at once, or when its future is done."""
+def when(result: Any, then: Callable[[Any], Reply], *, applied: bool = False) -> Reply:
+    """Go on with what the engine gave: at once, or when its future is done. `applied`: as in Later."""
     if isinstance(result, Future):
-        return Later(result, then)
+        return Later(result, then, applied=applied)
     return then(result)

@@ -46,17 +46,24 @@ class Later:
     """A reply that is not known yet: the connection waits for `future`, then answers `then(result)`.
 
     `then` may raise like a handler and may return a Later itself. With `cancel` the future is cancelled when the client
-    goes away before it is done.
+    goes away before it is done. `applied`: the command has had its effect and only its acknowledgement waits (for the
+    disk), so the commands behind it may run meanwhile; their replies wait.
     """
 
-    __slots__ = ("cancel", "future", "then")
+    __slots__ = ("applied", "cancel", "future", "then")
 
     def __init__(
-        self, future: Future[Any] | asyncio.Future[Any], then: Callable[[Any], Reply], *, cancel: bool = False
+        self,
+        future: Future[Any] | asyncio.Future[Any],
+        then: Callable[[Any], Reply],
+        *,
+        cancel: bool = False,
+        applied: bool = False,
     ) -> None:
         self.future = future
         self.then = then
         self.cancel = cancel
+        self.applied = applied
 
 
 Reply = bytes | Later

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import deque
 from collections.abc import Callable
 from typing import Any
@@ -31,6 +32,14 @@ class Loop:
             fn, args = self.ready.popleft()
             fn(*args)
 
+    def run_until(self, condition: Callable[[], bool], deadline_s: float = 10.0) -> None:
+        """Run what is posted until a condition holds: the worker thread posts whenever it is done with something."""
+        until = time.monotonic() + deadline_s
+        while not condition():
+            assert time.monotonic() < until, "what was waited for did not happen"
+            self.run()
+            time.sleep(0.0005)
+
 
 class Transport(asyncio.Transport):
     """Keeps what is written."""
@@ -51,6 +60,9 @@ class Transport(asyncio.Transport):
     def is_reading(self) -> bool:
         return self.reading
 
+    def is_closing(self) -> bool:
+        return self.closed
+
     def pause_reading(self) -> None:
         self.reading = False
 
@@ -64,13 +76,14 @@ class Transport(asyncio.Transport):
 
 
 class InProcess:
-    """One engine, one server, as many connections as wanted."""
+    """One engine, one server, as many connections as wanted. `posts`: the disk is waited for as on a real loop."""
 
-    def __init__(self, node: NodeConfig | None = None, **settings: Any) -> None:
+    def __init__(self, node: NodeConfig | None = None, *, posts: bool = False, **settings: Any) -> None:
         self.clock = ManualClock()
-        self.engine = MultiLevelCache(node or NodeConfig(l1_bytes_max=64 << 20), clock=self.clock)
-        self.server = NodeServer(self.engine, ServerConfig(**settings), identity=Identity(incarnation=1))
         self.loop = Loop()
+        post = self.loop.call_soon_threadsafe if posts else None
+        self.engine = MultiLevelCache(node or NodeConfig(l1_bytes_max=64 << 20), clock=self.clock, post=post)
+        self.server = NodeServer(self.engine, ServerConfig(**settings), identity=Identity(incarnation=1))
         self.server.loop = self.loop  # type: ignore[assignment]
 
     def connect(self) -> tuple[Connection, Transport]:

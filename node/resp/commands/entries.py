@@ -68,22 +68,25 @@ def _check_owner(connection: Connection, key: bytes) -> None:
         raise CommandError(f"MOVED {connection.server.epoch} {owner}")
 
 
-def gather(values: Sequence[Any], then: Callable[[list[Any]], Reply]) -> Reply:
-    """Wait for those of `values` that are futures (all under way already), then go on with all results."""
+def gather(values: Sequence[Any], then: Callable[[list[Any]], Reply], *, applied: bool = False) -> Reply:
+    """Wait for those of `values` that are futures (all under way already), then go on with all results.
+
+    `applied`: as in Later.
+    """
     results = list(values)
-    return _gather(results, 0, then)
+    return _gather(results, 0, then, applied)
 
 
-def _gather(results: list[Any], start: int, then: Callable[[list[Any]], Reply]) -> Reply:
+def _gather(results: list[Any], start: int, then: Callable[[list[Any]], Reply], applied: bool) -> Reply:
     for index in range(start, len(results)):
         value = results[index]
         if isinstance(value, Future):
 
             def arrived(result: Any, index: int = index) -> Reply:
                 results[index] = result
-                return _gather(results, index + 1, then)
+                return _gather(results, index + 1, then, applied)
 
-            return Later(value, arrived)
+            return Later(value, arrived, applied=applied)
     return then(results)
 
 

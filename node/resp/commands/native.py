@@ -201,7 +201,7 @@ def sc_put(connection: Connection, argv: list[bytes]) -> Reply:
         return OK if done else connection.null
 
     if not options.condition:
-        return when(_put(connection, key, argv[2], options), reply)
+        return when(_put(connection, key, argv[2], options), reply, applied=True)
 
     def decide(entry: Entry | None) -> Reply:
         if options.condition == (b"XX" if entry is None else b"NX"):
@@ -228,7 +228,7 @@ def sc_mput(connection: Connection, argv: list[bytes]) -> Reply:
         options.lease = lease or None
         connection.leases.pop(lease, None)
         done.append(_put(connection, canonical(key), payload, options))
-    return gather(done, lambda stored: array([ONE if one else ZERO for one in stored]))
+    return gather(done, lambda stored: array([ONE if one else ZERO for one in stored]), applied=True)
 
 
 @command("sc.invalidate", -2, Flag.WRITE, (1, -1, 1), group="native")

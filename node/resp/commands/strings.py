@@ -203,7 +203,7 @@ def _pairs(argv: list[bytes]) -> list[tuple[bytes, bytes]]:
 def mset(connection: Connection, argv: list[bytes]) -> Reply:
     """Set many keys."""
     written = [write(connection, key, value) for key, value in _pairs(argv)]
-    return gather(written, lambda done: stored(all(done)))
+    return gather(written, lambda done: stored(all(done)), applied=True)
 
 
 @command("strlen", 2, Flag.READ, (1, 1, 1))

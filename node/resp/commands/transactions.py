@@ -10,11 +10,11 @@ Invariants: a queue is bounded; a command that could not be queued spoils the tr
 from __future__ import annotations
 
 from concurrent.futures import Future
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from stratacache.node.keys import canonical
 from stratacache.node.resp.commands.entries import gather
-from stratacache.node.resp.dispatch import error_text, perform, refuse
+from stratacache.node.resp.dispatch import error_text, perform, refuse, settle
 from stratacache.node.resp.replies import OK, QUEUED, CommandError, array, error
 from stratacache.node.resp.table import Command, Flag, Later, Reply, command
 
@@ -59,13 +59,27 @@ class Transaction:
         ]
         return gather(fetched, lambda _: self._run_from(0, []))
 
-    def _run_from(self, start: int, replies: list[bytes]) -> Reply:
+    def _run_from(self, start: int, replies: list[Reply]) -> Reply:
         for index in range(start, len(self.commands)):
             reply = self._run_one(*self.commands[index])
-            if isinstance(reply, Later):
+            if isinstance(reply, Later) and not reply.applied:
                 return self._wait(reply, index, replies)
             replies.append(reply)
-        return array(replies)
+        return self._answer(replies)
+
+    def _answer(self, replies: list[Reply]) -> Reply:
+        """The reply to EXEC when everything has run; what must still reach the disk is waited for together."""
+        for index, reply in enumerate(replies):
+            if isinstance(reply, Later):
+                return self._wait_for(reply, index, replies)
+        return array(cast("list[bytes]", replies))
+
+    def _wait_for(self, later: Later, index: int, replies: list[Reply]) -> Later:
+        def arrived(_: object) -> Reply:
+            replies[index] = settle(self.connection, later)
+            return self._answer(replies)
+
+        return Later(later.future, arrived)
 
     def _run_one(self, found: Command, argv: list[bytes]) -> Reply:
         try:
@@ -73,7 +87,7 @@ class Transaction:
         except Exception as problem:  # noqa: BLE001 (answered, and logged when it is unforeseen)
             return error(error_text(problem))
 
-    def _wait(self, later: Later, index: int, replies: list[bytes]) -> Later:
+    def _wait(self, later: Later, index: int, replies: list[Reply]) -> Later:
         """Go on behind a command that has to be waited for."""
 
         def arrived(result: object) -> Reply:

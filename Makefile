@@ -6,7 +6,7 @@ SEED ?= 0
 SECONDS ?= 60
 BENCHES ?= engine server client ring
 
-.PHONY: help setup demo test check fix clean soak fuzz sim chaos bench helm-image helm-mutants
+.PHONY: help setup demo test check fix clean soak fuzz sim chaos bench docs helm-image helm-mutants
 help: ## show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 14
 
@@ -54,6 +54,11 @@ fuzz: setup ## throw random input at the RESP parser and the command table for S
 
 chaos: setup ## kill processes of a real cluster under load for SECONDS, and check every read
 	$(BIN)/python -m tests.chaos --seconds $(SECONDS) --seed $(SEED)
+
+docs: setup build/types/stratacache ## the documentation as a site in build/site, links checked
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[docs]'
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
+	@echo "open build/site/index.html"
 
 bench: setup ## every benchmark, side by side with its peers, into build/bench (the machine should be quiet)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[bench]'

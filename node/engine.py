@@ -319,7 +319,7 @@ class MultiLevelCache:
             stored = self._place(entry, group)
         namespace.puts += 1
         self.puts += 1
-        if cost_s != COST_UNKNOWN_S or self.recipes.kept:
+        if cost_s != COST_UNKNOWN_S or metadata or self.recipes.kept:
             self._learn_put(key, group, cost_s)
         if leases.live:
             leases.filled(key, entry)
@@ -335,6 +335,7 @@ class MultiLevelCache:
 
     def _learn_put(self, key: bytes, group: Group, cost_s: float) -> None:
         self.recipes.forget(key)
+        self.insight.patterns.mark(key)
         if cost_s != COST_UNKNOWN_S:
             self.insight.computed(key, group, cost_s)
 

@@ -223,6 +223,13 @@ class AccessPatterns(Generic[K]):
             visits += self._visits[row * VISITS_KEPT : (row + 1) * VISITS_KEPT]
         return Slice(keys, counts, visits)
 
+    def mark(self, key: K) -> None:
+        """Count a key as changed: there is news of its entry."""
+        if key in self._known:
+            self._changed_known[key] = None
+        elif key in self._new:
+            self._changed_new[key] = None
+
     def forget_taken(self) -> None:
         """Count everything as changed: for a reader that begins anew."""
         self._changed_known = dict.fromkeys(self._known)

@@ -1,0 +1,1 @@
+"""Does prefetching pay? Refresh-ahead and wake on workloads and traces, under simulated time."""

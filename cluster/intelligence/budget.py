@@ -1,0 +1,80 @@
+"""What prefetching may use: tasks at once, seconds a minute, and a share of what readers compute.
+
+Invariants: no more than `tasks_max` tasks run at once; the seconds begun within any minute stay within the budget and
+one task; what was computed ahead and not used stays below a share of what was computed for readers, both of them
+forgotten by half each day.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+DAY_S: Final = 86_400.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limits:
+    """`demand_share_max` is of the seconds that readers compute (or would, without prefetch), on top of `floor_s`."""
+
+    tasks_max: int = 4
+    seconds_a_minute: float = 240.0
+    demand_share_max: float = 1.0
+    floor_s: float = 60.0
+    wakes_a_minute: int = 6_000
+
+
+class Budget:
+    """Keeps the limits for one planner."""
+
+    def __init__(self, limits: Limits) -> None:
+        self.limits = limits
+        self.running = 0
+        self._seconds = limits.seconds_a_minute
+        self._wakes = float(limits.wakes_a_minute)
+        self._filled_s: float | None = None
+        self._demand_s = 0.0
+        self._ahead_s = 0.0
+
+    def pass_to(self, now_s: float) -> None:
+        """Time goes on: what was used a minute ago may be used again."""
+        limits = self.limits
+        passed_s = max(0.0, now_s - (now_s if self._filled_s is None else self._filled_s))
+        self._filled_s = now_s
+        self._seconds = min(limits.seconds_a_minute, self._seconds + passed_s * limits.seconds_a_minute / 60)
+        self._wakes = min(float(limits.wakes_a_minute), self._wakes + passed_s * limits.wakes_a_minute / 60)
+        fade = 0.5 ** (passed_s / DAY_S)
+        self._demand_s *= fade
+        self._ahead_s *= fade
+
+    def demand(self, seconds: float) -> None:
+        """Readers computed so long, or did not have to because of a prefetch."""
+        self._demand_s += max(0.0, seconds)
+
+    def returned(self, seconds: float) -> None:
+        """What was computed ahead has been used: it was a reader's need."""
+        self._ahead_s = max(0.0, self._ahead_s - seconds)
+        self.demand(seconds)
+
+    def may_compute(self, cost_s: float, *, opens_task: bool = True) -> bool:
+        """Whether so many seconds may begin now, in a task of their own or in one more; if so they are taken."""
+        limits = self.limits
+        allowed_s = limits.demand_share_max * self._demand_s + limits.floor_s
+        full = opens_task and self.running >= limits.tasks_max
+        if full or self._seconds <= 0 or self._ahead_s + cost_s > allowed_s:
+            return False
+        self.running += opens_task
+        self._seconds -= cost_s
+        self._ahead_s += cost_s
+        return True
+
+    def ended(self) -> None:
+        """A task is over."""
+        self.running = max(0, self.running - 1)
+
+    def may_wake(self) -> bool:
+        """Whether one more key may be woken now."""
+        if self._wakes < 1:
+            return False
+        self._wakes -= 1
+        return True

@@ -1,0 +1,281 @@
+"""What to compute or to wake before it is read, and when.
+
+Refresh-ahead: the predicted read falls after the entry's expiry, and a loader can compute it: compute it shortly
+before. Wake: bring an entry up to L1 just before its predicted read. Both act only on predictions that have proved
+right before (trust.py), within budgets (budget.py), and while they pay (accounting.py).
+
+Of what is due, the earliest comes first; how early to begin takes the work before it into account, so that a batch
+that is read all at once is ready in time, and a single key is computed as late as can be.
+
+Invariants: nothing is begun twice for one prediction; a kind that is off or rests begins nothing; all times are handed
+in, in seconds since the epoch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stratacache.cluster.intelligence.accounting import Account, Issued, Kind
+from stratacache.cluster.intelligence.budget import Budget, Limits
+from stratacache.cluster.intelligence.slices import PatternSlice
+from stratacache.cluster.intelligence.table import Foretold, PatternTable
+from stratacache.cluster.intelligence.trust import Trust
+
+HORIZON_S: Final = 600.0
+TRUST_MIN: Final = 0.6
+"""The share of like predictions that must come true: below a half prefetching loses, and shares are estimates."""
+MARGIN_S: Final = 4.0
+"""What may pass between a decision and its effect: a pull, a tick, the start of a task, whole seconds."""
+SPREADS: Final = 2.0
+"""How many deviations of the interval before its mean a key is expected."""
+STAY_S: Final = 30.0
+"""How long a woken entry is expected to stay in L1 unread."""
+BELOW_SAVES_S: Final = 3e-4
+BELOW_BYTES_A_SECOND: Final = 5e8
+"""What a read below L1 waits longer than one in L1; benchmarks/engine.py measured both."""
+PATIENCE_S: Final = 15.0
+TASK_S_MAX: Final = 2.0
+"""Keys share a task, one after the other, to spare the start of tasks; dear ones get a task of their own."""
+
+
+@dataclass(frozen=True)
+class Refresh:
+    """Compute these keys' values anew in one task, under fill leases."""
+
+    loader: str
+    keys: tuple[bytes, ...]
+
+
+@dataclass(frozen=True)
+class Wake:
+    """Ask a source's shard to bring these keys up to L1."""
+
+    source: str
+    keys: tuple[bytes, ...]
+
+
+Effect = Refresh | Wake
+
+
+@dataclass
+class _Task:
+    loader: str
+    keys: list[bytes] = field(default_factory=list)
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """What an operator may set. `horizon_s`: how far ahead predictions are used."""
+
+    horizon_s: float = HORIZON_S
+    refresh_ahead: bool = True
+    wake: bool = True
+    limits: Limits = field(default_factory=Limits)
+
+
+class Planner:
+    """Decides what to prefetch from what slices of patterns tell. `batches`: loader -> keys in one task at most."""
+
+    def __init__(self, settings: Settings | None = None, table: PatternTable | None = None) -> None:
+        self.settings = settings = settings or Settings()
+        self.table = table or PatternTable()
+        self.budget = Budget(settings.limits)
+        self.accounts = {
+            Kind.REFRESH: Account(Kind.REFRESH, enabled=settings.refresh_ahead),
+            Kind.WAKE: Account(Kind.WAKE, enabled=settings.wake),
+        }
+        self.trust = {Kind.REFRESH: Trust(), Kind.WAKE: Trust()}
+        self.batches: dict[str, int] = {}
+
+    # -- what is learned -----------------------------------------------------------------------------------------
+
+    def take(self, part: PatternSlice, now_s: float) -> None:
+        """Take in a slice of a shard's patterns."""
+        self._judge(self.table.take(part))
+        refresh, wake = self.accounts[Kind.REFRESH], self.accounts[Kind.WAKE]
+        if refresh.out:
+            for at, key in enumerate(part.keys):
+                issued = refresh.out.get(key)
+                if issued is not None:
+                    self._was_read(refresh, key, issued, part.visits[at], now_s)
+        for key in part.woken_used:
+            wake.was_read(key, now_s, now_s)
+        for key in part.woken_gone:
+            wake.was_evicted(key, now_s)
+
+    def _was_read(self, account: Account, key: bytes, issued: Issued, visits: NDArray[np.uint32], now_s: float) -> None:
+        later = visits[visits >= int(issued.at_s)]
+        if not len(later):
+            return
+        used = account.used
+        account.was_read(key, float(later[0]), now_s)
+        if account.used > used:
+            self.budget.returned(issued.cost_s)
+
+    def demand(self, computed_s: float) -> None:
+        """Readers have computed for so many seconds since they were asked last."""
+        self.budget.demand(computed_s)
+
+    def refreshed(self, key: bytes, now_s: float, *, good: bool, spent_s: float, size: int | None = None) -> None:
+        """A refresh of one key is done, or could not be."""
+        self.accounts[Kind.REFRESH].was_done(key, now_s, spent_s=spent_s, good=good, size=size)
+        row = self.table.row_of(key)
+        if good and row is not None:
+            ttl_s = int(self.table.columns["ttls_s"][row])
+            self.table.columns["expires_ms"][row] = (now_s + ttl_s) * 1000 if ttl_s else np.iinfo(np.int64).max
+
+    def task_ended(self) -> None:
+        """A task of refreshes is over, however it went."""
+        self.budget.ended()
+
+    def woken(self, keys: Iterable[bytes], now_s: float) -> None:
+        """These keys have been brought up to L1."""
+        account = self.accounts[Kind.WAKE]
+        columns = self.table.columns
+        for key in keys:
+            row = self.table.row_of(key)
+            size = int(columns["sizes"][row]) if row is not None else 0
+            saves_s = BELOW_SAVES_S + size / BELOW_BYTES_A_SECOND
+            account.was_issued(
+                key,
+                Issued(
+                    at_s=now_s, until_s=now_s + 20 * STAY_S, cost_s=saves_s, size=size, saves_s=saves_s, done_s=now_s
+                ),
+            )
+
+    def _judge(self, foretold: Foretold) -> None:
+        """Learn from predictions that were decided: would what was prefetched have served the read?"""
+        if not len(foretold.seen):
+            return
+        early_s, late_s = _refresh_window(foretold.seen, foretold.mean_s, foretold.variation, foretold.ttls_s)
+        good = (foretold.late_s >= -early_s) & (foretold.late_s <= late_s)
+        self.trust[Kind.REFRESH].learn(foretold.seen, foretold.variation, good)
+        early_s = _wake_lead(foretold.mean_s, foretold.variation)
+        good = (foretold.late_s >= -early_s) & (foretold.late_s <= STAY_S - early_s)
+        self.trust[Kind.WAKE].learn(foretold.seen, foretold.variation, good)
+
+    # -- what is done --------------------------------------------------------------------------------------------
+
+    def tick(self, now_s: float) -> list[Effect]:
+        """What to begin now; call it about every second."""
+        self.budget.pass_to(now_s)
+        for account in self.accounts.values():
+            account.settle(now_s, PATIENCE_S)
+        self._judge(self.table.missed(now_s))
+        rows = self.table.due(now_s, self.settings.horizon_s)
+        if not len(rows):
+            return []
+        return [*self._refreshes(rows, now_s), *self._wakes(rows, now_s)]
+
+    def _refreshes(self, rows: NDArray[np.int64], now_s: float) -> list[Effect]:
+        account = self.accounts[Kind.REFRESH]
+        allowed = account.allowance(now_s)
+        if not allowed:
+            return []
+        columns = self.table.columns
+        at = {name: columns[name][rows] for name in ("next_s", "mean_s", "variation", "ttls_s", "seen", "costs_s")}
+        early_s, _ = _refresh_window(at["seen"], at["mean_s"], at["variation"], at["ttls_s"])
+        spread_s = SPREADS * at["variation"] * at["mean_s"]
+        believed = self.trust[Kind.REFRESH].share(at["seen"], at["variation"]) >= TRUST_MIN
+        chosen = (
+            (columns["loaders"][rows] >= 0)
+            & (columns["refreshed_for_s"][rows] != at["next_s"])
+            & (columns["expires_ms"][rows] < (at["next_s"] + np.minimum(spread_s, at["mean_s"] / 4)) * 1000)
+            & (at["next_s"] + spread_s + MARGIN_S >= now_s)
+            & ((at["ttls_s"] == 0) | (at["ttls_s"] > early_s + at["costs_s"]))
+            & believed
+        )
+        order = np.flatnonzero(chosen)
+        order = order[np.argsort(at["next_s"][order], kind="stable")]
+        costs_s = at["costs_s"][order]
+        before_s = (np.cumsum(costs_s) - costs_s) / self.settings.limits.tasks_max
+        begin_s = at["next_s"][order] - early_s[order] - costs_s - before_s
+        tasks: list[_Task] = []
+        filling: dict[str, _Task] = {}
+        for place in np.flatnonzero(begin_s <= now_s)[:allowed]:
+            row = int(rows[order[place]])
+            loader = self.table.loader_names[columns["loaders"][row]]
+            key = self.table.keys[row]
+            if loader not in self.batches or key is None or key in account.out:
+                continue
+            cost_s = float(columns["costs_s"][row])
+            task = filling.get(loader)
+            opens = task is None or len(task.keys) >= self.batches[loader] or task.seconds + cost_s > TASK_S_MAX
+            if not self.budget.may_compute(cost_s, opens_task=opens):
+                break
+            if task is None or opens:
+                task = filling[loader] = _Task(loader)
+                tasks.append(task)
+            task.keys.append(key)
+            task.seconds += cost_s
+            columns["refreshed_for_s"][row] = columns["next_s"][row]
+            account.was_issued(key, self._issued(row, now_s))
+        return [Refresh(task.loader, tuple(task.keys)) for task in tasks]
+
+    def _issued(self, row: int, now_s: float) -> Issued:
+        columns = self.table.columns
+        cost_s, ttl_s = float(columns["costs_s"][row]), int(columns["ttls_s"][row])
+        until_s = now_s + ttl_s if ttl_s else float(columns["next_s"][row] + columns["mean_s"][row])
+        return Issued(at_s=now_s, until_s=until_s, cost_s=cost_s, size=int(columns["sizes"][row]), saves_s=cost_s)
+
+    def _wakes(self, rows: NDArray[np.int64], now_s: float) -> list[Effect]:
+        account = self.accounts[Kind.WAKE]
+        allowed = account.allowance(now_s)
+        if not allowed:
+            return []
+        columns = self.table.columns
+        next_s, variation = columns["next_s"][rows], columns["variation"][rows]
+        believed = self.trust[Kind.WAKE].share(columns["seen"][rows], variation) >= TRUST_MIN
+        chosen = (
+            (columns["woken_for_s"][rows] != next_s)
+            & (next_s - _wake_lead(columns["mean_s"][rows], variation) <= now_s)
+            & (next_s + MARGIN_S >= now_s)
+            & (columns["expires_ms"][rows] > next_s * 1000)
+            & (columns["mean_s"][rows] > STAY_S)
+            & believed
+        )
+        shards: dict[str, list[bytes]] = {}
+        for row in rows[chosen][:allowed].tolist():
+            key = self.table.keys[row]
+            if key is None or key in account.out:
+                continue
+            if not self.budget.may_wake():
+                break
+            columns["woken_for_s"][row] = columns["next_s"][row]
+            shards.setdefault(self.table.source_names[columns["sources"][row]], []).append(key)
+        return [Wake(source, tuple(keys)) for source, keys in shards.items()]
+
+    def report(self) -> Mapping[str, Any]:
+        """What each kind has brought and cost, and how many predictions were judged."""
+        return {
+            "patterns": len(self.table),
+            "judged": self.trust[Kind.REFRESH].outcomes,
+            **{kind.value: account.as_dict() for kind, account in self.accounts.items()},
+        }
+
+
+def _refresh_window(
+    seen: NDArray[Any], mean_s: NDArray[Any], variation: NDArray[Any], ttls_s: NDArray[Any]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """How long before the predicted time to compute, and how late a read the value still serves.
+
+    A deviation that was estimated from few intervals is taken for larger, and none for less than a five-hundredth.
+    """
+    doubt = 1 + 2 / np.maximum(seen.astype(np.float64) - 1, 1)
+    early = np.maximum(np.maximum(SPREADS * doubt * variation * mean_s, mean_s / 500), MARGIN_S)
+    early = np.minimum(early, np.minimum(0.25 * mean_s + MARGIN_S / 2, HORIZON_S))
+    mortal = ttls_s > 0
+    early = np.where(mortal, np.minimum(early, 0.5 * ttls_s), early)
+    late = np.where(mortal, np.minimum(0.5 * mean_s, ttls_s - early), 0.5 * mean_s)
+    return early, late
+
+
+def _wake_lead(mean_s: NDArray[Any], variation: NDArray[Any]) -> NDArray[np.float64]:
+    lead: NDArray[np.float64] = np.clip(SPREADS * variation * mean_s, MARGIN_S, STAY_S / 2)
+    return lead

@@ -1,0 +1,261 @@
+"""The patterns of the whole cluster: one row a key, whoever has seen it.
+
+Shards hand in what changed since they were asked last. Nearly every key is seen by one source only, so rows are
+written in columns, a thousand at a time; a key that several sources have seen (it moved, or a replica answered for it)
+is merged from their parts by node/patterns.py, exactly. A restarted shard is a new source: its counts add to those of
+its predecessor.
+
+Invariants: at most `rows_max` keys are held, the least recently visited leave first; a row's statistics are those of
+its visits; a part that is handed in twice counts once.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stratacache.cluster.intelligence.slices import PatternSlice
+from stratacache.node.patterns import ACCESSES_MIN, VARIATION_MAX, VISITS_KEPT, Pattern, merged
+
+ROWS_MAX: Final = 131_072
+ROW_BYTES: Final = 320
+"""What one row costs beside its key, columns and tables together."""
+_LEAVE_SHARE: Final = 16
+PARTS_MAX: Final = 8
+LOADERS_MAX: Final = 1024
+_GONE: Final = -1
+_NEVER_S: Final = np.uint32(0xFFFFFFFF)
+
+_COLUMNS: Final[dict[str, Any]] = {
+    "counts": np.uint64,
+    "sources": np.int32,
+    "expires_ms": np.int64,
+    "costs_s": np.float32,
+    "sizes": np.uint32,
+    "ttls_s": np.uint32,
+    "levels": np.uint8,
+    "loaders": np.int16,
+    "seen": np.uint8,
+    "last_s": np.uint32,
+    "mean_s": np.float64,
+    "variation": np.float64,
+    "next_s": np.float64,
+    "scored": np.bool_,
+    "refreshed_for_s": np.float64,
+    "woken_for_s": np.float64,
+}
+
+
+@dataclass(frozen=True)
+class Foretold:
+    """Predictions that have come true or not: for each, what it was made from, and when the key was really read.
+
+    `late_s` is the first visit after the prediction was made minus the predicted time; infinity when nobody came.
+    """
+
+    seen: NDArray[np.uint8]
+    variation: NDArray[np.float64]
+    mean_s: NDArray[np.float64]
+    ttls_s: NDArray[np.uint32]
+    late_s: NDArray[np.float64]
+
+
+class PatternTable:
+    """Merged patterns by key, in columns."""
+
+    def __init__(self, rows_max: int = ROWS_MAX) -> None:
+        self.rows_max = rows_max
+        self.keys: list[bytes | None] = []
+        self.loader_names: list[str] = []
+        self.source_names: list[str] = []
+        self.visits = np.zeros((0, VISITS_KEPT), np.uint32)
+        self.columns: dict[str, NDArray[Any]] = {name: np.zeros(0, dtype) for name, dtype in _COLUMNS.items()}
+        self._rows: dict[bytes, int] = {}
+        self._free: list[int] = []
+        self._parts: dict[bytes, dict[int, Pattern]] = {}
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def row_of(self, key: bytes) -> int | None:
+        """The row of a key, if it is held."""
+        return self._rows.get(key)
+
+    def get(self, key: bytes) -> Pattern | None:
+        """The merged pattern of a key."""
+        row = self._rows.get(key)
+        if row is None:
+            return None
+        return Pattern(int(self.columns["counts"][row]), tuple(int(visit) for visit in self.visits[row] if visit))
+
+    # -- taking in -----------------------------------------------------------------------------------------------
+
+    def take(self, part: PatternSlice) -> Foretold:
+        """Merge a slice; gives the predictions that its visits decide. About 0.4 us a key."""
+        source = self._number(self.source_names, part.source)
+        rows = self._rows_for(part.keys)
+        columns = self.columns
+        held = columns["seen"][rows] > 0
+        before = {name: columns[name][rows] for name in ("seen", "variation", "mean_s", "next_s", "last_s", "scored")}
+        elsewhere = np.flatnonzero(held & (columns["sources"][rows] != source))
+        visits, counts = part.visits, part.counts
+        if len(elsewhere) or self._parts:
+            visits, counts = self._unite(part, source, rows, elsewhere)
+        self.visits[rows] = visits
+        columns["counts"][rows] = counts
+        columns["sources"][rows] = source
+        for name in ("expires_ms", "costs_s", "sizes", "ttls_s", "levels"):
+            columns[name][rows] = getattr(part, name)
+        numbers = np.array([-1, *map(self._loader, part.loader_names)], np.int16)
+        columns["loaders"][rows] = numbers[part.loaders.astype(np.int64) + 1]
+        self._describe(rows, visits)
+        columns["scored"][rows] = before["scored"] & (columns["next_s"][rows] == before["next_s"])
+        return self._decided(part, visits, before)
+
+    def _decided(self, part: PatternSlice, visits: NDArray[np.uint32], before: dict[str, NDArray[Any]]) -> Foretold:
+        """Of which rows the first visit since they were last written decides a prediction."""
+        first = np.where(visits > before["last_s"][:, None], visits, _NEVER_S).min(axis=1, initial=_NEVER_S)
+        made = (before["seen"] >= ACCESSES_MIN) & (before["variation"] <= VARIATION_MAX) & ~before["scored"]
+        rows = np.flatnonzero(made & (first != _NEVER_S))
+        return Foretold(
+            seen=before["seen"][rows],
+            variation=before["variation"][rows],
+            mean_s=before["mean_s"][rows],
+            ttls_s=part.ttls_s[rows],
+            late_s=first[rows] - before["next_s"][rows],
+        )
+
+    def _unite(
+        self, part: PatternSlice, source: int, rows: NDArray[np.int64], elsewhere: NDArray[np.int64]
+    ) -> tuple[NDArray[np.uint32], NDArray[np.uint64]]:
+        """Visits and counts of the slice, those of keys that others have seen too merged with theirs."""
+        visits, counts = part.visits.copy(), part.counts.copy()
+        shared = set(elsewhere.tolist())
+        if self._parts:
+            shared.update(at for at, key in enumerate(part.keys) if key in self._parts)
+        for at in shared:
+            key, row = part.keys[at], int(rows[at])
+            parts = self._parts.get(key)
+            if parts is None:
+                known = self.get(key)
+                assert known is not None
+                parts = self._parts[key] = {int(self.columns["sources"][row]): known}
+            parts[source] = Pattern(int(counts[at]), tuple(int(visit) for visit in visits[at] if visit))
+            if len(parts) > PARTS_MAX:  # of processes that are long gone: they hand in nothing more
+                last = parts.pop(source)
+                parts = self._parts[key] = {_GONE: merged(parts.values()), source: last}
+            whole = merged(parts.values())
+            counts[at] = whole.count
+            visits[at] = [0] * (VISITS_KEPT - len(whole.visits_s)) + list(whole.visits_s)
+        return visits, counts
+
+    def _describe(self, rows: NDArray[np.int64], visits: NDArray[np.uint32]) -> None:
+        """Work out mean, variation and next visit."""
+        columns = self.columns
+        times = visits.astype(np.float64)
+        seen = (visits > 0).sum(axis=1)
+        last = times[:, -1]
+        first = times[np.arange(len(times)), VISITS_KEPT - np.maximum(seen, 1)]
+        intervals = np.maximum(seen - 1, 1)
+        mean = (last - first) / intervals
+        away = np.where(visits[:, :-1] > 0, np.diff(times, axis=1) - mean[:, None], 0.0)
+        deviation = np.sqrt((away * away).sum(axis=1) / intervals)
+        columns["seen"][rows] = seen
+        columns["last_s"][rows] = visits[:, -1]
+        columns["mean_s"][rows] = mean
+        columns["variation"][rows] = np.divide(deviation, mean, out=np.full(len(mean), np.inf), where=mean > 0)
+        columns["next_s"][rows] = last + mean
+
+    # -- giving out ----------------------------------------------------------------------------------------------
+
+    def due(self, now_s: float, ahead_s: float) -> NDArray[np.int64]:
+        """The rows of regular keys whose next visit is predicted from now until `ahead_s` later.
+
+        A prediction counts as due until half an interval after its time.
+        """
+        columns = self.columns
+        next_s = columns["next_s"]
+        late_s = now_s - 0.5 * columns["mean_s"]
+        chosen = (columns["seen"] >= ACCESSES_MIN) & (columns["variation"] <= VARIATION_MAX)
+        return np.flatnonzero(chosen & (next_s >= late_s) & (next_s <= now_s + ahead_s))
+
+    def missed(self, now_s: float) -> Foretold:
+        """Predictions on which nobody came until half an interval after; each is given once."""
+        columns = self.columns
+        made = (columns["seen"] >= ACCESSES_MIN) & (columns["variation"] <= VARIATION_MAX) & ~columns["scored"]
+        rows = np.flatnonzero(made & (columns["next_s"] + 0.5 * columns["mean_s"] < now_s))
+        columns["scored"][rows] = True
+        return Foretold(
+            seen=columns["seen"][rows],
+            variation=columns["variation"][rows],
+            mean_s=columns["mean_s"][rows],
+            ttls_s=columns["ttls_s"][rows],
+            late_s=np.full(len(rows), np.inf),
+        )
+
+    # -- rows ----------------------------------------------------------------------------------------------------
+
+    def _loader(self, name: str) -> int:
+        full = len(self.loader_names) >= LOADERS_MAX and name not in self.loader_names
+        return -1 if full else self._number(self.loader_names, name)
+
+    @staticmethod
+    def _number(names: list[str], name: str) -> int:
+        try:
+            return names.index(name)
+        except ValueError:
+            names.append(name)
+            return len(names) - 1
+
+    def _rows_for(self, keys: list[bytes]) -> NDArray[np.int64]:
+        table = self._rows
+        found = [table.get(key, -1) for key in keys]
+        new = found.count(-1)
+        if new:
+            if len(table) + new > self.rows_max:
+                self._let_go(len(table) + new - self.rows_max)
+                found = [table.get(key, -1) for key in keys]
+                new = found.count(-1)
+            if len(self._free) < new:
+                self._grow(new - len(self._free))
+            free = self._free
+            for at in [at for at, row in enumerate(found) if row < 0]:
+                found[at] = table[keys[at]] = free.pop()
+                self.keys[found[at]] = keys[at]
+        return np.array(found, np.int64)
+
+    def _grow(self, count: int) -> None:
+        size = len(self.keys)
+        grown = min(max(count, size, 1024), max(count, self.rows_max - size))
+        self.keys += [None] * grown
+        self.visits = np.concatenate([self.visits, np.zeros((grown, VISITS_KEPT), np.uint32)])
+        for name, column in self.columns.items():
+            self.columns[name] = np.concatenate([column, np.zeros(grown, column.dtype)])
+        self._free += range(size + grown - 1, size - 1, -1)
+
+    def _let_go(self, count: int) -> None:
+        """Forget the least recently visited rows, a sixteenth at once."""
+        rows = np.fromiter(self._rows.values(), np.int64, len(self._rows))
+        count = min(len(rows), max(count, self.rows_max // _LEAVE_SHARE))
+        last = self.columns["last_s"][rows]
+        chosen = rows if count == len(rows) else rows[np.argpartition(last, count)[:count]]
+        for row in chosen.tolist():
+            key = self.keys[row]
+            assert key is not None
+            del self._rows[key]
+            self._parts.pop(key, None)
+            self.keys[row] = None
+        self._free += chosen.tolist()
+        self.columns["seen"][chosen] = 0
+        self.columns["last_s"][chosen] = 0
+
+    def validate(self) -> None:
+        """Check the internals; raises AssertionError with what is wrong. For tests."""
+        assert len(self._rows) <= self.rows_max
+        assert sorted([*self._rows.values(), *self._free]) == list(range(len(self.keys)))
+        assert all(self.keys[row] == key for key, row in self._rows.items())
+        assert self._parts.keys() <= self._rows.keys()
+        assert all(len(column) == len(self.keys) for column in self.columns.values())

@@ -64,7 +64,7 @@ class Ring:
             self._lay_points()
         # Machines as numbers; a shard that names none counts as a machine of its own.
         numbers: dict[str, int] = {}
-        self._group = [numbers.setdefault(shard.node or f"\0{shard.id}", len(numbers)) for shard in self.shards]
+        self._group = [numbers.setdefault(shard.place or f"\0{shard.id}", len(numbers)) for shard in self.shards]
         self._group_count = len(numbers)
         self._replicas = min(view.replicas, len(self.shards))
         self._memo: dict[int, tuple[ShardInfo, ...]] = {}

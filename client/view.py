@@ -27,7 +27,8 @@ class ShardInfo:
 
     `id` is fixed for life and the only name that the ring knows; `incarnation` is new with every start of its process;
     `unix` is the path of its Unix socket ("" when it has none); `node` names the machine (the Ray node), so that
-    replicas can be kept apart; `state` is "active", or "suspended" while it keeps its range but may not serve.
+    replicas can be kept apart, and `group` stands for it there once the shard has moved to another one: owners never
+    depend on where a shard happens to be; `state` is "active", or "suspended" while it keeps its range but may not serve.
     """
 
     id: str
@@ -38,6 +39,12 @@ class ShardInfo:
     incarnation: str = ""
     node: str = ""
     state: str = ACTIVE
+    group: str = ""
+
+    @property
+    def place(self) -> str:
+        """What replicas of one key should not have in common."""
+        return self.group or self.node
 
     @property
     def address(self) -> str:
@@ -45,7 +52,7 @@ class ShardInfo:
         return f"{self.host}:{self.port}"
 
     def to_map(self) -> dict[str, Any]:
-        """The map of docs/PROTOCOL.md; `state` is left out while it is "active"."""
+        """The map of docs/PROTOCOL.md; `state` is left out while it is "active", an empty `group` too."""
         fields = {
             "id": self.id,
             "host": self.host,
@@ -57,6 +64,8 @@ class ShardInfo:
         }
         if self.state != ACTIVE:
             fields["state"] = self.state
+        if self.group:
+            fields["group"] = self.group
         return fields
 
     @classmethod
@@ -71,6 +80,7 @@ class ShardInfo:
             incarnation=str(fields.get("incarnation") or ""),
             node=str(fields.get("node") or ""),
             state=str(fields.get("state") or ACTIVE),
+            group=str(fields.get("group") or ""),
         )
 
 

@@ -383,7 +383,7 @@ class Coordinator:
         """Begin, carry on, supersede or finish a view change."""
         if self.phase is Phase.FORMING and not all(one.may_join(now_ms) for one in self.members.values()):
             return
-        wanted = wanted_shards(self.members.values(), self.view, now_ms)
+        wanted = wanted_shards(self.members.values(), self.view, now_ms, self.replicas)
         in_force = self.change.view if self.change is not None else self.view
         if in_force is None or wanted != in_force.shards or (self.change is None and self._takes_over):
             self._begin(wanted, now_ms, effects)
@@ -431,7 +431,7 @@ class Coordinator:
         change.waiting = set(change.joiners)
         first = self.view is None
         found = {one.id: one.started.stored if one.started else None for one in self.members.values()}
-        keep_all = first and keep_at_first_start(found, view_ring(change.view))
+        keep_all = first and keep_at_first_start(found, view_ring(change.view), self.replicas)
         for shard in sorted(change.joiners):
             member = self.members[shard]
             keep = keep_all
@@ -455,6 +455,7 @@ class Coordinator:
                 fences=self._fences(change.view),
                 keep=keep,
                 debts=debts,
+                returns=not first,
             )
         self._send_prepares(change, now_ms, effects)
 

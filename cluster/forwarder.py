@@ -14,6 +14,7 @@ import hiredis
 
 from stratacache.client.ring import Ring
 from stratacache.client.view import SUSPENDED, View
+from stratacache.cluster.chains import Chains
 from stratacache.cluster.links import Link
 from stratacache.node.errors import UnavailableError
 from stratacache.node.resp.replies import CommandError
@@ -24,8 +25,9 @@ CALL_DEADLINE_S: Final = 2.0
 class RingForwarder:
     """The server's Forwarder, over the ring of the view that is in force here."""
 
-    def __init__(self, shard: str, token: str | None) -> None:
+    def __init__(self, shard: str, token: str | None, chains: Chains | None = None) -> None:
         self.shard = shard
+        self._chains = chains
         self._token = token
         self._ring: Ring | None = None
         self._view: View | None = None
@@ -45,10 +47,16 @@ class RingForwarder:
 
     def owner(self, key: bytes) -> str | None:
         """The shard that answers for a canonical key, None when it is this one."""
+        if self._chains is not None:
+            return self._chains.owner(key)
         if self._ring is None:
             return None
         shard = self._ring.primary(key).id
         return None if shard == self.shard else shard
+
+    def reader(self, key: bytes) -> str | None:
+        """As `owner`, for those who only read: None too when this shard is one of several owners."""
+        return self._chains.reader(key) if self._chains is not None else self.owner(key)
 
     def shards(self) -> Sequence[str]:
         """The other shards of the view."""

@@ -87,13 +87,25 @@ def suspended(entry: ShardInfo) -> ShardInfo:
     return replace(entry, host="", port=0, unix="", state=SUSPENDED)
 
 
-def wanted_shards(members: Iterable[Member], view: View | None, now_ms: int) -> tuple[ShardInfo, ...]:
-    """The entries that the next view should have, given what is certain now."""
+def wanted_shards(
+    members: Iterable[Member], view: View | None, now_ms: int, replicas: int = 1
+) -> tuple[ShardInfo, ...]:
+    """The entries that the next view should have, given what is certain now.
+
+    With several owners of a key, a new process of a shard joins only after a view in which the shard is suspended: that
+    view settles what was on its way to the process before.
+    """
     entries = []
     for member in members:
         current = view.by_id.get(member.id) if view is not None else None
         if member.may_join(now_ms):
-            entries.append(member.entry())
+            entry = member.entry()
+            if replicas > 1 and current is not None:
+                if current.state == ACTIVE and current.incarnation != entry.incarnation:
+                    entry = suspended(current)
+                elif current.place != entry.place:
+                    entry = replace(entry, group=current.place)
+            entries.append(entry)
         elif current is None:
             entries.append(ShardInfo(id=member.id, incarnation="", state=SUSPENDED))
         elif member.process is not Process.UP and member.is_fenced(now_ms):

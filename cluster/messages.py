@@ -267,7 +267,8 @@ class Prepare:
 
     `away`: suspended shards and the epoch since which they are; the receiver logs what they owe. `fences`: the locks
     of all serving shards. Both are kept for a coordinator that recovers. `keep` is for a shard that joins: whether the
-    content it came with may be kept once it has paid `debts`; None for one that stays.
+    content it came with may be kept once it has paid `debts`; None for one that stays. `returns`: others went on
+    meanwhile.
     """
 
     shard: str
@@ -278,6 +279,7 @@ class Prepare:
     fences: Mapping[str, str] = field(default_factory=dict)
     keep: bool | None = None
     debts: tuple[Debt, ...] = ()
+    returns: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -344,12 +346,23 @@ class LeaseRefused:
 
 @dataclass(frozen=True, kw_only=True)
 class Invalidated:
-    """A client's invalidation that went to all active shards, so that suspended ones owe it."""
+    """What suspended shards owe: an invalidation that went to all active shards, or keys that changed without `shard`.
+
+    With `shard` only that one owes it: it is one of several owners of the keys.
+    """
 
     debt: Debt
+    shard: str = ""
 
 
-ServingEvent = Prepare | Activate | LeaseGranted | LeaseRefused | Invalidated
+@dataclass(frozen=True, kw_only=True)
+class Settled:
+    """What was on its way to other owners when the view of `epoch` was prepared has arrived, or nobody waits for it."""
+
+    epoch: int
+
+
+ServingEvent = Prepare | Activate | LeaseGranted | LeaseRefused | Invalidated | Settled
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -357,6 +370,20 @@ class HoldInvalidations:
     """Refuse invalidations (on) or take them again (off)."""
 
     on: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class HoldChains:
+    """Change no key whose owners change with this view, and do not wait for shards that are out of it."""
+
+    view: View
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settle:
+    """Come back with Settled once what is on its way now has arrived; meanwhile everything else goes on."""
+
+    epoch: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -388,9 +415,10 @@ class StoreState:
 
 @dataclass(frozen=True, kw_only=True)
 class ShowView:
-    """Route by this view and hand it to clients."""
+    """Route by this view and hand it to clients; `returns`: it lets this shard in beside others that went on."""
 
     view: View
+    returns: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -411,5 +439,15 @@ class End:
 
 
 ServingEffect = (
-    HoldInvalidations | ServeUntil | DropContent | PayDebts | StoreState | ShowView | Answer | AskLease | End
+    HoldInvalidations
+    | HoldChains
+    | Settle
+    | ServeUntil
+    | DropContent
+    | PayDebts
+    | StoreState
+    | ShowView
+    | Answer
+    | AskLease
+    | End
 )

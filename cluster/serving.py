@@ -7,7 +7,7 @@ Invariants:
 - it serves only under an activated view and until its lease runs out, counted from when it *sent* the request;
 - between prepare and activate it takes no invalidation, so that each is acknowledged under one view;
 - it vouches (`Answer`) for a prepare only after its content has been dropped, or its debts have been paid, and the
-  state is stored;
+  state is stored, and nothing is on its way to other owners that began before it;
 - it obeys only the highest term that it has seen, and epochs never fall.
 """
 
@@ -34,6 +34,7 @@ class Serving:
         self.fences: dict[str, str] = {}
         self.lease_until_ms = 0
         self._logs: dict[str, OpenLog] = {}
+        self._settled = 0
 
     def newest_view(self) -> View | None:
         """The view of the highest epoch that this shard vouches for, prepared or active."""
@@ -61,17 +62,23 @@ class Serving:
                     self.lease_until_ms = 0
                     return [m.ServeUntil(ms=0), m.End()]
                 return []
-            case m.Invalidated(debt=debt):
-                for log in self._logs.values():
+            case m.Invalidated(debt=debt, shard=shard):
+                logs = [self._logs[shard]] if shard in self._logs else [] if shard else self._logs.values()
+                for log in logs:
                     log.add(debt)
                 return []
+            case m.Settled(epoch=epoch):
+                if self.prepared is None or self.prepared.view.epoch != epoch:
+                    return []
+                self._settled = epoch
+                return [self._prepared_answer(epoch)]
 
     def _on_prepare(self, event: m.Prepare) -> list[m.ServingEffect]:
         if event.incarnation != self.incarnation or event.term < self.term:
             return []
         epoch = event.view.epoch
         if self.prepared is not None and epoch == self.prepared.view.epoch and event.term == self.term:
-            return [self._prepared_answer(epoch)]
+            return [self._vouch(event.view)]
         newest = self.newest_view()
         if newest is not None and epoch <= newest.epoch:
             if event.term == self.term and newest is self.view:
@@ -83,13 +90,21 @@ class Serving:
         for shard in event.away:
             self._logs.setdefault(shard, OpenLog(since=epoch))
         effects: list[m.ServingEffect] = [m.HoldInvalidations(on=True)]
+        if event.view.replicas > 1:
+            effects.append(m.HoldChains(view=event.view))
         if event.keep is False:
             effects.append(m.DropContent())
         elif event.keep and event.debts:
             effects.append(m.PayDebts(debts=event.debts))
         effects.append(m.StoreState(epoch=epoch, ring=view_ring(event.view)))
-        effects.append(self._prepared_answer(epoch))
+        effects.append(self._vouch(event.view))
         return effects
+
+    def _vouch(self, view: View) -> m.ServingEffect:
+        """The answer to a prepare, or with several owners what has to come before it."""
+        if view.replicas > 1 and self._settled != view.epoch:
+            return m.Settle(epoch=view.epoch)
+        return self._prepared_answer(view.epoch)
 
     def _prepared_answer(self, epoch: int) -> m.Answer:
         owed = {shard: log.freeze() for shard, log in self._logs.items() if shard not in self.away}
@@ -104,10 +119,11 @@ class Serving:
             return [answer]
         if self.prepared is None or epoch != self.prepared.view.epoch:
             return []
+        returns = self.prepared.returns
         self.epoch, self.view, self.prepared = epoch, event.view, None
         for shard in [shard for shard in self._logs if shard not in self.away]:
             del self._logs[shard]
-        return [m.ShowView(view=event.view), m.HoldInvalidations(on=False), answer, m.AskLease()]
+        return [m.ShowView(view=event.view, returns=returns), m.HoldInvalidations(on=False), answer, m.AskLease()]
 
     def _on_lease(self, event: m.LeaseGranted, now_ms: int) -> list[m.ServingEffect]:
         if event.term != self.term or event.epoch != self.epoch or self.epoch == 0 or event.sent_ms > now_ms:

@@ -16,31 +16,37 @@ from stratacache.client.view import SUSPENDED, ShardInfo, View
 from stratacache.cluster.messages import Debt, DebtLog, Stored
 
 
-def ring_digest(shards: Iterable[tuple[str, float]]) -> str:
-    """Names the assignment of keys to shards: a pure function of ids and weights."""
-    text = ";".join(f"{shard}={weight!r}" for shard, weight in sorted(shards))
+def ring_digest(shards: Iterable[tuple[str, float]], copies: str = "") -> str:
+    """Names the assignment of keys to shards: a function of ids and weights, and of what keeps `copies` apart."""
+    text = ";".join(f"{shard}={weight!r}" for shard, weight in sorted(shards)) + copies
     return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
 
 
 def view_ring(view: View) -> str:
     """The digest of a view's ring."""
-    return ring_digest((shard.id, shard.weight) for shard in view.shards)
+    pairs = [(shard.id, shard.weight) for shard in view.shards]
+    if view.replicas == 1:
+        return ring_digest(pairs)
+    numbers: dict[str, int] = {}
+    together = [numbers.setdefault(shard.place or f"\0{shard.id}", len(numbers)) for shard in view.shards]
+    return ring_digest(pairs, f"|{view.replicas}|{together}")
 
 
-def keep_at_first_start(found: Mapping[str, Stored | None], ring: str) -> bool:
+def keep_at_first_start(found: Mapping[str, Stored | None], ring: str, replicas: int = 1) -> bool:
     """Whether a whole cluster that starts again may keep what its shards have on disk.
 
     All or none: every shard of the same ring must be there with the same last epoch. A shard that is missing, or older
     than the others, means that some of them served without the rest. And each disk must have been closed cleanly, or
     the cluster must have been on one machine all the time: a shard that died uncleanly on one of several machines may
-    have lived on, and taken invalidations, on another whose disk is not here to tell.
+    have lived on, and taken invalidations, on another whose disk is not here to tell. With several owners of a key
+    only the clean close counts: a crash may have caught a change between them.
     """
     stored = [one for one in found.values() if one is not None]
     if len(stored) != len(found):
         return False
     if len({(one.uid, one.epoch, one.ring) for one in stored}) != 1 or stored[0].ring != ring:
         return False
-    return all(one.clean for one in stored) or all(one.pinned for one in stored)
+    return all(one.clean for one in stored) or (replicas == 1 and all(one.pinned for one in stored))
 
 
 def keep_at_return(
@@ -55,6 +61,8 @@ def keep_at_return(
         return False, ()
     if stored.ring != view_ring(view):
         return False, ()
+    if view.replicas > 1:
+        return False, ()  # the other owners have it all, and tell it key by key
     if away_since is None:
         return True, ()
     if away_since == view.epoch and all(shard.state == SUSPENDED for shard in view.shards):

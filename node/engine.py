@@ -72,6 +72,8 @@ class MultiLevelCache:
         self.l1 = self.residents.l1
         self.l2 = self.residents.l2
         self.table = self.l1.table
+        self.lookup: Callable[[bytes], Entry | None] = self.table.get
+        """What the read loop finds entries with: those that may be shown to anybody at once."""
         self._default = self.groups.namespace(DEFAULT_NAMESPACE)
         self.l3: DiskLevel | None = None
         if config.l3_bytes_max:
@@ -231,6 +233,10 @@ class MultiLevelCache:
             return unpacked(entry)
         self._handoff.run_done()
         return self.l3.find(key, wait=self._handoff.waits) if self.l3 is not None else None
+
+    def own(self, key: bytes) -> Entry | Future[Entry | None] | None:
+        """As `peek`, for a change that follows at once: what nobody may read yet counts too."""
+        return self.peek(key)
 
     def drain_hits(self) -> None:
         """Tell the policy and the counters of the hits that were logged."""

@@ -40,7 +40,8 @@ def route(connection: Connection, forwarder: Forwarder, found: Command, argv: li
         if connection.native or not found.flags & Flag.SPANS:
             return None
         return _later(connection, _span(connection, forwarder, found, argv), found)
-    owners = [forwarder.owner(canonical(raw)) for raw in keys]
+    owner = forwarder.reader if found.reads else forwarder.owner
+    owners = [owner(canonical(raw)) for raw in keys]
     foreign = [owner for owner in owners if owner is not None]
     if not foreign:
         return None

@@ -109,7 +109,7 @@ class ReadLoop:
         self.plain = allowed
         server = self.server
         if allowed:
-            lookup = self.engine.table.get if server.table_is_owned else _nothing
+            lookup = self.engine.lookup if server.table_is_owned else _nothing
             self._short_cuts = (lookup, self.engine.put if server.forwarder is None else None)
         else:
             self._short_cuts = _NONE

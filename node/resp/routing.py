@@ -9,7 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from concurrent.futures import Future
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from stratacache.node.entry import Entry
 
 
 class Forwarder(Protocol):
@@ -17,6 +20,10 @@ class Forwarder(Protocol):
 
     def owner(self, key: bytes) -> str | None:
         """Shard that answers for a canonical key, None when it is this one. Called on the event loop: must be fast."""
+        ...
+
+    def reader(self, key: bytes) -> str | None:
+        """As `owner`, for those who only read: None too when this shard is one of several owners."""
         ...
 
     def shards(self) -> Sequence[str]:
@@ -53,4 +60,26 @@ class Departures(Protocol):
 
     def drain(self, epoch: int, taker: str, incarnation: bytes) -> Future[list[bytes] | None] | None:
         """The next batch, key and blob in turn, or None for the end; None at once: not yet. Raises CommandError."""
+
+
+class Copies(Protocol):
+    """What a shard does for the other owners of its keys; the cluster sets it when there are any."""
+
+    def open(self, shard: str, incarnation: str) -> tuple[int, list[Future[None]]]:
+        """Another shard's stream begins: the number of the last change applied, and what of them is not recorded yet.
+
+        Raises CommandError for one that is not in the view.
+        """
+        ...
+
+    def take(self, shard: str, incarnation: str, seq: int, words: Sequence[bytes]) -> Future[None] | None:
+        """Apply a change of that stream, once; it is recorded when the future is done, or already."""
+        ...
+
+    def held(self, keys: Sequence[bytes]) -> list[Entry | Future[Entry | None] | None]:
+        """What is held under these keys here, without asking anybody else."""
+        ...
+
+    def shared(self, shard: str, cursor: int, count: int) -> tuple[int, list[bytes]]:
+        """About `count` keys in memory from `cursor` on that a shard owns too, and the next cursor (0: the end)."""
         ...

@@ -23,7 +23,7 @@ from stratacache.node.resp import commands
 from stratacache.node.resp.commands.tracking import Tracking
 from stratacache.node.resp.config import ServerConfig
 from stratacache.node.resp.connection import Connection
-from stratacache.node.resp.routing import Arrivals, Departures, Forwarder
+from stratacache.node.resp.routing import Arrivals, Copies, Departures, Forwarder
 from stratacache.node.resp.table import Access
 from stratacache.node.resp.watch import Watchers
 from stratacache.node.types import RemovalCause
@@ -107,6 +107,8 @@ class NodeServer:
         """Entries that may still have to be fetched from the former owner of their keys."""
         self.departures: Departures | None = None
         """What new owners ask for entries of keys that were this shard's."""
+        self.copies: Copies | None = None
+        """What the other owners of this shard's keys are served by; None when there are none."""
         self.patterns: Callable[[], dict[str, Any]] = engine.insight.patterns_dict
         """What SC.PATTERNS answers."""
         self.node_stats: Callable[[], dict[str, Any]] = engine.stats

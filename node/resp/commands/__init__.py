@@ -6,6 +6,7 @@ touches the engine only through its public methods.
 
 from stratacache.node.resp.commands import (
     clients,
+    copies,
     counters,
     expiry,
     handoff,
@@ -23,6 +24,7 @@ from stratacache.node.resp.commands import (
 
 __all__ = [
     "clients",
+    "copies",
     "counters",
     "expiry",
     "handoff",

@@ -44,7 +44,7 @@ def change(connection: Connection, key: bytes, then: Callable[[Entry | None], Re
     """
     if reads:
         _check_owner(connection, key)
-    found = connection.engine.peek(key)
+    found = connection.engine.own(key)
     if not isinstance(found, Future):
         return then(found)
     if reads == _READS_MAX:

@@ -1,0 +1,269 @@
+"""A shard's part in replication: what it hands on, what it takes, and how it comes back to what it missed.
+
+Pure but for the two hooks that its shell sets: `ask` puts a question to another shard, `after` comes back later.
+
+Invariants:
+- a change is begun only while this shard is the first link of the key's chain and may serve;
+- what a dropped peer may not have is noted as missed by it, and is readable here only when those that are left have it;
+- an entry from another owner is stored only if nothing touched its key, tags or namespace since it was asked for, and
+  it is never asked for while a change of the key is on its way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from typing import TYPE_CHECKING, Any, Final
+
+from stratacache.cluster.chains import HELD, Chains
+from stratacache.cluster.replicated import when_done
+from stratacache.cluster.streams import Inflow, Change, Outbox, Words
+from stratacache.node.entry import Entry
+from stratacache.node.errors import UnavailableError
+from stratacache.node.handoff import then_ask
+from stratacache.node.resp.replies import CommandError
+
+if TYPE_CHECKING:
+    from stratacache.client.view import View
+    from stratacache.cluster.replicated import ReplicatedCache
+    from stratacache.node.gate import Ticket
+
+SYNC_KEYS: Final = 1024
+SYNC_BATCH: Final = 64
+SYNC_AGAIN_MS: Final = 1000
+MISSING_MS: Final = 600_000
+"""How long a shard that came back asks others for what it does not find, when they may hold it on their disks only."""
+
+
+class Replication:
+    """Replication as one shard sees it. `missed` is told of keys that a suspended shard may not know the last of."""
+
+    def __init__(
+        self,
+        shard: str,
+        engine: ReplicatedCache,
+        *,
+        may_serve: Callable[[], bool],
+        missed: Callable[[str, Sequence[bytes]], None],
+    ) -> None:
+        self.engine = engine
+        self.chains = Chains(shard)
+        self.outbox = Outbox()
+        self.inflow = Inflow()
+        self.ask: Callable[[str, Words], Future[Any]] = _nobody
+        self.after: Callable[[float, Callable[[], None]], object] = _never
+        self.pulled = 0
+        self._may_serve = may_serve
+        self._missed = missed
+        self._aside: list[Change] = []
+        self._pulls: dict[bytes, Future[Entry | None]] = {}
+        self._missing_until_ms = 0
+        self._unsynced: dict[str, str] = {}
+        engine.attach(self)
+
+    # -- views ---------------------------------------------------------------------------------------------------
+
+    def prepare(self, view: View) -> None:
+        """The shard is to prepare a view: keys whose chains change are held, who is out of it is not waited for."""
+        self.chains.prepare(view)
+        self._follow()
+
+    def activate(self, view: View, *, returns: bool) -> None:
+        """The view is in force; with `returns` it is the one that lets this shard in again."""
+        self.chains.activate(view)
+        self._follow()
+        aside, self._aside = self._aside, []
+        for change in aside:
+            self._send_again(change)
+        if returns:
+            self._come_back()
+
+    def _follow(self) -> None:
+        peers = self.chains.peers
+        self.inflow.follow(peers)
+        for peer, changes in self.outbox.follow(peers).items():
+            for change in changes:
+                if change.keys:
+                    self._missed(peer, change.keys)
+                self.outbox.set_aside(change)
+                self._aside.append(change)
+        waiting, self._aside = self._aside, []
+        for change in waiting:
+            if any(self.chains.behind(key) for key in change.keys):
+                self._aside.append(change)  # somebody else is to have it, once the view is in force
+            else:
+                self.outbox.settle(change)
+
+    def _send_again(self, change: Change) -> None:
+        behind = [(peer, key) for key in change.keys if (peer := self.chains.successor(key)) is not None]
+        change.waiting += len(behind)
+        for peer, key in behind:
+            self.outbox.resend(change, peer, self.engine.words_of(key))
+        self.outbox.settle(change)
+
+    # -- changes made here ---------------------------------------------------------------------------------------
+
+    def begin(self, key: bytes) -> str | None:
+        """To whom a change of this key goes on; raises when this shard may not make it at this moment."""
+        if not self._may_serve():
+            raise CommandError(HELD)
+        self.chains.check_change(key)
+        peer = self.chains.successor(key)
+        if peer is not None:
+            self.outbox.check_room(peer)
+        return peer
+
+    def check_room(self) -> None:
+        """Refuse what concerns all peers when one can take no more."""
+        for peer in self.outbox.streams:
+            self.outbox.check_room(peer)
+
+    def spread(self, words: Words) -> Future[None] | None:
+        """Hand an invalidation of many keys on to all peers, behind every put that was made here before it.
+
+        A put reaches the third owner through the second: then it is waited for first.
+        """
+        if not self.outbox.streams:
+            return None
+        view = self.chains.view
+        if view is None or view.replicas <= 2:
+            return self._spread_now(words).future
+        return then_ask(self.outbox.drained(), lambda _: self._spread_now(words).future)
+
+    def _spread_now(self, words: Words) -> Change:
+        change = self.outbox.send(dict.fromkeys(self.outbox.streams, words))
+        if not self.outbox.streams:
+            self.outbox.settle(change)
+        return change
+
+    # -- changes that come from other shards ----------------------------------------------------------------------
+
+    def open(self, shard: str, incarnation: str) -> tuple[int, list[Future[None]]]:
+        """A stream of another shard begins or goes on."""
+        return self.inflow.open(shard, incarnation)
+
+    def take(self, shard: str, incarnation: str, seq: int, words: Sequence[bytes]) -> Future[None] | None:
+        """Apply one item of a stream."""
+        return self.inflow.take(shard, incarnation, seq, lambda: self.engine.apply(words))
+
+    # -- what a shard missed -------------------------------------------------------------------------------------
+
+    def held(self, keys: Sequence[bytes]) -> list[Entry | Future[Entry | None] | None]:
+        """What this shard has under these keys, for another owner that lacks them."""
+        return [self.engine.settled(key) for key in keys]
+
+    def shared(self, shard: str, cursor: int, count: int) -> tuple[int, list[bytes]]:
+        """Keys in memory here that another shard owns too, step by step."""
+        return self.engine.scan(cursor, count, lambda key: self.chains.is_owner(shard, key))
+
+    def is_missing(self, now_ms: int) -> bool:
+        """Whether a key that is not found here may be held by another owner."""
+        return now_ms < self._missing_until_ms
+
+    def pull(self, key: bytes) -> Future[Entry | None]:
+        """Ask the other owners for a key, one after the other."""
+        known = self._pulls.get(key)
+        if known is not None:
+            return known
+        result: Future[Entry | None] = Future()
+        self._pulls[key] = result
+        self._ask_next(key, self.engine.gate.open(key), self.chains.others(key), result)
+        return result
+
+    def _ask_next(self, key: bytes, ticket: Ticket, peers: list[str], result: Future[Entry | None]) -> None:
+        def finish(found: Any) -> None:
+            self.engine.gate.close(ticket)
+            self._pulls.pop(key, None)
+            when_done(found, result.set_result)
+
+        if not peers or key in self.outbox.unsettled:
+            finish(self.engine.settled(key))
+            return
+
+        def answered(done: Future[Any]) -> None:
+            if done.exception() is None and done.result()[0] is not None:
+                self.pulled += 1
+                finish(self.engine.install(key, ticket, done.result()[0]))
+            else:
+                self._ask_next(key, ticket, peers[1:], result)
+
+        self.ask(peers[0], (b"SC.PULL", key)).add_done_callback(answered)
+
+    def _come_back(self) -> None:
+        self._missing_until_ms = self.engine.now_ms() + MISSING_MS
+        self._unsynced = dict(self.chains.peers)
+        for peer, incarnation in list(self._unsynced.items()):
+            self._sync(peer, incarnation, 0)
+        self._check_synced()
+
+    def _check_synced(self) -> None:
+        if not self._unsynced and self.engine.l3 is None:
+            self._missing_until_ms = 0
+
+    def _sync(self, peer: str, incarnation: str, cursor: int) -> None:
+        """Take over what a peer has in memory of the keys that it shares with this shard."""
+        if self._unsynced.get(peer) != incarnation or self.chains.peers.get(peer) != incarnation:
+            if self._unsynced.get(peer) == incarnation:
+                del self._unsynced[peer]
+                self._check_synced()
+            return
+
+        def again() -> None:
+            self._sync(peer, incarnation, cursor)
+
+        def listed(done: Future[Any]) -> None:
+            if done.exception() is not None:
+                self.after(SYNC_AGAIN_MS, again)
+                return
+            following, keys = done.result()
+            self._sync_batch(peer, [key for key in keys if not self._has(key)], lambda: go_on(int(following)), again)
+
+        def go_on(following: int) -> None:
+            if following:
+                self._sync(peer, incarnation, following)
+            elif self._unsynced.pop(peer, None) is not None:
+                self._check_synced()
+
+        me = self.chains.shard.encode()
+        self.ask(peer, (b"SC.SHARED", me, b"%d" % cursor, b"%d" % SYNC_KEYS)).add_done_callback(listed)
+
+    def _has(self, key: bytes) -> bool:
+        engine = self.engine
+        return engine.residents.find(key) is not None or (engine.l3 is not None and engine.l3.holds(key))
+
+    def _sync_batch(
+        self, peer: str, keys: list[bytes], done: Callable[[], None], failed: Callable[[], None]
+    ) -> None:
+        wanted = [key for key in keys[:SYNC_BATCH] if key not in self.outbox.unsettled]
+        if not wanted:
+            if len(keys) > SYNC_BATCH:
+                self._sync_batch(peer, keys[SYNC_BATCH:], done, failed)
+            else:
+                done()
+            return
+        tickets = [self.engine.gate.open(key) for key in wanted]
+
+        def answered(reply: Future[Any]) -> None:
+            if reply.exception() is None:
+                for key, ticket, fields in zip(wanted, tickets, reply.result(), strict=True):
+                    if fields is not None:
+                        self.pulled += 1
+                        self.engine.install(key, ticket, fields)
+            for ticket in tickets:
+                self.engine.gate.close(ticket)
+            if reply.exception() is not None:
+                self.after(SYNC_AGAIN_MS, failed)
+            else:
+                self._sync_batch(peer, keys[SYNC_BATCH:], done, failed)
+
+        self.ask(peer, (b"SC.PULL", *wanted)).add_done_callback(answered)
+
+
+def _nobody(peer: str, _words: Words) -> Future[Any]:
+    future: Future[Any] = Future()
+    future.set_exception(UnavailableError(f"{peer} can't be asked"))
+    return future
+
+
+def _never(_ms: float, _fn: Callable[[], None]) -> None:
+    """No shell yet."""

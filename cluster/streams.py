@@ -1,0 +1,245 @@
+"""Changes on their way to other shards: one numbered FIFO stream to each peer, resumed after a break.
+
+Pure: what is to be sent is taken from a Stream by whoever holds the connection, what was answered is told to it.
+
+Invariants: items reach a peer in the order of their numbers, each is applied once, however often the connection breaks;
+a stream ends with the incarnation that it leads to; what waits is bounded, and past the bound a change is refused
+before it is made; a change is settled when every peer that it was sent to has answered, or is out of the view.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
+from itertools import islice
+from typing import Final
+
+from stratacache.node.errors import UnavailableError
+from stratacache.node.resp.replies import CommandError
+
+ITEMS_MAX: Final = 50_000
+BYTES_MAX: Final = 256 << 20
+WINDOW: Final = 4_000
+"""Items that may be on a connection without an answer."""
+
+Words = tuple[bytes, ...]
+
+
+class Change:
+    """Something that was done here and is on its way; `keys` are the ones that nobody may read here meanwhile."""
+
+    __slots__ = ("future", "keys", "number", "waiting")
+
+    def __init__(self, keys: Sequence[bytes], number: int) -> None:
+        self.keys = keys
+        self.number = number
+        self.waiting = 0
+        self.future: Future[None] = Future()
+
+
+class Stream:
+    """What goes to one incarnation of one peer."""
+
+    def __init__(self, peer: str, incarnation: str) -> None:
+        self.peer = peer
+        self.incarnation = incarnation
+        self.is_open = False
+        self.bytes = 0
+        self._seq = 0
+        self._items: deque[tuple[int, Words, Change, int]] = deque()
+        self._sent = 0
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    def add(self, words: Words, change: Change) -> None:
+        """Queue an item; `words` are the command without its name and number."""
+        self._seq += 1
+        size = sum(map(len, words))
+        self.bytes += size
+        self._items.append((self._seq, (b"SC.REPL", b"%d" % self._seq, *words), change, size))
+
+    def unsent(self) -> list[Words]:
+        """What is to be written to the open connection now."""
+        if not self.is_open or self._sent >= WINDOW:
+            return []
+        fresh = [item[1] for item in islice(self._items, self._sent, WINDOW)]
+        self._sent += len(fresh)
+        return fresh
+
+    def opened(self, applied: int) -> list[Change]:
+        """A connection stands, and the peer has applied items up to `applied`; gives the changes that it has."""
+        self.is_open, self._sent = True, 0
+        return self.answered(applied)
+
+    def answered(self, seq: int) -> list[Change]:
+        """The peer has applied everything up to `seq`; gives the changes that are done there."""
+        done = []
+        while self._items and self._items[0][0] <= seq:
+            _, _, change, size = self._items.popleft()
+            self.bytes -= size
+            self._sent = max(0, self._sent - 1)
+            done.append(change)
+        return done
+
+    def broken(self) -> None:
+        """The connection is gone."""
+        self.is_open, self._sent = False, 0
+
+    def abandon(self) -> list[Change]:
+        """The peer is out of the view: the changes that it may not have, in their order."""
+        left = [item[2] for item in self._items]
+        self._items.clear()
+        self.broken()
+        return left
+
+
+class Outbox:
+    """All streams of a shard, and the changes that are not settled."""
+
+    def __init__(self) -> None:
+        self.streams: dict[str, Stream] = {}
+        self.unsettled: dict[bytes, Change] = {}
+        """The last change of each key that not all who must have it have."""
+        self.wake: Callable[[str], None] = _nobody
+        """Told of a peer for which something was queued."""
+        self._changes = 0
+        self._open: dict[int, Change] = {}
+        self._drains: deque[tuple[int, Future[None]]] = deque()
+
+    def follow(self, peers: Mapping[str, str]) -> dict[str, list[Change]]:
+        """Keep streams to these peers and incarnations; gives what those that are dropped may not have."""
+        left: dict[str, list[Change]] = {}
+        for peer, stream in list(self.streams.items()):
+            if peers.get(peer) != stream.incarnation:
+                left[peer] = self.streams.pop(peer).abandon()
+        for peer, incarnation in peers.items():
+            if peer not in self.streams:
+                self.streams[peer] = Stream(peer, incarnation)
+        return left
+
+    def check_room(self, peer: str) -> None:
+        """Refuse a change that could not be queued; raises UnavailableError, and nothing was done."""
+        stream = self.streams[peer]
+        if len(stream) >= ITEMS_MAX or stream.bytes >= BYTES_MAX:
+            raise UnavailableError(f"{len(stream)} changes wait for {peer}: try again later")
+
+    def send(self, items: Mapping[str, Words], keys: Sequence[bytes] = ()) -> Change:
+        """Queue one change for some peers."""
+        self._changes += 1
+        change = Change(keys, self._changes)
+        change.waiting = len(items)
+        self._open[change.number] = change
+        for key in keys:
+            self.unsettled[key] = change
+        for peer, words in items.items():
+            self.streams[peer].add(words, change)
+            self.wake(peer)
+        return change
+
+    def resend(self, change: Change, peer: str, words: Words) -> None:
+        """Send a change to another peer than the one that is gone; it goes on waiting."""
+        self.streams[peer].add(words, change)
+        self.wake(peer)
+
+    def opened(self, peer: str, incarnation: str, applied: int) -> None:
+        """A connection to a peer stands."""
+        stream = self.stream(peer, incarnation)
+        if stream is not None:
+            self._settle(stream.opened(applied))
+
+    def answered(self, peer: str, incarnation: str, seq: int) -> None:
+        """A peer has applied everything up to `seq`."""
+        stream = self.stream(peer, incarnation)
+        if stream is not None:
+            self._settle(stream.answered(seq))
+
+    def stream(self, peer: str, incarnation: str) -> Stream | None:
+        """The stream to this very incarnation."""
+        stream = self.streams.get(peer)
+        return stream if stream is not None and stream.incarnation == incarnation else None
+
+    def _settle(self, changes: Sequence[Change]) -> None:
+        for change in changes:
+            self.settle(change)
+
+    def settle(self, change: Change) -> None:
+        """One peer less to wait for."""
+        change.waiting -= 1
+        if change.waiting > 0:
+            return
+        self._open.pop(change.number, None)
+        for key in change.keys:
+            if self.unsettled.get(key) is change:
+                del self.unsettled[key]
+        self._check_drains()
+        change.future.set_result(None)
+
+    def set_aside(self, change: Change) -> None:
+        """A change can't be settled before the next view is in force: nobody is to wait for it until then."""
+        self._open.pop(change.number, None)
+        self._check_drains()
+
+    def drained(self) -> Future[None]:
+        """Done when everything that is on its way now is settled or set aside."""
+        future: Future[None] = Future()
+        self._drains.append((self._changes, future))
+        self._check_drains()
+        return future
+
+    def _check_drains(self) -> None:
+        while self._drains and next(iter(self._open), self._changes + 1) > self._drains[0][0]:
+            self._drains.popleft()[1].set_result(None)
+
+
+class Inflow:
+    """The streams of other shards as they arrive here."""
+
+    def __init__(self) -> None:
+        self._peers: Mapping[str, str] = {}
+        self._applied: dict[tuple[str, str], int] = {}
+        self._pending: dict[tuple[str, str], dict[int, Future[None]]] = {}
+
+    def follow(self, peers: Mapping[str, str]) -> None:
+        """Take items from these incarnations only."""
+        self._peers = dict(peers)
+        known = {(peer, number) for peer, number in peers.items()}
+        for gone in self._applied.keys() - known:
+            del self._applied[gone]
+            self._pending.pop(gone, None)
+
+    def _check(self, peer: str, incarnation: str) -> None:
+        if self._peers.get(peer) != incarnation:
+            raise CommandError(f"SUSPENDED 0 {peer} is not in the view")
+
+    def open(self, peer: str, incarnation: str) -> tuple[int, list[Future[None]]]:
+        """A connection of a peer begins: the last number that was applied, and what of it is not done yet."""
+        self._check(peer, incarnation)
+        sender = (peer, incarnation)
+        pending = self._pending.setdefault(sender, {})
+        return self._applied.setdefault(sender, 0), list(pending.values())
+
+    def take(
+        self, peer: str, incarnation: str, seq: int, apply: Callable[[], Future[None] | None]
+    ) -> Future[None] | None:
+        """Apply an item unless it has been; done with the future, or now. Raises CommandError for a gap."""
+        self._check(peer, incarnation)
+        sender = (peer, incarnation)
+        pending = self._pending.setdefault(sender, {})
+        applied = self._applied.get(sender, 0)
+        if seq <= applied:
+            return pending.get(seq)
+        if seq != applied + 1:
+            raise CommandError(f"ERR item {seq} follows {applied}: one is missing")
+        self._applied[sender] = seq
+        future = apply()
+        if future is None or future.done():
+            return None
+        pending[seq] = future
+        future.add_done_callback(lambda _: pending.pop(seq, None))
+        return future
+
+
+def _nobody(_peer: str) -> None:
+    """No shell yet."""

@@ -28,7 +28,8 @@ class ShardInfo:
     `id` is fixed for life and the only name that the ring knows; `incarnation` is new with every start of its process;
     `unix` is the path of its Unix socket ("" when it has none); `node` names the machine (the Ray node), so that
     replicas can be kept apart, and `group` stands for it there once the shard has moved to another one: owners never
-    depend on where a shard happens to be; `state` is "active", or "suspended" while it keeps its range but may not serve.
+    depend on where a shard happens to be; `state` is "active", or "suspended" while it keeps its range but may not
+    serve.
     """
 
     id: str

@@ -72,8 +72,10 @@ class Chains:
         both = {shard: number for shard, number in after.items() if before.get(shard) == number}
         self._live = both if self.view is not None else after
         self._changing = frozenset(shard for shard in {**before, **after} if before.get(shard) != after.get(shard))
-        self._away = frozenset(shard.id for shard in self.newest.shards if shard.id not in after) if self.newest else (
-            frozenset()
+        self._away = (
+            frozenset(shard.id for shard in self.newest.shards if shard.id not in after)
+            if self.newest
+            else (frozenset())
         )
         self.peers = {shard: number for shard, number in after.items() if shard != self.shard}
 

@@ -70,7 +70,7 @@ class ClusterConfig:
             raise UsageError(f"replicas is {self.replicas}; it must be from 1 to {REPLICAS_MAX}")
         if self.replicas > self.shards:
             raise UsageError(
-                f"replicas is {self.replicas}, but there are only {self.shards} shards: one shard keeps one copy of a key"
+                f"replicas is {self.replicas} and shards {self.shards}: a shard keeps one copy of a key, so use as many"
             )
         if not _RESOURCE.fullmatch(self.node_resource):
             raise UsageError(f"node_resource {self.node_resource!r} is not valid: use letters, digits, _ . and -")

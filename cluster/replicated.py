@@ -20,6 +20,7 @@ from stratacache.node.entry import NEVER_MS, Entry
 from stratacache.node.errors import CacheError, UsageError
 from stratacache.node.handoff import then, then_ask
 from stratacache.node.keys import namespace_of
+from stratacache.node.residents import copy_of
 
 if TYPE_CHECKING:
     from stratacache.cluster.replication import Replication
@@ -46,7 +47,7 @@ class ReplicatedCache(MultiLevelCache):
         """Give the live entry of a canonical key; while a change of it is on its way, later."""
         wait = self.replication.outbox.unsettled.get(key)
         if wait is not None:
-            return then_ask(wait.future, lambda _: cast("Any", self.get(key)))
+            return then_ask(wait.future, lambda _: _kept(self.get(key)))
         found = super().get(key)
         if found.__class__ is Entry or not self.replication.is_missing(self.now_ms()):
             return found
@@ -56,13 +57,13 @@ class ReplicatedCache(MultiLevelCache):
         """As `get`, without counting or promoting."""
         wait = self.replication.outbox.unsettled.get(key)
         if wait is not None:
-            return then_ask(wait.future, lambda _: cast("Any", self.peek(key)))
+            return then_ask(wait.future, lambda _: _kept(self.peek(key)))
         return self.own(key)
 
     def own(self, key: bytes) -> Entry | Future[Entry | None] | None:
         """The live entry of a key that is about to be changed here: what is on its way counts."""
         found = super().peek(key)
-        if found.__class__ is Entry or key in self.replication.outbox.unsettled:
+        if isinstance(found, Entry) or key in self.replication.outbox.unsettled:
             return found
         if not self.replication.is_missing(self.now_ms()):
             return found
@@ -80,8 +81,9 @@ class ReplicatedCache(MultiLevelCache):
         """What this shard itself holds for another owner that asks; waits for what is on its way."""
         wait = self.replication.outbox.unsettled.get(key)
         if wait is not None:
-            return then_ask(wait.future, lambda _: cast("Any", self.settled(key)))
-        return super().peek(key)
+            return then_ask(wait.future, lambda _: _kept(self.settled(key)))
+        found: Entry | Future[Entry | None] | None = super().peek(key)
+        return found
 
     def install(self, key: bytes, ticket: Ticket, fields: Sequence[Any]) -> Entry | Future[Entry | None] | None:
         """Take an entry in that another owner gave, unless something came in between; the live entry either way."""
@@ -98,11 +100,11 @@ class ReplicatedCache(MultiLevelCache):
                 codec=codec,
                 metadata=metadata,
             )
-        return self.settled(key)
+        return _kept(self.settled(key))
 
     # -- changing ------------------------------------------------------------------------------------------------
 
-    def put(self, key: bytes, payload: bytes, **options: Any) -> bool | Future[bool]:  # type: ignore[override]
+    def put(self, key: bytes, payload: bytes, **options: Any) -> bool | Future[bool]:
         """Store a payload here and at the other owners."""
         peer = self.replication.begin(key)
         before = self.gate.seq
@@ -143,9 +145,9 @@ class ReplicatedCache(MultiLevelCache):
                 behind.setdefault(peer, []).append(key)
         return self._hand_on_keys(super().invalidate_keys(keys), keys, behind)
 
-    def _hand_on_keys(self, removed: R | Future[R], keys: Sequence[bytes], behind: dict[str, list[bytes]]) -> (
-        R | Future[R]
-    ):
+    def _hand_on_keys(
+        self, removed: R | Future[R], keys: Sequence[bytes], behind: dict[str, list[bytes]]
+    ) -> R | Future[R]:
         if not behind:
             return removed
         items: dict[str, Words] = {peer: (b"DEL", *some) for peer, some in behind.items()}
@@ -283,6 +285,11 @@ class _Alone:
 
     def clear(self) -> int | Future[int]:
         return MultiLevelCache.clear(self._engine)
+
+
+def _kept(found: Entry | Future[Entry | None] | None) -> Any:
+    """An entry as it is now: who waited reads it in a later turn, and by then a put may have changed it in place."""
+    return copy_of(found, found.payload) if isinstance(found, Entry) and not found.packed else found
 
 
 def _when_both(done: R | Future[R], change: Change) -> Future[R]:

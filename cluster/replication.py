@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from stratacache.cluster.chains import HELD, Chains
 from stratacache.cluster.replicated import when_done
-from stratacache.cluster.streams import Inflow, Change, Outbox, Words
+from stratacache.cluster.streams import Change, Inflow, Outbox, Words
 from stratacache.node.entry import Entry
 from stratacache.node.errors import UnavailableError
 from stratacache.node.handoff import then_ask
@@ -231,9 +231,7 @@ class Replication:
         engine = self.engine
         return engine.residents.find(key) is not None or (engine.l3 is not None and engine.l3.holds(key))
 
-    def _sync_batch(
-        self, peer: str, keys: list[bytes], done: Callable[[], None], failed: Callable[[], None]
-    ) -> None:
+    def _sync_batch(self, peer: str, keys: list[bytes], done: Callable[[], None], failed: Callable[[], None]) -> None:
         wanted = [key for key in keys[:SYNC_BATCH] if key not in self.outbox.unsettled]
         if not wanted:
             if len(keys) > SYNC_BATCH:

@@ -23,7 +23,10 @@ from stratacache.cluster.debts import merged
 from stratacache.cluster.forwarder import RingForwarder
 from stratacache.cluster.home import ShardHome
 from stratacache.cluster.merge import with_base
+from stratacache.cluster.replicated import ReplicatedCache
+from stratacache.cluster.replication import Replication
 from stratacache.cluster.serving import Serving
+from stratacache.cluster.stream_links import StreamLinks
 from stratacache.node.config import NodeConfig
 from stratacache.node.engine import MultiLevelCache
 from stratacache.node.errors import UsageError
@@ -76,6 +79,9 @@ class ShardActor:
         self.engine: MultiLevelCache
         self.server: NodeServer
         self.forwarder: RingForwarder
+        self.replication: Replication | None = None
+        self.links: StreamLinks | None = None
+        self._settling = 0
         self.started: m.ShardStarted | None = None
         self.metrics: PageServer | None = None
         self._turn = asyncio.Lock()
@@ -90,8 +96,11 @@ class ShardActor:
         stored = self.home.read_state()
         loop = asyncio.get_running_loop()
         tune_process()
-        self.engine = MultiLevelCache(node_config(config, self.home), post=loop.call_soon_threadsafe)
-        self.forwarder = RingForwarder(spec.shard, config.token)
+        if config.replicas > 1:
+            self._open_replicated(loop)
+        else:
+            self.engine = MultiLevelCache(node_config(config, self.home), post=loop.call_soon_threadsafe)
+            self.forwarder = RingForwarder(spec.shard, config.token)
         await self._listen()
         await self._serve_metrics()
         endpoints = self.server.endpoints
@@ -108,6 +117,17 @@ class ShardActor:
         )
         self._tasks.append(loop.create_task(self._keep_lease()))
         return self.started
+
+    def _open_replicated(self, loop: asyncio.AbstractEventLoop) -> None:
+        spec, config = self.spec, self.spec.config
+        engine = ReplicatedCache(node_config(config, self.home), post=loop.call_soon_threadsafe)
+        self.engine = engine
+        self.replication = Replication(spec.shard, engine, may_serve=self._may_serve, missed=self._missed)
+        self.forwarder = RingForwarder(spec.shard, config.token, self.replication.chains)
+        self.links = StreamLinks(spec.incarnation, config.token, self.replication, self.forwarder)
+
+    def _may_serve(self) -> bool:
+        return self.server.may_serve()
 
     async def _listen(self) -> None:
         spec, config = self.spec, self.spec.config
@@ -129,6 +149,7 @@ class ShardActor:
             )
             self.server.serve_until_ms = 0
             self.server.owe = self._owe
+            self.server.copies = self.replication
             self.server.node_stats = self._node_stats
             try:
                 await self.server.start()
@@ -154,7 +175,12 @@ class ShardActor:
 
     async def deliver(self, event: m.Prepare | m.Activate) -> list[m.Prepared | m.Activated | m.Outpaced]:
         """Take a step of a view change; returns what this shard vouches for."""
-        return await self._handle(event)
+        answers = await self._handle(event)
+        if self._settling and self.replication is not None:
+            epoch, self._settling = self._settling, 0
+            await asyncio.wrap_future(self.replication.outbox.drained())  # not in the turn: leases go on
+            answers += await self._handle(m.Settled(epoch=epoch))
+        return answers
 
     async def _handle(self, event: m.ServingEvent) -> list[m.Prepared | m.Activated | m.Outpaced]:
         answers = []
@@ -167,15 +193,23 @@ class ShardActor:
                         self.server.hold_invalidations = on
                     case m.ServeUntil(ms=ms):
                         self.server.serve_until_ms = ms
+                    case m.HoldChains(view=view) if self.replication is not None and self.links is not None:
+                        self.replication.prepare(view)
+                        self.links.follow(view)
+                    case m.Settle(epoch=epoch):
+                        self._settling = epoch
                     case m.DropContent():
-                        await settled(self.engine.clear())
+                        await settled(self._alone.clear())
                     case m.PayDebts(debts=debts):
                         await self._pay(debts)
                     case m.StoreState(epoch=epoch, ring=ring):
                         await asyncio.to_thread(self.home.write_state, self._stored(epoch, ring))
-                    case m.ShowView(view=view):
+                    case m.ShowView(view=view, returns=returns):
                         self.server.set_view(view.to_bytes(), view.epoch)
                         self.forwarder.set_view(view)
+                        if self.replication is not None and self.links is not None:
+                            self.replication.activate(view, returns=returns)
+                            self.links.follow(view)
                     case m.Answer(event=answer):
                         answers.append(answer)
                     case m.AskLease():
@@ -197,6 +231,20 @@ class ShardActor:
     def _note(self, kind: str, names: Sequence[bytes], cause: RemovalCause, seq: int) -> None:  # noqa: ARG002
         if kind != "keys":
             self.serving.handle(m.Invalidated(debt=m.Debt(kind=kind, names=tuple(names))), 0)
+        elif self.replication is not None:
+            for key in names:
+                for shard in self.replication.chains.away(key):
+                    self._missed(shard, (key,))
+
+    def _missed(self, shard: str, keys: Sequence[bytes]) -> None:
+        """Note keys that have changed without one of their owners."""
+        for key in keys:
+            self.serving.handle(m.Invalidated(debt=m.Debt(kind="keys", names=(key,)), shard=shard), 0)
+
+    @property
+    def _alone(self) -> MultiLevelCache:
+        """The engine for what concerns this shard only."""
+        return self.engine.alone() if isinstance(self.engine, ReplicatedCache) else self.engine
 
     def _owe(self, keys: Sequence[bytes]) -> None:
         """Note keys that a client invalidates everywhere, since their owner is suspended."""
@@ -216,13 +264,13 @@ class ShardActor:
         for debt in merged(debts):
             match debt.kind:
                 case "tags":
-                    await settled(self.engine.invalidate_tags(debt.names))
+                    await settled(self._alone.invalidate_tags(debt.names))
                 case "keys":
-                    await settled(self.engine.invalidate_keys(debt.names))
+                    await settled(self._alone.invalidate_keys(debt.names))
                 case "namespace":
-                    await settled(self.engine.invalidate_namespace(debt.names[0]))
+                    await settled(self._alone.invalidate_namespace(debt.names[0]))
                 case _:
-                    await settled(self.engine.clear())
+                    await settled(self._alone.clear())
 
     async def _keep_lease(self) -> None:
         """Ask for the right to serve, each second and when told to. The lease counts from when the request was sent."""
@@ -312,6 +360,8 @@ class ShardActor:
             if self.metrics is not None:
                 await asyncio.to_thread(self.metrics.close)
             await self.server.stop(deadline_s / 2)
+            if self.links is not None:
+                await self.links.close()
             await self.forwarder.close()
             await asyncio.to_thread(self.engine.close, deadline_s / 2)
             if serves:

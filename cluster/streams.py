@@ -60,6 +60,11 @@ class Stream:
         self.bytes += size
         self._items.append((self._seq, (b"SC.REPL", b"%d" % self._seq, *words), change, size))
 
+    @property
+    def has_more(self) -> bool:
+        """Whether something waits for room on the connection."""
+        return self.is_open and self._sent < min(len(self._items), WINDOW)
+
     def unsent(self) -> list[Words]:
         """What is to be written to the open connection now."""
         if not self.is_open or self._sent >= WINDOW:

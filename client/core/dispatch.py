@@ -13,7 +13,7 @@ from typing import Any, Protocol
 from hiredis import ReplyError
 
 from stratacache.client.core.circuit import backoff_s
-from stratacache.client.core.effects import Call, Command, Exchange, Operation, ShardFailure, Sleep
+from stratacache.client.core.effects import Call, Command, Exchange, Operation, ShardFailure, Sleep, Spawn
 from stratacache.client.core.refresh import refresh_view
 from stratacache.client.core.state import Core
 from stratacache.client.core.trouble import Kind, failure_error, read_trouble
@@ -21,6 +21,7 @@ from stratacache.client.view import ShardInfo
 from stratacache.node.errors import CacheError, UnavailableError
 
 ATTEMPTS_MAX = 4
+ATTEMPTS_OF_MANY = 9  # with several owners, a key is held while they change: some hundred milliseconds
 
 
 class Plan(Protocol):
@@ -75,7 +76,7 @@ def ask_owners(
             Call(shard, [command for _, command in part], wait_s, plan.repeatable)
             for (shard, _), part in zip(groups.values(), parts, strict=True)
         ]
-        outcomes = yield Exchange(calls, deadline)
+        outcomes = yield Exchange(calls, _patience(core, plan, attempt, deadline))
         seen = _Round()
         for call, part, outcome in zip(calls, parts, outcomes, strict=True):
             _take(core, plan, call.shard, part, outcome, avoid, seen)
@@ -83,13 +84,27 @@ def ask_owners(
         if not seen.again:
             return failed
         attempt += 1
-        out_of_tries = not plan.persist and (attempt >= ATTEMPTS_MAX or not core.budget.spend())
+        tries_max = ATTEMPTS_MAX if core.view.replicas == 1 else ATTEMPTS_OF_MANY
+        out_of_tries = not plan.persist and (attempt >= tries_max or not core.budget.spend())
         if out_of_tries or core.monotonic() >= deadline:
             failed.update((index, seen.errors[index]) for index in seen.again)
             return failed
         core.counters.retries += 1
-        yield from _recover(core, seen, attempt, deadline)
+        if plan.read and attempt < core.view.replicas:  # another owner may answer at once
+            if seen.newer is not None or seen.lost:
+                yield Spawn(refresh_view(core, first=seen.newer, without=seen.lost, deadline=deadline))
+        else:
+            yield from _recover(core, seen, attempt, deadline)
         pending = seen.again
+
+
+def _patience(core: Core, plan: Plan, attempt: int, deadline: float) -> float:
+    """Until when to wait for these shards: a read leaves time to ask every other owner."""
+    others = core.view.replicas - 1 - attempt
+    if not plan.read or others <= 0:
+        return deadline
+    now = core.monotonic()
+    return min(deadline, now + max(0.0, deadline - now) / (others + 2))
 
 
 def _take(

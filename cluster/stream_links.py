@@ -1,0 +1,147 @@
+"""The connections of a shard's streams of changes: one to each other active shard, opened again when it breaks.
+
+Invariants: a connection carries the items of one stream in their order and nothing else; an answer that is not the
+expected number ends it; a stream that the outbox has dropped is not connected any more.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from concurrent.futures import Future
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, Final
+
+from stratacache.client.view import ShardInfo, View
+from stratacache.cluster.forwarder import RingForwarder
+from stratacache.cluster.links import Link
+from stratacache.node.errors import UnavailableError
+
+if TYPE_CHECKING:
+    from stratacache.cluster.replication import Replication
+    from stratacache.cluster.streams import Stream, Words
+
+OPEN_DEADLINE_S: Final = 2.0
+AGAIN_S: Final = 0.05
+
+
+class StreamLink(Link):
+    """A link that tells when it is gone."""
+
+    def __init__(self, shard: ShardInfo) -> None:
+        super().__init__(shard)
+        self.ended = asyncio.Event()
+
+    def _fail(self, reason: str) -> None:
+        super()._fail(reason)
+        self.ended.set()
+
+
+class StreamLinks:
+    """The shell of a shard's Replication: `follow` after every view that was prepared or shown."""
+
+    def __init__(self, incarnation: int, token: str | None, replication: Replication, forwarder: RingForwarder) -> None:
+        self._sender = (replication.chains.shard.encode(), b"%d" % incarnation)
+        self._token = token
+        self._replication = replication
+        self._outbox = replication.outbox
+        self._forwarder = forwarder
+        self._loop = asyncio.get_running_loop()
+        self._runs: dict[str, tuple[Stream, asyncio.Task[None]]] = {}
+        self._links: dict[str, StreamLink] = {}
+        self._woken: set[str] = set()
+        self._questions: set[asyncio.Task[None]] = set()
+        self._outbox.wake = self._wake
+        replication.ask = self._ask
+        replication.after = lambda ms, fn: self._loop.call_later(ms / 1000, fn)
+
+    def follow(self, view: View) -> None:
+        """Connect the streams that are new, and give up those that are gone."""
+        streams = self._outbox.streams
+        for peer, (stream, task) in list(self._runs.items()):
+            if streams.get(peer) is not stream:
+                task.cancel()
+                del self._runs[peer]
+        for peer, stream in streams.items():
+            info = view.by_id.get(peer)
+            if peer not in self._runs and info is not None:
+                self._runs[peer] = (stream, self._loop.create_task(self._run(stream, info)))
+
+    async def _run(self, stream: Stream, info: ShardInfo) -> None:
+        """Keep one stream connected."""
+        while True:
+            link: StreamLink | None = None
+            try:
+                async with asyncio.timeout(OPEN_DEADLINE_S):
+                    opened = await StreamLink.open(info, self._token)
+                    assert isinstance(opened, StreamLink)
+                    link = opened
+                    applied = await link.call((b"SC.STREAM", *self._sender))
+                if isinstance(applied, int):  # else it does not take changes from here, or not yet
+                    self._outbox.opened(stream.peer, stream.incarnation, applied)
+                    self._links[stream.peer] = link
+                    self._pump(stream.peer)
+                    await link.ended.wait()
+            except (UnavailableError, TimeoutError):
+                pass  # tried again below, for as long as it is in the view
+            finally:
+                if self._links.get(stream.peer) is link:
+                    self._links.pop(stream.peer, None)
+                stream.broken()
+                if link is not None:
+                    link.close()
+            await asyncio.sleep(AGAIN_S)
+
+    def _wake(self, peer: str) -> None:
+        if peer not in self._woken:
+            self._woken.add(peer)
+            self._loop.call_soon(self._pump, peer)
+
+    def _pump(self, peer: str) -> None:
+        """Write what waits, one turn of the loop's changes at a time."""
+        self._woken.discard(peer)
+        stream, link = self._outbox.streams.get(peer), self._links.get(peer)
+        if stream is None or link is None or link.broken:
+            return
+
+        def answered(reply: asyncio.Future[object]) -> None:
+            if reply.cancelled() or reply.exception() is not None:
+                return
+            number = reply.result()
+            if not isinstance(number, int):
+                link.close()  # a gap, or it has another view by now: the stream is resumed, or given up
+                return
+            self._outbox.answered(peer, stream.incarnation, number)
+            if len(stream) and stream.has_more:
+                self._wake(peer)
+
+        try:
+            for words in stream.unsent():
+                link.call(words).add_done_callback(answered)
+        except UnavailableError:
+            link.close()
+
+    def _ask(self, peer: str, words: Words) -> Future[Any]:
+        """Ask a peer outside its stream."""
+        result: Future[Any] = Future()
+
+        async def ask(words: Sequence[bytes]) -> None:
+            try:
+                result.set_result(await self._forwarder.call(peer, words))
+            except Exception as error:  # noqa: BLE001 - whoever asked goes on without an answer
+                result.set_exception(error)
+
+        task = self._loop.create_task(ask(words))
+        self._questions.add(task)
+        task.add_done_callback(self._questions.discard)
+        return result
+
+    async def close(self) -> None:
+        """End all streams."""
+        tasks = [task for _, task in self._runs.values()] + list(self._questions)
+        for task in tasks:
+            task.cancel()
+        for task in tasks:
+            with suppress(asyncio.CancelledError):
+                await task
+        self._runs.clear()

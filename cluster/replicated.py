@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
+from stratacache.cluster.streams import OWN, RELAYED
 from stratacache.node.engine import MultiLevelCache
 from stratacache.node.entry import NEVER_MS, Entry
 from stratacache.node.errors import CacheError, UsageError
@@ -62,7 +63,7 @@ class ReplicatedCache(MultiLevelCache):
 
     def own(self, key: bytes) -> Entry | Future[Entry | None] | None:
         """The live entry of a key that is about to be changed here: what is on its way counts."""
-        found = super().peek(key)
+        found: Entry | Future[Entry | None] | None = super().peek(key)
         if isinstance(found, Entry) or key in self.replication.outbox.unsettled:
             return found
         if not self.replication.is_missing(self.now_ms()):
@@ -100,7 +101,8 @@ class ReplicatedCache(MultiLevelCache):
                 codec=codec,
                 metadata=metadata,
             )
-        return _kept(self.settled(key))
+        live: Entry | Future[Entry | None] | None = _kept(self.settled(key))
+        return live
 
     # -- changing ------------------------------------------------------------------------------------------------
 
@@ -113,7 +115,9 @@ class ReplicatedCache(MultiLevelCache):
             return done
         return _when_both(done, self._hand_on_put(peer, key, payload, done, options))
 
-    def _hand_on_put(self, peer: str, key: bytes, payload: bytes, done: Any, options: dict[str, Any]) -> Change:
+    def _hand_on_put(
+        self, peer: str, key: bytes, payload: bytes, done: Any, options: dict[str, Any], lane: int = OWN
+    ) -> Change:
         expires_ms = options.get("expires_ms", NEVER_MS)
         ttl_ms = -1 if expires_ms == NEVER_MS else expires_ms - self.now_ms()
         if done is False or (ttl_ms <= 0 and expires_ms != NEVER_MS):
@@ -129,7 +133,7 @@ class ReplicatedCache(MultiLevelCache):
                 options.get("metadata", b""),
                 *options.get("tags", ()),
             )
-        return self.replication.outbox.send({peer: words}, (key,))
+        return self.replication.outbox.send({peer: words}, (key,), lane)
 
     def remove(self, key: bytes) -> bool | Future[bool]:
         """Invalidate one key; whether a live entry was there."""
@@ -146,12 +150,12 @@ class ReplicatedCache(MultiLevelCache):
         return self._hand_on_keys(super().invalidate_keys(keys), keys, behind)
 
     def _hand_on_keys(
-        self, removed: R | Future[R], keys: Sequence[bytes], behind: dict[str, list[bytes]]
+        self, removed: R | Future[R], keys: Sequence[bytes], behind: dict[str, list[bytes]], lane: int = OWN
     ) -> R | Future[R]:
         if not behind:
             return removed
         items: dict[str, Words] = {peer: (b"DEL", *some) for peer, some in behind.items()}
-        return _when_both(removed, self.replication.outbox.send(items, tuple(keys)))
+        return _when_both(removed, self.replication.outbox.send(items, tuple(keys), lane))
 
     def set_expiry(self, key: bytes, expires_ms: int) -> bool | Future[bool]:
         """Give a live entry another expiry, here and at the other owners; False when there is none."""
@@ -236,7 +240,7 @@ class ReplicatedCache(MultiLevelCache):
         peer = self.replication.chains.successor(key)
         if peer is None:
             return _none(done)
-        return _none(_when_both(done, self._hand_on_put(peer, key, payload, done, options)))
+        return _none(_when_both(done, self._hand_on_put(peer, key, payload, done, options, RELAYED)))
 
     def _apply_keys(self, keys: Sequence[bytes]) -> int | Future[int]:
         behind: dict[str, list[bytes]] = {}
@@ -244,7 +248,7 @@ class ReplicatedCache(MultiLevelCache):
             peer = self.replication.chains.successor(key)
             if peer is not None:
                 behind.setdefault(peer, []).append(key)
-        return self._hand_on_keys(MultiLevelCache.invalidate_keys(self, keys), keys, behind)
+        return self._hand_on_keys(MultiLevelCache.invalidate_keys(self, keys), keys, behind, RELAYED)
 
     def _apply_expiry(self, key: bytes, ttl_ms: int) -> Future[None] | None:
         expires_ms = NEVER_MS if ttl_ms < 0 else self.now_ms() + max(1, ttl_ms)
@@ -255,7 +259,8 @@ class ReplicatedCache(MultiLevelCache):
         peer = self.replication.chains.successor(key)
         if peer is None:
             return _none(done)
-        return _none(_when_both(done, self.replication.outbox.send({peer: (b"EXPIRE", key, b"%d" % ttl_ms)}, (key,))))
+        words = (b"EXPIRE", key, b"%d" % ttl_ms)
+        return _none(_when_both(done, self.replication.outbox.send({peer: words}, (key,), RELAYED)))
 
     def words_of(self, key: bytes) -> Words:
         """What makes another shard hold of a key what this one holds in memory, or nothing."""

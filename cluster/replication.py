@@ -81,12 +81,13 @@ class Replication:
     def _follow(self) -> None:
         peers = self.chains.peers
         self.inflow.follow(peers)
-        for peer, changes in self.outbox.follow(peers).items():
-            for change in changes:
-                if change.keys:
-                    self._missed(peer, change.keys)
-                self.outbox.set_aside(change)
-                self._aside.append(change)
+        newest = self.chains.newest
+        relays = newest is not None and newest.replicas > 2
+        for peer, change in self.outbox.follow(peers, relays=relays):
+            if change.keys:
+                self._missed(peer, change.keys)
+            self.outbox.set_aside(change)
+            self._aside.append(change)
         waiting, self._aside = self._aside, []
         for change in waiting:
             if any(self.chains.behind(key) for key in change.keys):
@@ -115,7 +116,7 @@ class Replication:
 
     def check_room(self) -> None:
         """Refuse what concerns all peers when one can take no more."""
-        for peer in self.outbox.streams:
+        for peer in self.chains.peers:
             self.outbox.check_room(peer)
 
     def spread(self, words: Words) -> Future[None] | None:
@@ -123,7 +124,7 @@ class Replication:
 
         A put reaches the third owner through the second: then it is waited for first.
         """
-        if not self.outbox.streams:
+        if not self.chains.peers:
             return None
         view = self.chains.view
         if view is None or view.replicas <= 2:
@@ -131,20 +132,20 @@ class Replication:
         return then_ask(self.outbox.drained(), lambda _: self._spread_now(words).future)
 
     def _spread_now(self, words: Words) -> Change:
-        change = self.outbox.send(dict.fromkeys(self.outbox.streams, words))
-        if not self.outbox.streams:
+        change = self.outbox.send(dict.fromkeys(self.chains.peers, words))
+        if not self.chains.peers:
             self.outbox.settle(change)
         return change
 
     # -- changes that come from other shards ----------------------------------------------------------------------
 
-    def open(self, shard: str, incarnation: str) -> tuple[int, list[Future[None]]]:
+    def open(self, sender: tuple[str, str, int]) -> tuple[int, list[Future[None]]]:
         """A stream of another shard begins or goes on."""
-        return self.inflow.open(shard, incarnation)
+        return self.inflow.open(sender)
 
-    def take(self, shard: str, incarnation: str, seq: int, words: Sequence[bytes]) -> Future[None] | None:
+    def take(self, sender: tuple[str, str, int], seq: int, words: Sequence[bytes]) -> Future[None] | None:
         """Apply one item of a stream."""
-        return self.inflow.take(shard, incarnation, seq, lambda: self.engine.apply(words))
+        return self.inflow.take(sender, seq, lambda: self.engine.apply(words))
 
     # -- what a shard missed -------------------------------------------------------------------------------------
 

@@ -19,7 +19,7 @@ from stratacache.node.errors import UnavailableError
 
 if TYPE_CHECKING:
     from stratacache.cluster.replication import Replication
-    from stratacache.cluster.streams import Stream, Words
+    from stratacache.cluster.streams import Lane, Stream, Words
 
 OPEN_DEADLINE_S: Final = 2.0
 AGAIN_S: Final = 0.05
@@ -47,9 +47,9 @@ class StreamLinks:
         self._outbox = replication.outbox
         self._forwarder = forwarder
         self._loop = asyncio.get_running_loop()
-        self._runs: dict[str, tuple[Stream, asyncio.Task[None]]] = {}
-        self._links: dict[str, StreamLink] = {}
-        self._woken: set[str] = set()
+        self._runs: dict[Lane, tuple[Stream, asyncio.Task[None]]] = {}
+        self._links: dict[Lane, StreamLink] = {}
+        self._woken: set[Lane] = set()
         self._questions: set[asyncio.Task[None]] = set()
         self._outbox.wake = self._wake
         replication.ask = self._ask
@@ -58,14 +58,14 @@ class StreamLinks:
     def follow(self, view: View) -> None:
         """Connect the streams that are new, and give up those that are gone."""
         streams = self._outbox.streams
-        for peer, (stream, task) in list(self._runs.items()):
-            if streams.get(peer) is not stream:
+        for lane, (stream, task) in list(self._runs.items()):
+            if streams.get(lane) is not stream:
                 task.cancel()
-                del self._runs[peer]
-        for peer, stream in streams.items():
-            info = view.by_id.get(peer)
-            if peer not in self._runs and info is not None:
-                self._runs[peer] = (stream, self._loop.create_task(self._run(stream, info)))
+                del self._runs[lane]
+        for lane, stream in streams.items():
+            info = view.by_id.get(stream.peer)
+            if lane not in self._runs and info is not None:
+                self._runs[lane] = (stream, self._loop.create_task(self._run(stream, info)))
 
     async def _run(self, stream: Stream, info: ShardInfo) -> None:
         """Keep one stream connected."""
@@ -76,31 +76,31 @@ class StreamLinks:
                     opened = await StreamLink.open(info, self._token)
                     assert isinstance(opened, StreamLink)
                     link = opened
-                    applied = await link.call((b"SC.STREAM", *self._sender))
+                    applied = await link.call((b"SC.STREAM", *self._sender, b"%d" % stream.lane[1]))
                 if isinstance(applied, int):  # else it does not take changes from here, or not yet
-                    self._outbox.opened(stream.peer, stream.incarnation, applied)
-                    self._links[stream.peer] = link
-                    self._pump(stream.peer)
+                    self._outbox.opened(stream, applied)
+                    self._links[stream.lane] = link
+                    self._pump(stream.lane)
                     await link.ended.wait()
             except (UnavailableError, TimeoutError):
                 pass  # tried again below, for as long as it is in the view
             finally:
-                if self._links.get(stream.peer) is link:
-                    self._links.pop(stream.peer, None)
+                if self._links.get(stream.lane) is link:
+                    self._links.pop(stream.lane, None)
                 stream.broken()
                 if link is not None:
                     link.close()
             await asyncio.sleep(AGAIN_S)
 
-    def _wake(self, peer: str) -> None:
-        if peer not in self._woken:
-            self._woken.add(peer)
-            self._loop.call_soon(self._pump, peer)
+    def _wake(self, lane: Lane) -> None:
+        if lane not in self._woken:
+            self._woken.add(lane)
+            self._loop.call_soon(self._pump, lane)
 
-    def _pump(self, peer: str) -> None:
+    def _pump(self, lane: Lane) -> None:
         """Write what waits, one turn of the loop's changes at a time."""
-        self._woken.discard(peer)
-        stream, link = self._outbox.streams.get(peer), self._links.get(peer)
+        self._woken.discard(lane)
+        stream, link = self._outbox.streams.get(lane), self._links.get(lane)
         if stream is None or link is None or link.broken:
             return
 
@@ -111,9 +111,9 @@ class StreamLinks:
             if not isinstance(number, int):
                 link.close()  # a gap, or it has another view by now: the stream is resumed, or given up
                 return
-            self._outbox.answered(peer, stream.incarnation, number)
-            if len(stream) and stream.has_more:
-                self._wake(peer)
+            self._outbox.answered(stream, number)
+            if stream.has_more:
+                self._wake(lane)
 
         try:
             for words in stream.unsent():

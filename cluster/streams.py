@@ -24,6 +24,14 @@ WINDOW: Final = 4_000
 """Items that may be on a connection without an answer."""
 
 Words = tuple[bytes, ...]
+OWN: Final = 0
+RELAYED: Final = 1
+Lane = tuple[str, int]
+"""A peer, and whether the stream to it carries what began here or what is handed on for another.
+
+A connection answers in order, so what began here waits for what is handed on there. In one stream three shards could
+wait for each other in a circle; what is handed on ends at the third owner and waits for nothing.
+"""
 
 
 class Change:
@@ -39,10 +47,11 @@ class Change:
 
 
 class Stream:
-    """What goes to one incarnation of one peer."""
+    """What goes to one incarnation of one peer in one lane."""
 
-    def __init__(self, peer: str, incarnation: str) -> None:
-        self.peer = peer
+    def __init__(self, lane: Lane, incarnation: str) -> None:
+        self.lane = lane
+        self.peer = lane[0]
         self.incarnation = incarnation
         self.is_open = False
         self.bytes = 0
@@ -104,33 +113,33 @@ class Outbox:
     """All streams of a shard, and the changes that are not settled."""
 
     def __init__(self) -> None:
-        self.streams: dict[str, Stream] = {}
+        self.streams: dict[Lane, Stream] = {}
         self.unsettled: dict[bytes, Change] = {}
         """The last change of each key that not all who must have it have."""
-        self.wake: Callable[[str], None] = _nobody
-        """Told of a peer for which something was queued."""
+        self.wake: Callable[[Lane], None] = _nobody
+        """Told of a lane in which something was queued."""
         self._changes = 0
         self._open: dict[int, Change] = {}
         self._drains: deque[tuple[int, Future[None]]] = deque()
 
-    def follow(self, peers: Mapping[str, str]) -> dict[str, list[Change]]:
+    def follow(self, peers: Mapping[str, str], *, relays: bool) -> list[tuple[str, Change]]:
         """Keep streams to these peers and incarnations; gives what those that are dropped may not have."""
-        left: dict[str, list[Change]] = {}
-        for peer, stream in list(self.streams.items()):
-            if peers.get(peer) != stream.incarnation:
-                left[peer] = self.streams.pop(peer).abandon()
+        left: list[tuple[str, Change]] = []
+        for lane, stream in list(self.streams.items()):
+            if peers.get(stream.peer) != stream.incarnation:
+                left += [(stream.peer, change) for change in self.streams.pop(lane).abandon()]
         for peer, incarnation in peers.items():
-            if peer not in self.streams:
-                self.streams[peer] = Stream(peer, incarnation)
+            for number in (OWN, RELAYED)[: 1 + relays]:
+                self.streams.setdefault((peer, number), Stream((peer, number), incarnation))
         return left
 
     def check_room(self, peer: str) -> None:
         """Refuse a change that could not be queued; raises UnavailableError, and nothing was done."""
-        stream = self.streams[peer]
+        stream = self.streams[peer, OWN]
         if len(stream) >= ITEMS_MAX or stream.bytes >= BYTES_MAX:
             raise UnavailableError(f"{len(stream)} changes wait for {peer}: try again later")
 
-    def send(self, items: Mapping[str, Words], keys: Sequence[bytes] = ()) -> Change:
+    def send(self, items: Mapping[str, Words], keys: Sequence[bytes] = (), lane: int = OWN) -> Change:
         """Queue one change for some peers."""
         self._changes += 1
         change = Change(keys, self._changes)
@@ -139,31 +148,24 @@ class Outbox:
         for key in keys:
             self.unsettled[key] = change
         for peer, words in items.items():
-            self.streams[peer].add(words, change)
-            self.wake(peer)
+            self.streams[peer, lane].add(words, change)
+            self.wake((peer, lane))
         return change
 
     def resend(self, change: Change, peer: str, words: Words) -> None:
         """Send a change to another peer than the one that is gone; it goes on waiting."""
-        self.streams[peer].add(words, change)
-        self.wake(peer)
+        self.streams[peer, OWN].add(words, change)
+        self.wake((peer, OWN))
 
-    def opened(self, peer: str, incarnation: str, applied: int) -> None:
-        """A connection to a peer stands."""
-        stream = self.stream(peer, incarnation)
-        if stream is not None:
+    def opened(self, stream: Stream, applied: int) -> None:
+        """A connection for a stream stands."""
+        if self.streams.get(stream.lane) is stream:
             self._settle(stream.opened(applied))
 
-    def answered(self, peer: str, incarnation: str, seq: int) -> None:
-        """A peer has applied everything up to `seq`."""
-        stream = self.stream(peer, incarnation)
-        if stream is not None:
+    def answered(self, stream: Stream, seq: int) -> None:
+        """The peer has applied everything up to `seq`."""
+        if self.streams.get(stream.lane) is stream:
             self._settle(stream.answered(seq))
-
-    def stream(self, peer: str, incarnation: str) -> Stream | None:
-        """The stream to this very incarnation."""
-        stream = self.streams.get(peer)
-        return stream if stream is not None and stream.incarnation == incarnation else None
 
     def _settle(self, changes: Sequence[Change]) -> None:
         for change in changes:
@@ -203,14 +205,13 @@ class Inflow:
 
     def __init__(self) -> None:
         self._peers: Mapping[str, str] = {}
-        self._applied: dict[tuple[str, str], int] = {}
-        self._pending: dict[tuple[str, str], dict[int, Future[None]]] = {}
+        self._applied: dict[tuple[str, str, int], int] = {}
+        self._pending: dict[tuple[str, str, int], dict[int, Future[None]]] = {}
 
     def follow(self, peers: Mapping[str, str]) -> None:
         """Take items from these incarnations only."""
         self._peers = dict(peers)
-        known = {(peer, number) for peer, number in peers.items()}
-        for gone in self._applied.keys() - known:
+        for gone in [sender for sender in self._applied if peers.get(sender[0]) != sender[1]]:
             del self._applied[gone]
             self._pending.pop(gone, None)
 
@@ -218,19 +219,17 @@ class Inflow:
         if self._peers.get(peer) != incarnation:
             raise CommandError(f"SUSPENDED 0 {peer} is not in the view")
 
-    def open(self, peer: str, incarnation: str) -> tuple[int, list[Future[None]]]:
-        """A connection of a peer begins: the last number that was applied, and what of it is not done yet."""
-        self._check(peer, incarnation)
-        sender = (peer, incarnation)
+    def open(self, sender: tuple[str, str, int]) -> tuple[int, list[Future[None]]]:
+        """A connection of a peer's lane begins: the last number that was applied, and what of it is not done yet."""
+        self._check(*sender[:2])
         pending = self._pending.setdefault(sender, {})
         return self._applied.setdefault(sender, 0), list(pending.values())
 
     def take(
-        self, peer: str, incarnation: str, seq: int, apply: Callable[[], Future[None] | None]
+        self, sender: tuple[str, str, int], seq: int, apply: Callable[[], Future[None] | None]
     ) -> Future[None] | None:
         """Apply an item unless it has been; done with the future, or now. Raises CommandError for a gap."""
-        self._check(peer, incarnation)
-        sender = (peer, incarnation)
+        self._check(*sender[:2])
         pending = self._pending.setdefault(sender, {})
         applied = self._applied.get(sender, 0)
         if seq <= applied:
@@ -246,5 +245,5 @@ class Inflow:
         return future
 
 
-def _nobody(_peer: str) -> None:
+def _nobody(_lane: Lane) -> None:
     """No shell yet."""

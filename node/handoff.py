@@ -119,10 +119,12 @@ def then(source: Future[T], step: Callable[[T], R]) -> Future[R]:
 
 
 def then_ask(source: Future[T], step: Callable[[T], R | Future[R]] | Callable[[T], Future[R]]) -> Future[R]:
-    """A future of what `step` answers at once or later."""
+    """A future of what `step` answers at once or later; cancelling it cancels what it waits for, or the step."""
     target: Future[R] = Future()
 
     def on_answer(done: Future[R]) -> None:
+        if target.cancelled():
+            return
         error = done.exception()
         if error is not None:
             target.set_exception(error)
@@ -130,13 +132,17 @@ def then_ask(source: Future[T], step: Callable[[T], R | Future[R]] | Callable[[T
             target.set_result(done.result())
 
     def on_done(done: Future[T]) -> None:
+        if target.cancelled():
+            return
         try:
             answer = step(done.result())
         except BaseException as error:  # noqa: BLE001 - whoever waits for the future handles it
             target.set_exception(error)
             return
         if isinstance(answer, Future):
-            answer.add_done_callback(on_answer)
+            asked = answer
+            target.add_done_callback(lambda _: asked.cancel() if target.cancelled() else None)
+            asked.add_done_callback(on_answer)
         else:
             target.set_result(answer)
 

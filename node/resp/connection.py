@@ -64,7 +64,7 @@ class Connection(ReadLoop, asyncio.Protocol):
         self.tracking: TrackingClient | None = None
         self.leases: dict[bytes, bytes] = {}  # token -> key of the fill leases that were granted here
         self.channels: dict[bytes, None] = {}  # SUBSCRIBE
-        self.stream: tuple[str, str] | None = None  # the shard and incarnation whose changes come here
+        self.stream: tuple[str, str, int] | None = None  # the shard, incarnation and lane whose changes come here
         self.reply_mode = ReplyMode.ON
         self.closing = False
         self.output_since_ms = 0  # since when the client has not read what it was sent; 0: it reads

@@ -65,14 +65,15 @@ class Departures(Protocol):
 class Copies(Protocol):
     """What a shard does for the other owners of its keys; the cluster sets it when there are any."""
 
-    def open(self, shard: str, incarnation: str) -> tuple[int, list[Future[None]]]:
-        """Another shard's stream begins: the number of the last change applied, and what of them is not recorded yet.
+    def open(self, sender: tuple[str, str, int]) -> tuple[int, list[Future[None]]]:
+        """A stream begins, of another shard, its incarnation and lane: the last number that was applied, and what of
+        all those is not recorded yet.
 
         Raises CommandError for one that is not in the view.
         """
         ...
 
-    def take(self, shard: str, incarnation: str, seq: int, words: Sequence[bytes]) -> Future[None] | None:
+    def take(self, sender: tuple[str, str, int], seq: int, words: Sequence[bytes]) -> Future[None] | None:
         """Apply a change of that stream, once; it is recorded when the future is done, or already."""
         ...
 

@@ -17,6 +17,7 @@ def main() -> int:
     parser.add_argument("--seeds", default="0:100", help="A:B (B excluded), or one seed")
     parser.add_argument("--ops", type=int, default=160, help="operations for each seed")
     parser.add_argument("--shards", type=int, default=None, help="fix the number of shards")
+    parser.add_argument("--replicas", type=int, default=None, help="fix the number of owners of each key")
     parser.add_argument("--break", dest="breaks", default=None, help="plant this bug: a violation must be found")
     parser.add_argument("--list-breaks", action="store_true", help="name the bugs that can be planted")
     parser.add_argument("--trace", action="store_true", help="print what happens")
@@ -33,7 +34,11 @@ def main() -> int:
     with broken(arguments.breaks):
         for done, seed in enumerate(seeds, 1):
             outcome = simulate(
-                seed, ops=arguments.ops, shards=arguments.shards, trace=print if arguments.trace else None
+                seed,
+                ops=arguments.ops,
+                shards=arguments.shards,
+                replicas=arguments.replicas,
+                trace=print if arguments.trace else None,
             )
             counts += outcome.counts
             faults += outcome.faults
@@ -41,6 +46,7 @@ def main() -> int:
             if outcome.violation is not None:
                 extra = f" --ops {arguments.ops}" if arguments.ops != 160 else ""
                 extra += f" --shards {arguments.shards}" if arguments.shards else ""
+                extra += f" --replicas {arguments.replicas}" if arguments.replicas else ""
                 extra += f" --break {arguments.breaks}" if arguments.breaks else ""
                 print(f"seed {seed} (after {done} seeds): {outcome.violation}")
                 print(f"replay: python -m tests.simulation --seeds {seed}{extra} --trace")

@@ -31,6 +31,7 @@ class SimCluster:
         lease_ms: int,
         has_disk: bool,
         l1_bytes_max: int,
+        replicas: int = 1,
     ) -> None:
         self.world = world
         self.oracle = oracle
@@ -42,7 +43,7 @@ class SimCluster:
         self.start_ms = START_MS
         """How long Ray takes to start a process, at most."""
         self.config = ClusterConfig(
-            name=self.name, uid=self.uid, shards=shards, lease_ms=lease_ms, start_timeout_ms=60_000
+            name=self.name, uid=self.uid, shards=shards, replicas=replicas, lease_ms=lease_ms, start_timeout_ms=60_000
         )
         object.__setattr__(self.config, "l1_bytes_max", l1_bytes_max)  # smaller than a user may ask for
         names = ["head", *(f"m{number}" for number in range(machines))]

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from random import Random
 
 from tests.simulation.clients import KEYS, ClientProcess
 from tests.simulation.cluster import SimCluster
@@ -32,8 +33,18 @@ class Outcome:
     simulated_s: float
 
 
+def copies_of(seed: int, shards: int) -> int:
+    """How many owners a key has in this seed; drawn apart from the rest, so that old seeds stay as they were."""
+    return min(shards, Random(f"copies {seed}").choice((1, 1, 2, 2, 3)))
+
+
 def simulate(
-    seed: int, *, ops: int = 160, shards: int | None = None, trace: Callable[[str], None] | None = None
+    seed: int,
+    *,
+    ops: int = 160,
+    shards: int | None = None,
+    replicas: int | None = None,
+    trace: Callable[[str], None] | None = None,
 ) -> Outcome:
     """Run one seed to its end or to its first violation."""
     logging.getLogger("stratacache").setLevel(logging.CRITICAL)  # failures are the rule here
@@ -41,10 +52,13 @@ def simulate(
     world.trace = trace
     oracle = Oracle(world)
     random = world.random
+    count = shards or random.choice((1, 2, 3, 3, 4, 5))
+    oracle.replicas = min(replicas, count) if replicas else copies_of(seed, count)
     cluster = SimCluster(
         world,
         oracle,
-        shards=shards or random.choice((1, 2, 3, 3, 4, 5)),
+        shards=count,
+        replicas=oracle.replicas,
         machines=random.choice((1, 2, 3, 4)),
         lease_ms=random.choice((1000, 2000, 2000, 4000, 10_000)),
         has_disk=random.random() < 0.8,

@@ -13,12 +13,15 @@ from typing import TYPE_CHECKING, Any, cast
 
 from stratacache.cluster import messages as m
 from stratacache.cluster.debts import merged
+from stratacache.cluster.replicated import ReplicatedCache
+from stratacache.cluster.replication import Replication
 from stratacache.cluster.serving import Serving
 from stratacache.node.config import NodeConfig
 from stratacache.node.engine import MultiLevelCache
 from stratacache.node.resp.config import ServerConfig
 from stratacache.node.resp.server import Connection, Identity, NodeServer
 from stratacache.node.types import RemovalCause
+from tests.simulation.copies import SimLinks
 from tests.simulation.network import Pipe
 from tests.simulation.routing import RingRouter
 from tests.simulation.world import Loop, Machine, Process
@@ -69,6 +72,9 @@ class ShardProcess(Process):
         self.engine: MultiLevelCache
         self.server: NodeServer
         self.router: RingRouter
+        self.replication: Replication | None = None
+        self.links: SimLinks | None = None
+        self._settling = 0
         self._coordinator: Any = None
         self._events: deque[tuple[m.ServingEvent, Callable[[list[Any]], None]]] = deque()
         self._busy = False
@@ -106,15 +112,26 @@ class ShardProcess(Process):
 
     def _open(self, port: int) -> None:
         config = self.cluster.config
-        self.engine = MultiLevelCache(
+        made = ReplicatedCache if config.replicas > 1 else MultiLevelCache
+        self.engine = made(
             NodeConfig(l1_bytes_max=config.l1_bytes_max, seed=self.incarnation), clock=self.machine, post=self.deliver
         )
+        if isinstance(self.engine, ReplicatedCache):
+            self.replication = Replication(
+                self.shard, self.engine, may_serve=lambda: bool(self.server.may_serve()), missed=self._missed
+            )
+            self.links = SimLinks(self, self.replication)
         for record in self.home.records:
-            self.engine.put(
-                record.key, record.payload, expires_ms=record.expires_ms, tags=record.tags, codec=record.codec
+            MultiLevelCache.put(
+                self.engine,
+                record.key,
+                record.payload,
+                expires_ms=record.expires_ms,
+                tags=record.tags,
+                codec=record.codec,
             )
         self.port = self.cluster.listen(self, port)
-        self.router = RingRouter(self.shard)
+        self.router = RingRouter(self.shard, self.replication.chains if self.replication is not None else None)
         self.server = NodeServer(
             self.engine,
             ServerConfig(port=self.port),
@@ -124,6 +141,7 @@ class ShardProcess(Process):
         self.server.loop = cast("Any", Loop(self))
         self.server.serve_until_ms = 0
         self.server.owe = self._owe
+        self.server.copies = self.replication
         self._tick()
 
     def _tick(self) -> None:
@@ -154,9 +172,18 @@ class ShardProcess(Process):
 
     def handle(self, event: m.ServingEvent, done: Callable[[list[Any]], None] = lambda _: None) -> None:
         """Queue an event; `done` gets what this shard vouches for."""
-        self._events.append((event, done))
+        self._events.append((event, lambda answers: self._answer(answers, done)))
         if not self._busy:
             self._next()
+
+    def _answer(self, answers: list[Any], done: Callable[[list[Any]], None]) -> None:
+        """As ShardActor.deliver: what is on its way to other owners is waited for outside the turn."""
+        if not self._settling or self.replication is None:
+            done(answers)
+            return
+        epoch, self._settling = self._settling, 0
+        waited = self.replication.outbox.drained()
+        waited.add_done_callback(lambda _: self.deliver(lambda: self.handle(m.Settled(epoch=epoch), done)))
 
     def _next(self) -> None:
         self._busy = bool(self._events)
@@ -175,6 +202,18 @@ class ShardProcess(Process):
     def _note(self, kind: str, names: Sequence[bytes], cause: RemovalCause, seq: int) -> None:
         if kind != "keys":
             self.serving.handle(m.Invalidated(debt=m.Debt(kind=kind, names=tuple(names))), 0)
+        elif self.replication is not None:
+            for key in names:
+                for shard in self.replication.chains.away(key):
+                    self._missed(shard, (key,))
+
+    def _missed(self, shard: str, keys: Sequence[bytes]) -> None:
+        for key in keys:
+            self.serving.handle(m.Invalidated(debt=m.Debt(kind="keys", names=(key,)), shard=shard), 0)
+
+    @property
+    def _alone(self) -> MultiLevelCache:
+        return self.engine.alone() if isinstance(self.engine, ReplicatedCache) else self.engine
 
     def _owe(self, keys: Sequence[bytes]) -> None:
         self.serving.handle(m.Invalidated(debt=m.Debt(kind="keys", names=tuple(keys))), 0)
@@ -198,8 +237,13 @@ class ShardProcess(Process):
                 self.server.hold_invalidations = on
             case m.ServeUntil(ms=ms):
                 self.server.serve_until_ms = ms
+            case m.HoldChains(view=view) if self.replication is not None and self.links is not None:
+                self.replication.prepare(view)
+                self.links.follow(view)
+            case m.Settle(epoch=epoch):
+                self._settling = epoch
             case m.DropContent():
-                self.engine.clear()
+                self._alone.clear()
                 return slow_ms
             case m.PayDebts(debts=debts):
                 self._pay(debts)
@@ -207,9 +251,12 @@ class ShardProcess(Process):
             case m.StoreState(epoch=epoch, ring=ring):
                 self.after(slow_ms * 0.99, lambda: self._store(epoch, ring))
                 return slow_ms
-            case m.ShowView(view=view):
+            case m.ShowView(view=view, returns=returns):
                 self.server.set_view(view.to_bytes(), view.epoch)
                 self.router.set_view(view)
+                if self.replication is not None and self.links is not None:
+                    self.replication.activate(view, returns=returns)
+                    self.links.follow(view)
                 self.cluster.oracle.saw_view(view, self.name)
             case m.Answer(event=answer):
                 answers.append(answer)
@@ -236,13 +283,13 @@ class ShardProcess(Process):
         for debt in merged(debts):
             match debt.kind:
                 case "tags":
-                    self.engine.invalidate_tags(debt.names)
+                    self._alone.invalidate_tags(debt.names)
                 case "keys":
-                    self.engine.invalidate_keys(debt.names)
+                    self._alone.invalidate_keys(debt.names)
                 case "namespace":
-                    self.engine.invalidate_namespace(debt.names[0])
+                    self._alone.invalidate_namespace(debt.names[0])
                 case _:
-                    self.engine.clear()
+                    self._alone.clear()
 
     # -------------------------------------------------------------- the serving lease, as ShardActor._keep_lease
 

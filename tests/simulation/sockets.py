@@ -39,6 +39,8 @@ SYN_AGAIN_MS = 1000.0
 class Socket:
     """One connection of a client to whoever listens at a shard's address."""
 
+    nothing = _NOTHING
+
     def __init__(self, client: Process, cluster: SimCluster, shard: ShardInfo) -> None:
         self.client = client
         self.cluster = cluster

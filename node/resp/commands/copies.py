@@ -27,11 +27,12 @@ def _copies(connection: Connection) -> Copies:
     return copies
 
 
-@command("sc.stream", 3, Flag.ADMIN, group="native")
+@command("sc.stream", 4, Flag.ADMIN, group="native")
 def sc_stream(connection: Connection, argv: list[bytes]) -> Reply:
     """Begin or resume a shard's stream of changes: the number of the last one that was applied and recorded."""
-    sender = argv[1].decode("utf-8", "replace"), argv[2].decode("utf-8", "replace")
-    applied, pending = _copies(connection).open(*sender)
+    shard, incarnation = argv[1].decode("utf-8", "replace"), argv[2].decode("utf-8", "replace")
+    sender = (shard, incarnation, count_of(argv[3], "lane", 0, 1))
+    applied, pending = _copies(connection).open(sender)
     connection.stream = sender
     return gather(pending, lambda _: integer(applied))
 
@@ -42,7 +43,7 @@ def sc_repl(connection: Connection, argv: list[bytes]) -> Reply:
     if connection.stream is None:
         raise CommandError("ERR SC.STREAM first")
     seq = count_of(argv[1], "number", 1)
-    done = _copies(connection).take(*connection.stream, seq, argv[2:])
+    done = _copies(connection).take(connection.stream, seq, argv[2:])
     return when(done, lambda _: integer(seq))
 
 

@@ -36,7 +36,9 @@ SEEDS_MAX = 40
 @pytest.mark.parametrize("seed", sorted({*FIXED, *REGRESSIONS}))
 def test_a_fixed_seed_shows_no_violation(seed: int) -> None:
     """The same misfortunes in every run, those that once found a hole among them."""
-    assert simulate(seed).violation is None, f"replay: python -m tests.simulation --seeds {seed} --trace"
+    replicas = 1 if seed in REGRESSIONS else None
+    violation = simulate(seed, replicas=replicas).violation
+    assert violation is None, f"{violation}; replay: python -m tests.simulation --seeds {seed} --trace"
 
 
 def test_fresh_seeds_show_no_violation() -> None:
@@ -64,7 +66,7 @@ def test_the_double_gives_its_server_what_the_actor_gives() -> None:
     """What the shard's shell sets on its server, its mirror sets too: few seeds show what is left out."""
     given = _given_to_the_server(shard_actor)
     assert {"owe", "hold_invalidations", "serve_until_ms"} <= given
-    assert given <= _given_to_the_server(shards)
+    assert given - {"node_stats"} <= _given_to_the_server(shards)  # nothing is decided by what SC.STATS tells
 
 
 def test_every_break_is_described() -> None:

@@ -34,6 +34,9 @@ class Ring:
         self.down = down
         self.calls: list[tuple[str, bytes]] = []
 
+    def reader(self, key: bytes) -> str | None:
+        return self.owner(key)
+
     def owner(self, key: bytes) -> str | None:
         owner = owner_of(key)
         return None if owner == self.own else owner

@@ -17,12 +17,13 @@ NOT_AN_INTEGER: Final = "ERR value is not an integer or out of range"
 SYNTAX: Final = "ERR syntax error"
 WRONG_TYPE: Final = "WRONGTYPE Operation against a key holding the wrong kind of value"
 
-_INTEGER: Final = re.compile(rb"(?:0|-?[1-9][0-9]{0,18})\Z").match
+ZERO_DIGIT: Final = ord("0")
 
 
 def integer_in(text: bytes) -> int | None:
     """A 64-bit integer in its only spelling, else None (Redis's string2ll)."""
-    if _INTEGER(text) is None:
+    digits = text if text.isdigit() else text.removeprefix(b"-")
+    if not digits.isdigit() or len(digits) > 19 or (digits[0] == ZERO_DIGIT and len(text) > 1):
         return None
     value = int(text)
     return value if INT64_MIN <= value <= INT64_MAX else None
@@ -45,7 +46,8 @@ def cursor_of(text: bytes) -> int:
 
 def count_of(text: bytes, what: str, least: int = 0, most: int = INT64_MAX) -> int:
     """An integer within bounds, for our own commands."""
-    value = integer_in(text)
+    plain = text.isdigit() and len(text) < 19 and text[0] != ZERO_DIGIT
+    value = int(text) if plain else integer_in(text)
     if value is None or not least <= value <= most:
         bound = f"from {least} to {most}" if most < INT64_MAX else f"of at least {least}"
         raise CommandError(f"ERR {what} must be an integer {bound}")
@@ -54,7 +56,7 @@ def count_of(text: bytes, what: str, least: int = 0, most: int = INT64_MAX) -> i
 
 def expires_at(text: bytes, unit: bytes, now_ms: int, command: str) -> int:
     """When something expires, in ms on the node's clock; `unit` is EX, PX, EXAT or PXAT."""
-    value = integer_of(text)
+    value = int(text) if text.isdigit() and len(text) < 19 and text[0] != ZERO_DIGIT else integer_of(text)
     seconds = unit in (b"EX", b"EXAT")
     if value <= 0 or (seconds and value > INT64_MAX // 1000):
         raise CommandError(f"ERR invalid expire time in '{command}' command")

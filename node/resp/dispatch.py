@@ -64,7 +64,7 @@ def _run(connection: Connection, argv: list[bytes]) -> Reply:
     found = find(argv[0], argv[1] if len(argv) > 1 else None)
     if found is None:
         return refuse(connection, _unknown(argv))
-    if not found.fits(len(argv)):
+    if not found.least <= len(argv) <= found.most:
         wrong = f"wrong number of arguments for '{found.name}' command"
         if found.name == "exec":
             connection.leave_transaction()
@@ -191,11 +191,11 @@ def _unknown(argv: list[bytes]) -> str:
 
 def stored(done: object, reply: bytes = OK) -> Reply:
     """The reply of a put: at once, or when the disk has it."""
+    if done is True:
+        return reply
     if isinstance(done, Future):
         return Later(done, lambda result: stored(result, reply), applied=True)
-    if not done:
-        raise CommandError("OOM the value is larger than every level of this node can hold")
-    return reply
+    raise CommandError("OOM the value is larger than every level of this node can hold")
 
 
 def when(result: Any, then: Callable[[Any], Reply], *, applied: bool = False) -> Reply:

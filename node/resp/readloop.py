@@ -149,8 +149,7 @@ class ReadLoop:
         if key.startswith(b"default:"):
             key = canonical(key)
         try:
-            done = put(key, value)
-            return OK if done is True else stored(done)
+            return stored(put(key, value))
         except Exception as problem:  # noqa: BLE001 (answered, and logged when it is unforeseen)
             return self._failed(problem)
 

@@ -219,7 +219,8 @@ class NodeServer:
 
     def may_serve(self) -> bool:
         """Whether data commands are answered at this moment."""
-        return self.engine.now_ms() < self.serve_until_ms
+        until_ms = self.serve_until_ms
+        return until_ms == NEVER_MS or self.engine.now_ms() < until_ms
 
     def _own_view(self) -> bytes:
         """The view of a node that is no part of a cluster."""

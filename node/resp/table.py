@@ -9,6 +9,7 @@ command without READ, WRITE or an administrative flag touches no data.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass, field
@@ -90,6 +91,9 @@ class Command:
     subcommands: dict[bytes, Command] = field(default_factory=dict)
     find_keys: Callable[[list[bytes]], list[bytes]] | None = None  # where keys stand at no regular places
     # What dispatch asks of the flags, worked out once: operations on an IntFlag are slow.
+    least: int = field(init=False)
+    most: int = field(init=False)
+    """How many arguments it takes, with its name."""
     access: Access = field(init=False)
     """What a connection needs to run it."""
     touches_data: bool = field(init=False)
@@ -103,6 +107,8 @@ class Command:
         flags = self.flags
         access = Access.FULL if flags & (Flag.WRITE | Flag.ADMIN) else Access.READ
         for name, value in (
+            ("least", abs(self.arity)),
+            ("most", self.arity if self.arity > 0 else sys.maxsize),
             ("access", Access.NONE if flags & Flag.NO_AUTH else access),
             ("touches_data", bool(flags & (Flag.READ | Flag.WRITE))),
             ("reads", bool(flags & Flag.READ)),
@@ -113,7 +119,7 @@ class Command:
 
     def fits(self, count: int) -> bool:
         """Whether `count` arguments (with the name) are allowed."""
-        return count == self.arity if self.arity > 0 else count >= -self.arity
+        return self.least <= count <= self.most
 
     def keys(self, argv: list[bytes]) -> list[bytes]:
         """The arguments that are keys, as they were sent."""

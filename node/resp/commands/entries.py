@@ -25,7 +25,7 @@ _READS_MAX: Final = 3
 
 def kept_ms(expires_ms: int) -> int:
     """An expiry as the engine stores it: positive, and short of "never"."""
-    return max(1, min(expires_ms, FOREVER_MS))
+    return expires_ms if 0 < expires_ms < NEVER_MS else max(1, min(expires_ms, FOREVER_MS))
 
 
 def read(connection: Connection, key: bytes, then: Callable[[Entry | None], Reply]) -> Reply:

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from itertools import islice
+from operator import length_hint
 from typing import TYPE_CHECKING
 
 import msgpack
@@ -24,9 +26,11 @@ from stratacache.node.resp.table import Flag, Reply, command
 if TYPE_CHECKING:
     from concurrent.futures import Future
 
+    from stratacache.node.engine import MultiLevelCache
     from stratacache.node.resp.connection import Connection
 
 PROTOCOL = 1
+_CONDITIONS = frozenset({b"NX", b"XX"})
 CODEC_MAX = 255
 _CODECS = [b":%d\r\n" % codec for codec in range(CODEC_MAX + 1)]
 TOUCHES_MAX = 16
@@ -135,31 +139,28 @@ class PutOptions:
 def parse_put(words: list[bytes], now_ms: int, *, many: bool = False) -> PutOptions:
     """Read the options behind a put; raises CommandError."""
     options = PutOptions()
-    position = 0
-    while position < len(words):
-        word = words[position].upper()
-        if word in (b"NX", b"XX") and not many and options.condition in (b"", word):
+    rest = iter(words)
+    for name in rest:
+        word = name.upper()
+        if word in _CONDITIONS and not many and options.condition in (b"", word):
             options.condition = word
-            position += 1
             continue
-        if position + 1 >= len(words):
+        value = next(rest, None)
+        if value is None:
             raise CommandError(SYNTAX)
-        value = words[position + 1]
-        position += 2
         if word == b"PX":
             options.expires_ms = kept_ms(now_ms + count_of(value, "PX", 1))
         elif word == b"COST":
             options.cost_s = _cost(value)
         elif word == b"TAGS":
-            count = count_of(value, "the number of tags", 0, len(words) - position)
-            options.tags = tuple(words[position : position + count])
-            position += count
-        elif word == b"META":
-            options.metadata = value
+            count = count_of(value, "the number of tags", 0, length_hint(rest))
+            options.tags = tuple(islice(rest, count))
         elif word == b"CODEC" and not many:
             options.codec = count_of(value, "CODEC", 0, CODEC_MAX)
         elif word == b"LEASE" and not many:
             options.lease = value
+        elif word == b"META":
+            options.metadata = value
         else:
             raise CommandError(SYNTAX)
     return options
@@ -175,8 +176,8 @@ def _cost(text: bytes) -> float:
     return cost_s
 
 
-def _put(connection: Connection, key: bytes, payload: bytes, options: PutOptions) -> bool | Future[bool]:
-    return connection.engine.put(
+def _put(engine: MultiLevelCache, key: bytes, payload: bytes, options: PutOptions) -> bool | Future[bool]:
+    return engine.put(
         key,
         payload,
         expires_ms=options.expires_ms,
@@ -192,21 +193,18 @@ def _put(connection: Connection, key: bytes, payload: bytes, options: PutOptions
 def sc_put(connection: Connection, argv: list[bytes]) -> Reply:
     """Put a payload with its TTL, tags, cost, codec, metadata and lease."""
     key = canonical(argv[1])
-    options = parse_put(argv[3:], connection.engine.now_ms())
-
+    engine = connection.engine
+    options = parse_put(argv[3:], engine.now_ms())
     if options.lease is not None:
         connection.leases.pop(options.lease, None)
-
-    def reply(done: bool) -> bytes:
-        return OK if done else connection.null
-
     if not options.condition:
-        return when(_put(connection, key, argv[2], options), reply, applied=True)
+        done = _put(engine, key, argv[2], options)
+        return OK if done is True else when(done, lambda done: OK if done else connection.null, applied=True)
 
     def decide(entry: Entry | None) -> Reply:
         if options.condition == (b"XX" if entry is None else b"NX"):
             return connection.null
-        return when(_put(connection, key, argv[2], options), reply)
+        return when(_put(engine, key, argv[2], options), lambda done: OK if done else connection.null, applied=True)
 
     return change(connection, key, decide)
 
@@ -227,7 +225,7 @@ def sc_mput(connection: Connection, argv: list[bytes]) -> Reply:
         options.codec = codec
         options.lease = lease or None
         connection.leases.pop(lease, None)
-        done.append(_put(connection, canonical(key), payload, options))
+        done.append(_put(connection.engine, canonical(key), payload, options))
     return gather(done, lambda stored: array([ONE if one else ZERO for one in stored]), applied=True)
 
 

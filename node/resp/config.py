@@ -33,6 +33,8 @@ class ServerConfig:
     tls_certificate: Path | None = None
     tls_key: Path | None = None
     tls_client_ca: Path | None = None  # with it, a client must show a certificate that this authority signed
+    tls_ca: Path | None = None  # who signed the other shards' certificates; None: an authority that the system trusts
+    tls_server_name: str | None = None  # name in the shards' certificates, when it is not the address they listen on
     connections_max: int = 10_000
     value_bytes_max: int = 64 * MIB
     query_bytes_max: int = 256 * MIB  # one command with all its arguments
@@ -64,8 +66,9 @@ class ServerConfig:
             raise UsageError("read_token and token are the same")
         if (self.tls_certificate is None) != (self.tls_key is None):
             raise UsageError("TLS needs both tls_certificate and tls_key")
-        if self.tls_client_ca is not None and self.tls_certificate is None:
-            raise UsageError("tls_client_ca needs tls_certificate and tls_key")
+        for name in ("tls_client_ca", "tls_ca", "tls_server_name"):
+            if getattr(self, name) is not None and self.tls_certificate is None:
+                raise UsageError(f"{name} needs tls_certificate and tls_key")
         if self.query_bytes_max < self.value_bytes_max:
             raise UsageError("query_bytes_max is below value_bytes_max: no client could send the largest value")
         for name in ("connections_max", "value_bytes_max", "output_bytes_max", "transaction_commands_max"):

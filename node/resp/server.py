@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
-import ssl
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -19,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Final
 import msgpack
 
 from stratacache.node.entry import NEVER_MS
-from stratacache.node.resp import commands
+from stratacache.node.resp import commands, tls
 from stratacache.node.resp.commands.tracking import Tracking
 from stratacache.node.resp.config import ServerConfig
 from stratacache.node.resp.connection import Connection
@@ -129,7 +128,7 @@ class NodeServer:
         port = 0
         if config.port is not None:
             server = await self.loop.create_server(
-                self._connection, config.host, config.port, ssl=self._tls(), backlog=1024
+                self._connection, config.host, config.port, ssl=tls.listening(config), backlog=1024
             )
             self._servers.append(server)
             port = server.sockets[0].getsockname()[1]
@@ -176,18 +175,6 @@ class NodeServer:
         fresh.chmod(0o600)
         fresh.rename(path)
         self._servers.append(server)
-
-    def _tls(self) -> ssl.SSLContext | None:
-        config = self.config
-        if config.tls_certificate is None:
-            return None
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        context.minimum_version = ssl.TLSVersion.TLSv1_2
-        context.load_cert_chain(config.tls_certificate, config.tls_key)
-        if config.tls_client_ca is not None:
-            context.load_verify_locations(config.tls_client_ca)
-            context.verify_mode = ssl.CERT_REQUIRED
-        return context
 
     def _tick(self) -> None:
         """What time brings: expiry, sweeping, heartbeats, slow and idle clients."""

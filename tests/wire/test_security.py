@@ -1,20 +1,12 @@
-"""Nobody gets in unasked: protected mode, tokens, the read-only token, TLS."""
+"""Nobody gets in unasked: protected mode, tokens, the read-only token. TLS: test_tls.py."""
 
 from __future__ import annotations
 
-import datetime as dt
-import socket
-import ssl
 import subprocess
 import sys
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
 
 from stratacache.node.errors import UsageError
 from stratacache.node.resp import commands
@@ -131,68 +123,3 @@ def test_auth_inside_a_pipeline(guarded: int) -> None:
             request("GET", "a") + request("AUTH", "s3cret") + request("PING") + request("SET", "b", "x" * 20_000)
         )
         assert [client.read()[0] for _ in range(4)] == ["-", "+", "+", "+"]
-
-
-def certificate(
-    directory: Path, name: str, issuer: tuple[x509.Certificate, ec.EllipticCurvePrivateKey] | None = None
-) -> tuple[Path, Path, tuple[x509.Certificate, ec.EllipticCurvePrivateKey]]:
-    """Write a certificate for localhost and its key."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
-    now = dt.datetime.now(dt.UTC)
-    made = (
-        x509.CertificateBuilder()
-        .subject_name(subject)
-        .issuer_name(issuer[0].subject if issuer else subject)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - dt.timedelta(days=1))
-        .not_valid_after(now + dt.timedelta(days=1))
-        .add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), critical=False)
-        .add_extension(x509.BasicConstraints(ca=issuer is None, path_length=None), critical=True)
-        .sign(issuer[1] if issuer else key, hashes.SHA256())
-    )
-    certificate_path, key_path = directory / f"{name}.crt", directory / f"{name}.key"
-    certificate_path.write_bytes(made.public_bytes(serialization.Encoding.PEM))
-    key_path.write_bytes(
-        key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-    )
-    return certificate_path, key_path, (made, key)
-
-
-def refused(port: int, context: ssl.SSLContext) -> bool:
-    """Whether the node closes a TLS connection instead of answering."""
-    try:
-        with (
-            socket.create_connection(("127.0.0.1", port), 10) as sock,
-            context.wrap_socket(sock, server_hostname="localhost") as secure,
-        ):
-            secure.sendall(request("PING"))
-            return secure.recv(100) == b""
-    except (ssl.SSLError, ConnectionError):
-        return True
-
-
-def test_tls_with_client_certificates(tmp_path: Path) -> None:
-    """TLS serves who trusts the certificate, refuses plain text, and asks for a client certificate when told to."""
-    ca_path, _, ca = certificate(tmp_path, "ca")
-    cert, key, _ = certificate(tmp_path, "localhost", ca)
-    client_cert, client_key, _ = certificate(tmp_path, "client", ca)
-    options = ("--tls-cert", str(cert), "--tls-key", str(key), "--tls-client-ca", str(ca_path))
-    with running_node(*options) as (_, port):
-        context = ssl.create_default_context(cafile=str(ca_path))
-        context.load_cert_chain(client_cert, client_key)
-        with (
-            socket.create_connection(("127.0.0.1", port), 10) as sock,
-            context.wrap_socket(sock, server_hostname="localhost") as secure,
-        ):
-            secure.sendall(request("SET", "k", b"x" * 300_000) + request("STRLEN", "k"))
-            received = b""
-            while not received.endswith(b":300000\r\n"):
-                received += secure.recv(4096)
-            assert received == b"+OK\r\n:300000\r\n"
-        stranger = ssl.create_default_context(cafile=str(ca_path))
-        assert refused(port, stranger), "served without a client certificate"
-        with Raw(port) as plain:
-            plain.send(request("PING"))
-            assert plain.closed_by_server()

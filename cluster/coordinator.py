@@ -13,19 +13,31 @@ Invariants:
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from enum import Enum
-from typing import Final
+from typing import Any, Final
 
 from stratacache.client.view import ACTIVE, ShardInfo, View
 from stratacache.cluster import messages as m
+from stratacache.cluster.changes import JOIN_TIMEOUT_MS, Change, begin_change, begin_joining
 from stratacache.cluster.members import Member, Process, wanted_shards
+from stratacache.cluster.membership import (
+    WINDOW_MS,
+    HandingOver,
+    in_order,
+    is_gone,
+    moves_keys,
+    progress,
+    resized,
+    ring_follows,
+    shard_number,
+    why_not_yet,
+    without,
+)
 from stratacache.cluster.placement import place
-from stratacache.cluster.warmth import keep_at_first_start, keep_at_return, view_ring
+from stratacache.cluster.recovery import CONFIRM_MAX_MS, newest_found, recover_member, strangers
+from stratacache.node.errors import UsageError
 
-CONFIRM_MAX_MS: Final = 3_000
-"""How old a confirmation of the coordinator's name may be when a lease is granted."""
 RETRY_MIN_MS: Final = 500
 RETRY_MAX_MS: Final = 30_000
 RESEND_MS: Final = 2_000
@@ -44,24 +56,6 @@ class Phase(Enum):
     FAILED = "failed"
 
 
-@dataclass(slots=True)
-class Change:
-    """A view change under way: `waiting` holds the shards that have not prepared in its present stage.
-
-    Until its epoch is `remembered` nobody is told of it: after a crash the epoch would fall.
-    """
-
-    view: View
-    stayers: frozenset[str]
-    joiners: frozenset[str]
-    waiting: set[str]
-    remembered: bool = False
-    joining: bool = False
-    sent_ms: int = 0
-    owed: dict[str, dict[str, m.DebtLog]] = field(default_factory=dict)
-    prepares: dict[str, m.Prepare] = field(default_factory=dict)
-
-
 class Coordinator:
     """Decides for one cluster; see the module's text. `name` and `uid` identify it, `shard_ids` is its membership."""
 
@@ -75,6 +69,7 @@ class Coordinator:
         lease_ms: int = 10_000,
         start_timeout_ms: int = 60_000,
         port: int = 0,
+        window_ms: int = WINDOW_MS,
     ) -> None:
         self.name = name
         self.uid = uid
@@ -82,12 +77,15 @@ class Coordinator:
         self.lease_bound_ms = lease_ms + lease_ms // 10  # clocks may run 10 % apart
         self.start_timeout_ms = start_timeout_ms
         self.port = port
-        self.members = {shard: Member(id=shard) for shard in shard_ids}
+        self.window_ms = window_ms
+        self.target: dict[str, float] = in_order(dict.fromkeys(shard_ids, 1.0))
+        self.members = {shard: Member(id=shard) for shard in self.target}
         self.nodes: tuple[m.NodeSeen, ...] = ()
         self.draining: set[str] = set()
         self.phase = Phase.NEW
         self.view: View | None = None
         self.change: Change | None = None
+        self.handing_over: HandingOver | None = None
         self.term = 0
         self.epoch = 0
         self.reason = ""
@@ -96,6 +94,8 @@ class Coordinator:
         self._judge_after_ms = 0
         self._ran_before = False  # a view was proposed in this cluster's life, though nobody may be left to tell of it
         self._takes_over = False  # the shards have not yet heard of this coordinator's term
+        self._was_in_force = False  # `view` was activated, not only prepared
+        self._given: dict[str, int] = {}  # the last incarnation of each shard that is no member any more
 
     # -------------------------------------------------------------- reading
 
@@ -106,8 +106,39 @@ class Coordinator:
             and self.change is None
             and self.view is not None
             and all(shard.state == ACTIVE for shard in self.view.shards)
-            and all(member.epoch == self.view.epoch for member in self.members.values())
+            and all(self.members[shard.id].epoch == self.view.epoch for shard in self.view.shards)
         )
+
+    def is_settled(self) -> bool:
+        """Whether the cluster is ready, has the ring that is wanted, and has handed over what moved."""
+        leaving = any(member.leaving for member in self.members.values())
+        return self.is_ready() and self.handing_over is None and not leaving and ring_follows(self.view, self.target)
+
+    def progress(self, now_ms: int) -> dict[str, Any]:
+        """How far a change of the ring is."""
+        waits = ""
+        if self.view is not None and self.handing_over is None and not ring_follows(self.view, self.target):
+            waits = why_not_yet(self.members, self.view, self.target, now_ms)
+        return progress(self.view, self.target, self.handing_over, waits)
+
+    def plan_resize(self, count: int | None, weights: dict[str, float]) -> dict[str, float]:
+        """The target with so many shards (None: as many as now) and these weights; raises UsageError."""
+        self._check_may_reshape()
+        return resized(self.target, count, weights)
+
+    def plan_drain(self, shard: str) -> dict[str, float]:
+        """The target without a shard; raises UsageError."""
+        self._check_may_reshape()
+        return without(self.target, shard)
+
+    def _check_may_reshape(self) -> None:
+        if self.replicas > 1:
+            raise UsageError(
+                f"this cluster keeps {self.replicas} copies of each key: shards can be added and removed, and weights "
+                "changed, only with replicas=1 so far; start it anew with the number that you want"
+            )
+        if self.phase is not Phase.RUNNING:
+            raise UsageError(f"the cluster is {self.phase.value}: try again when it runs")
 
     def away(self) -> dict[str, int]:
         """The suspended shards and the epoch that suspended each."""
@@ -115,7 +146,9 @@ class Coordinator:
 
     # -------------------------------------------------------------- deciding
 
-    def handle(self, event: m.CoordinatorEvent, now_ms: int) -> list[m.CoordinatorEffect]:
+    def handle(  # noqa: PLR0912 (one branch for each event)
+        self, event: m.CoordinatorEvent, now_ms: int
+    ) -> list[m.CoordinatorEffect]:
         """Take note of an event and say what is to be done."""
         effects: list[m.CoordinatorEffect] = []
         match event:
@@ -148,9 +181,12 @@ class Coordinator:
                 self._go_beyond(epoch, now_ms)
             case m.StopRequested():
                 self._on_stop(effects)
+            case m.TargetSet(shards=shards):
+                self._on_target(in_order(shards), effects)
         if self.phase in (Phase.FORMING, Phase.RUNNING):
             self._start_missing(now_ms, effects)
             self._advance(now_ms, effects)
+            self._end_handing_over(now_ms, effects)
         return effects
 
     def _on_tick(self, now_ms: int, effects: list[m.CoordinatorEffect]) -> None:
@@ -168,6 +204,11 @@ class Coordinator:
                 effects.append(m.KillShard(shard=member.id, incarnation=member.incarnation))
                 self._forget_process(member, "it stopped renewing its serving lease", now_ms)
         change = self.change
+        if change is not None and change.joining and now_ms - change.joining_ms > JOIN_TIMEOUT_MS:
+            for shard in sorted(change.waiting):
+                member = self.members[shard]
+                effects.append(m.KillShard(shard=shard, incarnation=member.incarnation))
+                self._forget_process(member, "it did not get ready to serve in time", now_ms)
         if change is not None and now_ms - change.sent_ms >= RESEND_MS:
             if change.remembered:
                 self._send_prepares(change, now_ms, effects)
@@ -195,7 +236,8 @@ class Coordinator:
                 effects.append(prepare)
 
     def _is_hung(self, member: Member, now_ms: int) -> bool:
-        serves = member.served_by == member.incarnation
+        in_view = self.view is not None and member.id in self.view.by_id
+        serves = in_view and member.served_by == member.incarnation
         return serves and now_ms >= self._judge_after_ms and now_ms >= member.serving_until_ms
 
     def _on_lease_request(self, event: m.LeaseRequested, now_ms: int, effects: list[m.CoordinatorEffect]) -> None:
@@ -206,7 +248,14 @@ class Coordinator:
         if member is None or event.incarnation < member.incarnation or self.phase is Phase.FAILED:
             effects.append(m.RefuseLease(shard=event.shard, incarnation=event.incarnation, term=self.term, gone=True))
             return
-        in_view = self.view is not None and self.view.by_id[event.shard].incarnation == str(event.incarnation)
+        self._note_leftovers(event)
+        entry = self.view.by_id.get(event.shard) if self.view is not None else None
+        if entry is None and self.view is not None and 0 < event.epoch < self.view.epoch:
+            change = self.change
+            if change is None or event.shard not in change.waiting:
+                effects.append(self._activate(event.shard))  # it learns whom its former clients are to ask
+                return
+        in_view = entry is not None and entry.incarnation == str(event.incarnation)
         unprepared = self.change is not None and event.shard in self.change.waiting
         confirmed = now_ms - self._confirmed_ms <= CONFIRM_MAX_MS
         if self.view is None or not in_view or unprepared or not confirmed or member.process is not Process.UP:
@@ -236,54 +285,38 @@ class Coordinator:
         self._ran_before = event.epoch_floor > 0
         self._ticked_ms = now_ms
         self._judge_after_ms = now_ms + self.lease_bound_ms
-        newest = max((one for one in event.found if one.view is not None), key=_epoch_found, default=None)
-        if newest is None or newest.view is None or not _is_last(newest.view, event):
+        latest_ms = now_ms + self.lease_bound_ms + CONFIRM_MAX_MS
+        newest = newest_found(event)
+        view = newest.view if newest is not None else None
+        self.target = in_order(event.target or self.target)
+        if view is None:
             self.phase = Phase.FORMING
-            served: Mapping[str, str] = {}
+            self.members = {shard: Member(id=shard, weight=weight) for shard, weight in self.target.items()}
             if self._ran_before:
-                self._end_all(event, now_ms, effects)
+                self._end_all(event, latest_ms, effects)
                 return
         else:
-            self.phase, self.view, self._takes_over = Phase.RUNNING, newest.view, True
-            self.epoch = max(self.epoch, newest.view.epoch)
-            self.members = {shard.id: Member(id=shard.id) for shard in newest.view.shards}
-            served = newest.fences
+            self.phase, self.view, self._takes_over = Phase.RUNNING, view, True
+            self.epoch = max(self.epoch, view.epoch)
+            if not event.target:
+                self.target = in_order({shard.id: shard.weight for shard in view.shards})
+            ids = {*self.target, *view.by_id, *strangers(view, event)}
+            self.members = {shard: Member(id=shard) for shard in sorted(ids, key=shard_number)}
         for member in self.members.values():
-            member.fence = served.get(member.id, "")
+            member.leaving = member.id not in self.target
+            member.weight = self.target.get(member.id, 1.0)
+            member.fence = newest.fences.get(member.id, "") if newest is not None else ""
             member.away_since = newest.away.get(member.id) if newest is not None else None
-            self._recover_member(member, event, now_ms + self.lease_bound_ms + CONFIRM_MAX_MS)
+            recover_member(member, view, event, latest_ms)
 
-    def _end_all(self, event: m.Recovered, now_ms: int, effects: list[m.CoordinatorEffect]) -> None:
+    def _end_all(self, event: m.Recovered, latest_ms: int, effects: list[m.CoordinatorEffect]) -> None:
         """Whoever is left of views that nobody can tell of may serve until its lease has run out."""
         known = [(found.started.shard, found.started.incarnation) for found in event.found]
         effects.extend(
             m.KillShard(shard=shard, incarnation=number) for shard, number in sorted({*known, *event.silent})
         )
         for member in self.members.values():
-            member.serving_until_ms = now_ms + self.lease_bound_ms + CONFIRM_MAX_MS
-
-    def _recover_member(self, member: Member, event: m.Recovered, latest_ms: int) -> None:
-        """What one shard's processes can be doing now: an answer tells; silence may serve until `latest_ms`."""
-        entry = self.view.by_id[member.id] if self.view is not None else None
-        if entry is not None and entry.state == ACTIVE:
-            member.incarnation = member.served_by = int(entry.incarnation)
-            member.serving_until_ms, member.home = latest_ms, entry.node
-        for shard, incarnation in event.silent:
-            if shard == member.id:
-                member.incarnation = max(member.incarnation, incarnation)
-        for found in event.found:
-            started = found.started
-            if started.shard != member.id or started.incarnation < member.incarnation:
-                continue
-            member.incarnation, member.started, member.process = started.incarnation, started, Process.UP
-            member.home, member.port = started.node, started.port
-            own = found.view.by_id.get(member.id) if found.view is not None else None
-            if member.served_by != started.incarnation:
-                continue
-            if own is not None and own.state == ACTIVE and own.incarnation == str(started.incarnation):
-                member.fence = started.fence
-            else:  # the view that lets it join never reached it: it has not served, and is not prepared to
-                member.served_by = member.serving_until_ms = 0
+            member.serving_until_ms = latest_ms
 
     def _on_started(self, event: m.ShardStarted, effects: list[m.CoordinatorEffect]) -> None:
         member = self.members.get(event.shard)
@@ -343,7 +376,7 @@ class Coordinator:
         It may have let in processes that this one does not know; they serve for a lease at most.
         """
         if self.phase in (Phase.FORMING, Phase.RUNNING) and epoch >= self.epoch:
-            self.epoch, self.change, self._takes_over = epoch, None, True
+            self.epoch, self.change, self._takes_over, self._was_in_force = epoch, None, True, False
             for member in self.members.values():
                 latest_ms = now_ms + self.lease_bound_ms + CONFIRM_MAX_MS
                 member.serving_until_ms = max(member.serving_until_ms, latest_ms)
@@ -365,9 +398,10 @@ class Coordinator:
 
     def _start_missing(self, now_ms: int, effects: list[m.CoordinatorEffect]) -> None:
         nodes = [node for node in self.nodes if node.id not in self.draining]
-        for index, member in enumerate(self.members.values()):
-            if member.process is not Process.NONE or now_ms < member.retry_ms:
+        for member in self.members.values():
+            if member.process is not Process.NONE or now_ms < member.retry_ms or member.leaving:
                 continue
+            index = shard_number(member.id)
             homes = {one.id: one.home for one in self.members.values()}
             node = place(member.id, index, nodes, homes)
             if node is None:
@@ -381,17 +415,21 @@ class Coordinator:
 
     def _advance(self, now_ms: int, effects: list[m.CoordinatorEffect]) -> None:
         """Begin, carry on, supersede or finish a view change."""
-        if self.phase is Phase.FORMING and not all(one.may_join(now_ms) for one in self.members.values()):
+        if self.phase is Phase.FORMING and not all(self.members[one].may_join(now_ms) for one in self.target):
             return
-        wanted = wanted_shards(self.members.values(), self.view, now_ms, self.replicas)
+        reshape = self._may_reshape(now_ms)
+        wanted = wanted_shards(self.members.values(), self.view, now_ms, self.replicas, reshape=reshape)
         in_force = self.change.view if self.change is not None else self.view
         if in_force is None or wanted != in_force.shards or (self.change is None and self._takes_over):
             self._begin(wanted, now_ms, effects)
         change = self.change
         if change is None or not change.remembered:
             return
+        if not change.joining:
+            change.waiting -= {one for one in change.leavers if not self.members[one].may_serve(now_ms)}
         if not change.waiting and not change.joining:
-            self._prepare_joiners(change, now_ms, effects)
+            begin_joining(change, self.members, self.view, term=self.term, uid=self.uid, now_ms=now_ms)
+            self._send_prepares(change, now_ms, effects)
         if not change.waiting and change.joining:
             self._finish(change, now_ms, effects)
 
@@ -400,68 +438,18 @@ class Coordinator:
         view = View(epoch=self.epoch, cluster=self.name, replicas=self.replicas, shards=shards)
         for entry in view.shards:
             member = self.members[entry.id]
-            if entry.state == ACTIVE:
-                continue
-            if member.away_since is None:
+            if entry.state != ACTIVE and member.away_since is None:
                 member.away_since = self.epoch
-        active = {entry.id: entry for entry in view.shards if entry.state == ACTIVE}
-        joiners = frozenset(shard for shard, entry in active.items() if self.members[shard].joins_as(entry))
-        stayers = frozenset(active.keys() - joiners)
-        self.change = Change(view=view, stayers=stayers, joiners=joiners, waiting=set(stayers), sent_ms=now_ms)
+        former = self.view if moves_keys(self.view, view) and self._was_in_force else None
+        self.change = begin_change(
+            view, self.members, term=self.term, former=former, window_ms=self.window_ms, now_ms=now_ms
+        )
         effects.append(m.RememberEpoch(term=self.term, epoch=self.epoch))
-        for shard in sorted(stayers):
-            self.change.prepares[shard] = m.Prepare(
-                shard=shard,
-                incarnation=int(active[shard].incarnation),
-                term=self.term,
-                view=view,
-                away=self._still_away(view),
-                fences=self._fences(view),
-            )
-
-    def _still_away(self, view: View) -> dict[str, int]:
-        return {shard: since for shard, since in self.away().items() if view.by_id[shard].state != ACTIVE}
-
-    def _fences(self, view: View) -> dict[str, str]:
-        running = (self.members[shard.id].started for shard in view.shards if shard.state == ACTIVE)
-        return {started.shard: started.fence for started in running if started is not None}
-
-    def _prepare_joiners(self, change: Change, now_ms: int, effects: list[m.CoordinatorEffect]) -> None:
-        change.joining = True
-        change.waiting = set(change.joiners)
-        first = self.view is None
-        found = {one.id: one.started.stored if one.started else None for one in self.members.values()}
-        keep_all = first and keep_at_first_start(found, view_ring(change.view), self.replicas)
-        for shard in sorted(change.joiners):
-            member = self.members[shard]
-            keep = keep_all
-            debts: tuple[m.Debt, ...] = ()
-            if self.view is not None and member.started is not None:
-                logs = [owed[shard] for owed in change.owed.values() if shard in owed]
-                keep, debts = keep_at_return(
-                    member.started.stored,
-                    self.view.by_id[shard],
-                    self.view,
-                    self.uid,
-                    away_since=member.away_since,
-                    logs=logs,
-                )
-            change.prepares[shard] = m.Prepare(
-                shard=shard,
-                incarnation=member.incarnation,
-                term=self.term,
-                view=change.view,
-                away=self._still_away(change.view),
-                fences=self._fences(change.view),
-                keep=keep,
-                debts=debts,
-                returns=not first,
-            )
-        self._send_prepares(change, now_ms, effects)
 
     def _finish(self, change: Change, now_ms: int, effects: list[m.CoordinatorEffect]) -> None:
+        moved = moves_keys(self.view, change.view)
         self.view, self.change, self.phase = change.view, None, Phase.RUNNING
-        self._takes_over = False
+        self._takes_over, self._was_in_force = False, True
         for entry in change.view.shards:
             member = self.members[entry.id]
             if entry.state != ACTIVE or entry.incarnation != str(member.incarnation):
@@ -472,18 +460,65 @@ class Coordinator:
                 member.serving_until_ms = now_ms + self.lease_bound_ms
             if member.process is Process.UP:
                 effects.append(self._activate(entry.id))
+        leavers = (self.members[shard] for shard in sorted(change.leavers))
+        effects.extend(self._activate(member.id) for member in leavers if member.process is Process.UP)
+        if moved:
+            sources = {*change.stayers, *change.leavers} if change.former is not None else set[str]()
+            left: dict[str, int | None] = dict.fromkeys(sorted(sources))
+            self.handing_over = HandingOver(change.view.epoch, now_ms + self.window_ms, left)
 
+    # -------------------------------------------------------------- coming and going
 
-def _is_last(view: View, event: m.Recovered) -> bool:
-    """Whether no later view than this, the newest found, can be in force.
+    def _on_target(self, target: dict[str, float], effects: list[m.CoordinatorEffect]) -> None:
+        self.target = target
+        for shard, weight in target.items():
+            member = self.members.get(shard)
+            if member is None:
+                member = self.members[shard] = Member(id=shard, incarnation=self._given.pop(shard, 0))
+            member.weight, member.leaving = weight, False
+        for member in self.members.values():
+            if member.id in target:
+                continue
+            member.leaving = True
+            if member.process is not Process.NONE and member.served_by != member.incarnation:
+                effects.append(m.KillShard(shard=member.id, incarnation=member.incarnation))  # it never came to serve
+                member.process, member.started = Process.NONE, None
+        self.members = {one: self.members[one] for one in sorted(self.members, key=shard_number)}
 
-    Either no later epoch was ever remembered, or each active shard of it still has the right to serve under it: then
-    none of them was suspended, and a later view in which they stay was not prepared by all.
-    """
-    serving = {(one.started.shard, str(one.started.incarnation)) for one in event.found if one.serves}
-    active = {(shard.id, shard.incarnation) for shard in view.shards if shard.state == ACTIVE}
-    return view.epoch >= event.epoch_floor or (bool(active) and active <= serving)
+    def _may_reshape(self, now_ms: int) -> bool:
+        """Whether the next view may have the ring that is wanted. One that has been proposed already may go on."""
+        if self.view is None or self._takes_over or self.handing_over is not None:
+            return False
+        if ring_follows(self.view, self.target) or (self.change is not None and not self._reshapes(self.change)):
+            return False
+        return not why_not_yet(self.members, self.view, self.target, now_ms)
 
+    def _reshapes(self, change: Change) -> bool:
+        return ring_follows(change.view, self.target)
 
-def _epoch_found(found: m.Found) -> int:
-    return found.view.epoch if found.view is not None else 0
+    def _note_leftovers(self, event: m.LeaseRequested) -> None:
+        over = self.handing_over
+        if over is not None and event.shard in over.left and event.epoch >= over.epoch:
+            over.left[event.shard] = event.leftovers
+
+    def _end_handing_over(self, now_ms: int, effects: list[m.CoordinatorEffect]) -> None:
+        """Let the ring change again, and let go of shards that have left, once there is nothing to wait for."""
+        over = self.handing_over
+        if over is not None:
+            for shard in over.left:
+                member = self.members.get(shard)
+                if member is None or member.process is Process.NONE:
+                    over.left[shard] = 0
+            if not over.is_over(now_ms):
+                return
+            self.handing_over = None
+        for member in [one for one in self.members.values() if one.leaving]:
+            in_view = self.view is not None and member.id in self.view.by_id
+            if in_view or (self.change is not None and member.id in (*self.change.leavers, *self.change.view.by_id)):
+                continue
+            if member.process is Process.UP:
+                effects.append(m.CloseShard(shard=member.id, incarnation=member.incarnation, forget=True))
+            elif not is_gone(member, now_ms):
+                continue
+            del self.members[member.id]
+            self._given[member.id] = member.incarnation

@@ -110,7 +110,7 @@ class CoordinatorActor:
             shards.append(
                 {
                     "id": member.id,
-                    "state": entry.state if entry is not None else "starting",
+                    "state": entry.state if entry is not None else "leaving" if member.leaving else "starting",
                     "process": member.process.value,
                     "host": entry.host if entry is not None else "",
                     "port": entry.port if entry is not None else 0,
@@ -126,6 +126,8 @@ class CoordinatorActor:
             "uid": self.config.uid,
             "phase": core.phase.value,
             "ready": core.is_ready(),
+            "settled": core.is_settled(),
+            "change": core.progress(_now_ms()),
             "epoch": core.view.epoch if core.view is not None else 0,
             "term": core.term,
             "replicas": core.replicas,
@@ -160,6 +162,21 @@ class CoordinatorActor:
         if closing := self._closing - before:
             await asyncio.wait(closing, timeout=deadline_s)
         return shards
+
+    async def resize(self, count: int | None, weights: dict[str, float]) -> dict[str, Any]:
+        """Want so many shards (None: as many as now) with these weights; returns the status. Raises UsageError."""
+        return await self._aim(self.core.plan_resize(count, weights))
+
+    async def remove(self, shard: str) -> dict[str, Any]:
+        """Want the cluster without this shard, whose entries go to the others; returns the status."""
+        return await self._aim(self.core.plan_drain(shard))
+
+    async def _aim(self, target: dict[str, float]) -> dict[str, Any]:
+        if not await asyncio.to_thread(self.registry.is_newest, self.core.term):
+            self._end_outpaced()
+        await asyncio.to_thread(self.registry.write_target, target)
+        self._hear(m.TargetSet(shards=target))
+        return self.status()
 
     async def stop(self, deadline_s: float = 20.0) -> None:
         """Close every shard and end its process. The caller then ends this actor."""
@@ -215,7 +232,8 @@ class CoordinatorActor:
         answers = await asyncio.gather(*(self._probe(*name) for name in names))
         found = tuple(answer for answer in answers if isinstance(answer, m.Found))
         silent = tuple(name for name, answer in zip(names, answers, strict=True) if answer == "silent")
-        self._hear(m.Recovered(term=term, epoch_floor=epoch, found=found, silent=silent))
+        target = await asyncio.to_thread(self.registry.read_target)
+        self._hear(m.Recovered(term=term, epoch_floor=epoch, found=found, silent=silent, target=target))
         for one in found:
             self._spawn(self._watch(one.started.shard, one.started.incarnation))
 
@@ -285,8 +303,8 @@ class CoordinatorActor:
                 self._spawn(self._start(effect))
             case m.KillShard(shard=shard, incarnation=incarnation):
                 self._kill(shard, incarnation)
-            case m.CloseShard(shard=shard, incarnation=incarnation):
-                self._closing.add(self._spawn(self._close(shard, incarnation)))
+            case m.CloseShard():
+                self._closing.add(self._spawn(self._close(effect)))
             case m.Prepare() | m.Activate():
                 self._spawn(self._deliver(effect))
             case m.ReportFailed(reason=reason):
@@ -375,12 +393,13 @@ class CoordinatorActor:
         for answer in answers:
             self._hear(answer)
 
-    async def _close(self, shard: str, incarnation: int) -> None:
+    async def _close(self, effect: m.CloseShard) -> None:
+        shard, incarnation = effect.shard, effect.incarnation
         handle = self._handles.get((shard, incarnation))
         if handle is None:
             return
         try:
-            await handle.close.remote()
+            await asyncio.wait_for(handle.close.remote(forget=effect.forget), CALL_DEADLINE_S)
         except Exception as error:  # noqa: BLE001 - it is ended in any case
             log.warning("%s did not close: %s", shard, error)
         self._kill(shard, incarnation)

@@ -12,10 +12,10 @@ from typing import Final
 
 import hiredis
 
-from stratacache.client.ring import Ring
 from stratacache.client.view import SUSPENDED, View
 from stratacache.cluster.chains import Chains
 from stratacache.cluster.links import Link
+from stratacache.cluster.ownership import Ownership
 from stratacache.node.errors import UnavailableError
 from stratacache.node.resp.replies import CommandError
 
@@ -28,31 +28,23 @@ class RingForwarder:
     def __init__(self, shard: str, token: str | None, chains: Chains | None = None) -> None:
         self.shard = shard
         self._chains = chains
+        self.ownership = Ownership(shard)
         self._token = token
-        self._ring: Ring | None = None
         self._view: View | None = None
         self._links: dict[str, Link] = {}
         self._opening: dict[str, asyncio.Lock] = {}
 
     def set_view(self, view: View) -> None:
         """Route by this view from now on."""
-        if self._view is None or [(s.id, s.weight) for s in view.shards] != [
-            (s.id, s.weight) for s in self._view.shards
-        ]:
-            self._ring = Ring(view)
+        self.ownership.activate(view)
         self._view = view
         for shard, link in list(self._links.items()):
             if link.shard != view.by_id.get(shard):
                 self._links.pop(shard).close()
 
     def owner(self, key: bytes) -> str | None:
-        """The shard that answers for a canonical key, None when it is this one."""
-        if self._chains is not None:
-            return self._chains.owner(key)
-        if self._ring is None:
-            return None
-        shard = self._ring.primary(key).id
-        return None if shard == self.shard else shard
+        """The shard that answers for a canonical key, None when it is this one; CommandError for one that moves."""
+        return self._chains.owner(key) if self._chains is not None else self.ownership.owner(key)
 
     def reader(self, key: bytes) -> str | None:
         """As `owner`, for those who only read: None too when this shard is one of several owners."""

@@ -29,9 +29,12 @@ class Member:
 
     `served_by` is the incarnation that last had the right to serve and `serving_until_ms` the latest moment at which
     that right can still hold; `fence` is that incarnation's lock. `away_since` is the epoch that suspended the shard.
+    `leaving`: it is not wanted any more.
     """
 
     id: str
+    weight: float = 1.0
+    leaving: bool = False
     incarnation: int = 0
     process: Process = Process.NONE
     started: ShardStarted | None = None
@@ -66,6 +69,10 @@ class Member:
         taken_over = self.started is not None and self.started.fence == self.fence and self.fence != ""
         return now_ms >= self.serving_until_ms or (taken_over and self.served_by != self.incarnation)
 
+    def may_serve(self, now_ms: int) -> bool:
+        """Whether the process that served last may still do so."""
+        return self.served_by != 0 and now_ms < self.serving_until_ms
+
     def entry(self) -> ShardInfo:
         """Its entry in a view in which its newest process serves."""
         if self.started is None:
@@ -76,6 +83,7 @@ class Member:
             host=started.host,
             port=started.port,
             unix=started.unix,
+            weight=self.weight,
             incarnation=str(started.incarnation),
             node=started.node,
             state=ACTIVE,
@@ -88,16 +96,21 @@ def suspended(entry: ShardInfo) -> ShardInfo:
 
 
 def wanted_shards(
-    members: Iterable[Member], view: View | None, now_ms: int, replicas: int = 1
+    members: Iterable[Member], view: View | None, now_ms: int, replicas: int = 1, *, reshape: bool = False
 ) -> tuple[ShardInfo, ...]:
     """The entries that the next view should have, given what is certain now.
 
     With several owners of a key, a new process of a shard joins only after a view in which the shard is suspended: that
-    view settles what was on its way to the process before.
+    view settles what was on its way to the process before. Only with `reshape`, or when there is no view yet, do shards
+    come and go, and weights change.
     """
     entries = []
     for member in members:
         current = view.by_id.get(member.id) if view is not None else None
+        if current is None and ((view is not None and not reshape) or member.leaving):
+            continue
+        if current is not None and reshape and member.leaving:
+            continue
         if member.may_join(now_ms):
             entry = member.entry()
             if replicas > 1 and current is not None:
@@ -105,11 +118,13 @@ def wanted_shards(
                     entry = suspended(current)
                 elif current.place != entry.place:
                     entry = replace(entry, group=current.place)
-            entries.append(entry)
         elif current is None:
-            entries.append(ShardInfo(id=member.id, incarnation="", state=SUSPENDED))
+            entry = ShardInfo(id=member.id, incarnation="", weight=member.weight, state=SUSPENDED)
         elif member.process is not Process.UP and member.is_fenced(now_ms):
-            entries.append(suspended(current))
+            entry = suspended(current)
         else:
-            entries.append(current)
-    return tuple(entries)
+            entry = current
+        if current is not None:
+            entry = replace(entry, weight=member.weight if reshape else current.weight)
+        entries.append(entry)
+    return tuple(sorted(entries, key=lambda entry: entry.id))

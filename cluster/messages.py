@@ -17,6 +17,7 @@ class Stored:
     """What a shard found in its home directory when it started: who wrote the L3 that lies there, and when.
 
     `clean`: it was closed on request, with the whole cluster. `pinned`: all shards of that cluster were on one machine.
+    `mixed`: entries may be among it that had moved to other shards.
     """
 
     uid: str
@@ -25,6 +26,7 @@ class Stored:
     ring: str
     clean: bool
     pinned: bool
+    mixed: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,11 +107,19 @@ class ShardLost:
 
 @dataclass(frozen=True, kw_only=True)
 class LeaseRequested:
-    """An active shard asks to go on serving under `epoch`."""
+    """An active shard asks to go on serving under `epoch`; `leftovers` is how many moved entries it still holds."""
 
     shard: str
     incarnation: int
     epoch: int
+    leftovers: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class TargetSet:
+    """These shards are wanted from now on, with these weights; it was written down where it outlives all shards."""
+
+    shards: Mapping[str, float]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -172,13 +182,15 @@ class Found:
 class Recovered:
     """A coordinator has begun its work under `term` and has asked every shard that Ray knows.
 
-    `silent` are those which gave no answer: they may still serve until their leases run out.
+    `silent` are those which gave no answer: they may still serve until their leases run out. `target` is what the last
+    TargetSet said, empty when there was none.
     """
 
     term: int
     epoch_floor: int
     found: tuple[Found, ...] = ()
     silent: tuple[tuple[str, int], ...] = ()
+    target: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -219,6 +231,7 @@ CoordinatorEvent = (
     | Recovered
     | NameConfirmed
     | NodeDraining
+    | TargetSet
     | StopRequested
     | Ticked
 )
@@ -255,10 +268,11 @@ class KillShard:
 
 @dataclass(frozen=True, kw_only=True)
 class CloseShard:
-    """Have the shard flush, mark its L3 clean and end."""
+    """Have the shard flush, mark its L3 clean and end; `forget`: empty it first, since it will not be needed again."""
 
     shard: str
     incarnation: int
+    forget: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -268,7 +282,8 @@ class Prepare:
     `away`: suspended shards and the epoch since which they are; the receiver logs what they owe. `fences`: the locks
     of all serving shards. Both are kept for a coordinator that recovers. `keep` is for a shard that joins: whether the
     content it came with may be kept once it has paid `debts`; None for one that stays. `returns`: others went on
-    meanwhile.
+    meanwhile. `former` is the view in force when it has another ring: its shards are the former owners of what moves,
+    asked for `window_ms`.
     """
 
     shard: str
@@ -280,6 +295,8 @@ class Prepare:
     keep: bool | None = None
     debts: tuple[Debt, ...] = ()
     returns: bool = False
+    former: View | None = None
+    window_ms: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -362,7 +379,14 @@ class Settled:
     epoch: int
 
 
-ServingEvent = Prepare | Activate | LeaseGranted | LeaseRefused | Invalidated | Settled
+@dataclass(frozen=True, kw_only=True)
+class LeftoversGone:
+    """What had moved to other shards by `epoch` is not held here any more."""
+
+    epoch: int
+
+
+ServingEvent = Prepare | Activate | LeaseGranted | LeaseRefused | Invalidated | Settled | LeftoversGone
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -411,6 +435,31 @@ class StoreState:
 
     epoch: int
     ring: str
+    mixed: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class StopMoving:
+    """Answer for those keys only that this shard owns under the view in force and under this one."""
+
+    view: View
+
+
+@dataclass(frozen=True, kw_only=True)
+class DropLeftovers:
+    """Drop every entry of a key that this shard does not own under the view in force."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class BeginHandoff:
+    """The view of another ring is about to be shown: take what comes from former owners, keep what goes to new ones.
+
+    Without `former` nothing comes. Both end after `window_ms` at the latest.
+    """
+
+    view: View
+    former: View | None
+    window_ms: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -446,6 +495,9 @@ ServingEffect = (
     | DropContent
     | PayDebts
     | StoreState
+    | StopMoving
+    | DropLeftovers
+    | BeginHandoff
     | ShowView
     | Answer
     | AskLease

@@ -1,4 +1,5 @@
-"""What a cluster keeps in Ray's control service: terms, the last epoch, and the names of its shard processes.
+"""What a cluster keeps in Ray's control service: terms, the last epoch, the shards that are wanted, and
+the names of its shard processes.
 
 Invariant: a term and an epoch are claimed by creating a key that must not exist yet, so no two coordinators have the
 same term, and there is one view for each epoch even while two coordinators exist.
@@ -7,6 +8,7 @@ same term, and there is one view for each epoch even while two coordinators exis
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from typing import Final
 
 from stratacache.cluster.config import RAY_NAMESPACE
@@ -56,6 +58,20 @@ class Registry:
 
         blob = json.dumps({"term": term, "epoch": epoch}).encode()
         _internal_kv_put(f"{self._prefix}/last".encode(), blob, overwrite=True, namespace=_KV_NAMESPACE)
+
+    def write_target(self, shards: Mapping[str, float]) -> None:
+        """Write down which shards are wanted, with their weights."""
+        from ray.experimental.internal_kv import _internal_kv_put
+
+        blob = json.dumps(dict(shards)).encode()
+        _internal_kv_put(f"{self._prefix}/target".encode(), blob, overwrite=True, namespace=_KV_NAMESPACE)
+
+    def read_target(self) -> dict[str, float]:
+        """Which shards are wanted; empty when nobody has changed that since the start."""
+        from ray.experimental.internal_kv import _internal_kv_get
+
+        blob = _internal_kv_get(f"{self._prefix}/target".encode(), namespace=_KV_NAMESPACE)
+        return {} if blob is None else {str(shard): float(weight) for shard, weight in json.loads(blob).items()}
 
     def forget(self) -> None:
         """Remove everything that this life of the cluster has kept."""

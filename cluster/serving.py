@@ -8,6 +8,8 @@ Invariants:
 - between prepare and activate it takes no invalidation, so that each is acknowledged under one view;
 - it vouches (`Answer`) for a prepare only after its content has been dropped, or its debts have been paid, and the
   state is stored, and nothing is on its way to other owners that began before it;
+- what it holds is of the ring in force, but for leftovers of the last change of the ring: they are gone before it
+  vouches for the next one, so that nothing old is there when a key comes back;
 - it obeys only the highest term that it has seen, and epochs never fall.
 """
 
@@ -33,6 +35,8 @@ class Serving:
         self.away: dict[str, int] = {}
         self.fences: dict[str, str] = {}
         self.lease_until_ms = 0
+        self.mixed = False
+        self._handoff = 0  # the epoch of the last change of the ring
         self._logs: dict[str, OpenLog] = {}
         self._settled = 0
 
@@ -72,6 +76,8 @@ class Serving:
                     return []
                 self._settled = epoch
                 return [self._prepared_answer(epoch)]
+            case m.LeftoversGone(epoch=epoch):
+                return self._on_leftovers_gone(epoch)
 
     def _on_prepare(self, event: m.Prepare) -> list[m.ServingEffect]:
         if event.incarnation != self.incarnation or event.term < self.term:
@@ -89,14 +95,20 @@ class Serving:
         self.away, self.fences = dict(event.away), dict(event.fences)
         for shard in event.away:
             self._logs.setdefault(shard, OpenLog(since=epoch))
+        moves = self._moves(event.view)
         effects: list[m.ServingEffect] = [m.HoldInvalidations(on=True)]
         if event.view.replicas > 1:
             effects.append(m.HoldChains(view=event.view))
+        else:
+            effects.append(m.StopMoving(view=event.view))
+        if moves and self.mixed:
+            effects.append(m.DropLeftovers())
+            self.mixed = False
         if event.keep is False:
             effects.append(m.DropContent())
         elif event.keep and event.debts:
             effects.append(m.PayDebts(debts=event.debts))
-        effects.append(m.StoreState(epoch=epoch, ring=view_ring(event.view)))
+        effects.append(m.StoreState(epoch=epoch, ring=view_ring(event.view), mixed=self.mixed or moves))
         effects.append(self._vouch(event.view))
         return effects
 
@@ -105,6 +117,10 @@ class Serving:
         if view.replicas > 1 and self._settled != view.epoch:
             return m.Settle(epoch=view.epoch)
         return self._prepared_answer(view.epoch)
+
+    def _moves(self, view: View) -> bool:
+        """Whether keys leave or come with a view, seen from the one in force here."""
+        return view.replicas == 1 and self.view is not None and view_ring(self.view) != view_ring(view)
 
     def _prepared_answer(self, epoch: int) -> m.Answer:
         owed = {shard: log.freeze() for shard, log in self._logs.items() if shard not in self.away}
@@ -119,11 +135,24 @@ class Serving:
             return [answer]
         if self.prepared is None or epoch != self.prepared.view.epoch:
             return []
-        returns = self.prepared.returns
+        prepare, moves = self.prepared, self._moves(event.view)
         self.epoch, self.view, self.prepared = epoch, event.view, None
         for shard in [shard for shard in self._logs if shard not in self.away]:
             del self._logs[shard]
-        return [m.ShowView(view=event.view, returns=returns), m.HoldInvalidations(on=False), answer, m.AskLease()]
+        effects: list[m.ServingEffect] = []
+        if moves or prepare.former is not None:
+            self._handoff, self.mixed = epoch, moves
+            effects.append(m.BeginHandoff(view=event.view, former=prepare.former, window_ms=prepare.window_ms))
+        effects.append(m.ShowView(view=event.view, returns=prepare.returns))
+        return [*effects, m.HoldInvalidations(on=False), answer, m.AskLease()]
+
+    def _on_leftovers_gone(self, epoch: int) -> list[m.ServingEffect]:
+        if not self.mixed or self.view is None or epoch != self._handoff:
+            return []
+        self.mixed = False
+        if self.prepared is not None:
+            return []  # what was stored for that may say more; the next that is stored is right again
+        return [m.StoreState(epoch=self.epoch, ring=view_ring(self.view))]
 
     def _on_lease(self, event: m.LeaseGranted, now_ms: int) -> list[m.ServingEffect]:
         if event.term != self.term or event.epoch != self.epoch or self.epoch == 0 or event.sent_ms > now_ms:

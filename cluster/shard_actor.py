@@ -21,8 +21,10 @@ from stratacache.cluster import messages as m
 from stratacache.cluster.config import RAY_NAMESPACE, ClusterConfig, coordinator_name
 from stratacache.cluster.debts import merged
 from stratacache.cluster.forwarder import RingForwarder
+from stratacache.cluster.handoff import Handoffs
 from stratacache.cluster.home import ShardHome
 from stratacache.cluster.merge import with_base
+from stratacache.cluster.peers import LinkPeers
 from stratacache.cluster.replicated import ReplicatedCache
 from stratacache.cluster.replication import Replication
 from stratacache.cluster.serving import Serving
@@ -82,6 +84,8 @@ class ShardActor:
         self.replication: Replication | None = None
         self.links: StreamLinks | None = None
         self._settling = 0
+        self.peers: LinkPeers
+        self.handoffs: Handoffs
         self.started: m.ShardStarted | None = None
         self.metrics: PageServer | None = None
         self._turn = asyncio.Lock()
@@ -150,6 +154,7 @@ class ShardActor:
             self.server.serve_until_ms = 0
             self.server.owe = self._owe
             self.server.copies = self.replication
+            self._hand_over()
             self.server.node_stats = self._node_stats
             try:
                 await self.server.start()
@@ -172,6 +177,33 @@ class ShardActor:
         place = int(self.spec.shard.rpartition("-")[2])
         self.metrics = await asyncio.to_thread(serve_metrics, self.spec.config, collector, place)
         self._tasks.append(asyncio.get_running_loop().create_task(keep_recording(collector.totals)))
+
+    def _hand_over(self) -> None:
+        spec, engine = self.spec, self.engine
+        loop = asyncio.get_running_loop()
+        self.peers = LinkPeers(spec.config.token)
+
+        def gone(epoch: int) -> None:
+            self._tasks.append(loop.create_task(self._leftovers_gone(epoch)))
+
+        self.handoffs = Handoffs(
+            engine, self.server, self.forwarder.ownership, self.peers, incarnation=spec.incarnation, gone=gone
+        )
+        self.server.departures = self.handoffs
+
+    async def _move(self, effect: m.StopMoving | m.DropLeftovers | m.BeginHandoff) -> None:
+        match effect:
+            case m.StopMoving(view=view):
+                self.handoffs.stop_moving(view)
+            case m.DropLeftovers():
+                gone = asyncio.get_running_loop().create_future()
+                self.handoffs.drop_leftovers(lambda: gone.set_result(None))
+                await gone
+            case m.BeginHandoff():
+                self.handoffs.begin(effect)
+
+    async def _leftovers_gone(self, epoch: int) -> None:
+        await self._handle(m.LeftoversGone(epoch=epoch))
 
     async def deliver(self, event: m.Prepare | m.Activate) -> list[m.Prepared | m.Activated | m.Outpaced]:
         """Take a step of a view change; returns what this shard vouches for."""
@@ -202,8 +234,10 @@ class ShardActor:
                         await settled(self._alone.clear())
                     case m.PayDebts(debts=debts):
                         await self._pay(debts)
-                    case m.StoreState(epoch=epoch, ring=ring):
-                        await asyncio.to_thread(self.home.write_state, self._stored(epoch, ring))
+                    case m.StoreState(epoch=epoch, ring=ring, mixed=mixed):
+                        await asyncio.to_thread(self.home.write_state, self._stored(epoch, ring, mixed))
+                    case m.StopMoving() | m.DropLeftovers() | m.BeginHandoff():
+                        await self._move(effect)
                     case m.ShowView(view=view, returns=returns):
                         self.server.set_view(view.to_bytes(), view.epoch)
                         self.forwarder.set_view(view)
@@ -250,7 +284,7 @@ class ShardActor:
         """Note keys that a client invalidates everywhere, since their owner is suspended."""
         self.serving.handle(m.Invalidated(debt=m.Debt(kind="keys", names=tuple(keys))), 0)
 
-    def _stored(self, epoch: int, ring: str) -> m.Stored:
+    def _stored(self, epoch: int, ring: str, mixed: bool) -> m.Stored:
         return m.Stored(
             uid=self.spec.config.uid,
             incarnation=self.spec.incarnation,
@@ -258,6 +292,7 @@ class ShardActor:
             ring=ring,
             clean=False,
             pinned=self.spec.pinned,
+            mixed=mixed,
         )
 
     async def _pay(self, debts: Sequence[m.Debt]) -> None:
@@ -283,7 +318,10 @@ class ShardActor:
             self._ask.clear()
             sent_ms = self.engine.now_ms()
             request = m.LeaseRequested(
-                shard=self.spec.shard, incarnation=self.spec.incarnation, epoch=self.serving.epoch
+                shard=self.spec.shard,
+                incarnation=self.spec.incarnation,
+                epoch=self.serving.epoch,
+                leftovers=self.handoffs.left,
             )
             try:
                 coordinator = await self._find_coordinator()
@@ -349,8 +387,8 @@ class ShardActor:
         """Never returns: the caller learns of this process's end by the error."""
         await asyncio.Event().wait()
 
-    async def close(self, deadline_s: float = 10.0) -> None:
-        """Stop serving, flush the L3, and mark it clean."""
+    async def close(self, deadline_s: float = 10.0, *, forget: bool = False) -> None:
+        """Stop serving, flush the L3, and mark it clean; with `forget` empty it first."""
         for task in self._tasks:
             task.cancel()
         async with self._turn:
@@ -363,6 +401,9 @@ class ShardActor:
             if self.links is not None:
                 await self.links.close()
             await self.forwarder.close()
+            self.peers.close()
+            if forget:
+                await settled(self.engine.clear())
             await asyncio.to_thread(self.engine.close, deadline_s / 2)
             if serves:
                 self.home.mark_clean()

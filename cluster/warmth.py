@@ -42,7 +42,7 @@ def keep_at_first_start(found: Mapping[str, Stored | None], ring: str, replicas:
     only the clean close counts: a crash may have caught a change between them.
     """
     stored = [one for one in found.values() if one is not None]
-    if len(stored) != len(found):
+    if len(stored) != len(found) or any(one.mixed for one in stored):
         return False
     if len({(one.uid, one.epoch, one.ring) for one in stored}) != 1 or stored[0].ring != ring:
         return False
@@ -59,7 +59,7 @@ def keep_at_return(
     """
     if stored is None or stored.uid != uid or str(stored.incarnation) != before.incarnation:
         return False, ()
-    if stored.ring != view_ring(view):
+    if stored.ring != view_ring(view) or stored.mixed:
         return False, ()
     if view.replicas > 1:
         return False, ()  # the other owners have it all, and tell it key by key

@@ -13,13 +13,17 @@ from typing import Any
 from unittest.mock import patch
 
 from stratacache.client.core import dispatch, invalidate
-from stratacache.cluster import coordinator
+from stratacache.cluster import changes, coordinator
 from stratacache.cluster import messages as m
 from stratacache.cluster.coordinator import Coordinator
 from stratacache.cluster.debts import OpenLog
+from stratacache.cluster.handoff import Handoffs
 from stratacache.cluster.members import Member
+from stratacache.cluster.ownership import Ownership
 from stratacache.cluster.serving import Serving
-from stratacache.node.gate import InvalidationGate, Marks
+from stratacache.cluster.touched import Touched
+from stratacache.node.engine import MultiLevelCache
+from stratacache.node.gate import InvalidationGate, Marks, Standing
 from stratacache.node.leases import LeaseTable
 from stratacache.node.resp.server import NodeServer
 from tests.simulation.coordinators import CoordinatorProcess
@@ -83,8 +87,8 @@ def overflowed_log_counts_as_whole() -> Iterator[None]:
 def disk_always_trusted() -> Iterator[None]:
     """Whatever a shard finds on its disk is kept, however old it is."""
     with (
-        patch.object(coordinator, "keep_at_return", lambda *_, **__: (True, ())),
-        patch.object(coordinator, "keep_at_first_start", lambda *_: True),
+        patch.object(changes, "keep_at_return", lambda *_, **__: (True, ())),
+        patch.object(changes, "keep_at_first_start", lambda *_: True),
     ):
         yield
 
@@ -217,6 +221,75 @@ def recovery_does_not_wait() -> Iterator[None]:
         self.lease_bound_ms = bound_ms
 
     with patch.object(Coordinator, "_on_recovered", at_once):
+        yield
+
+
+# ------------------------------------------------------------------ keys that move
+
+
+@plant
+def handoff_without_taking_the_key_away() -> Iterator[None]:
+    """A former owner keeps what it gives away, and the new one does not note that it had it."""
+    with (
+        patch.object(MultiLevelCache, "drop_keys", lambda self, keys: 0),
+        patch.object(Touched, "add", lambda self, key: None),
+    ):
+        yield
+
+
+@plant
+def touched_keys_forgotten() -> Iterator[None]:
+    """A new owner takes keys from the former one that have been put or asked for since."""
+    with patch.object(Touched, "add", lambda self, key: None):
+        yield
+
+
+@plant
+def leftovers_not_dropped() -> Iterator[None]:
+    """What nobody fetched stays with a former owner until the key comes back to it."""
+    with (
+        patch.object(Handoffs, "drop_leftovers", lambda self, done: done()),
+        patch.object(MultiLevelCache, "drop_keys", lambda self, keys: 0),
+    ):
+        yield
+
+
+@plant
+def arrivals_not_judged() -> Iterator[None]:
+    """A new owner stores what it takes, whatever was invalidated since the ring changed."""
+    with patch.object(Standing, "admits", lambda self, namespace, tags: True):
+        yield
+
+
+@plant
+def moving_keys_served() -> Iterator[None]:
+    """A shard that has prepared a ring goes on serving the keys that it is about to lose."""
+    with patch.object(Ownership, "prepare", lambda self, view: None):
+        yield
+
+
+@plant
+def leavers_not_waited_for() -> Iterator[None]:
+    """The ring changes while a shard that leaves may still serve."""
+    begin = changes.begin_change
+
+    def hasty(*arguments: Any, **options: Any) -> changes.Change:
+        change = begin(*arguments, **options)
+        change.waiting -= change.leavers
+        change.leavers = frozenset()
+        return change
+
+    with patch.object(coordinator, "begin_change", hasty):
+        yield
+
+
+@plant
+def leases_move_with_their_key() -> Iterator[None]:
+    """A fill lease outlives the time in which its key was another shard's, and all shards give the same tokens."""
+    with (
+        patch.object(LeaseTable, "drop", lambda self, moves: None),
+        patch.object(LeaseTable, "origin", property(lambda self: b"", lambda self, value: None), create=True),
+    ):
         yield
 
 

@@ -45,6 +45,7 @@ class ClientProcess(Process):
         self.ops_left = ops
         self.busy = 0
         self.halt = False
+        self.pauses_ms: tuple[float, ...] = (0, 5, 100, 500, 1500)
         self.last_error = ""
         options = ClientOptions(
             deadline_s=DEADLINE_S,
@@ -80,7 +81,7 @@ class ClientProcess(Process):
         if self.halt or self.ops_left <= 0:
             return
         self.ops_left -= 1
-        pause_ms = self.random.choice((0, 5, 100, 500, 1500))
+        pause_ms = self.random.choice(self.pauses_ms)
         self.after(pause_ms, self._begin)
 
     def _begin(self) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 from stratacache.cluster import messages as m
 from stratacache.cluster.config import ClusterConfig
+from stratacache.cluster.membership import WINDOW_MS
 from tests.simulation.control import ControlService
 from tests.simulation.coordinators import CoordinatorProcess
 from tests.simulation.network import Network
@@ -32,12 +33,14 @@ class SimCluster:
         has_disk: bool,
         l1_bytes_max: int,
         replicas: int = 1,
+        window_ms: int = WINDOW_MS,
     ) -> None:
         self.world = world
         self.oracle = oracle
         self.network = Network(world)
         self.name, self.uid = "sim", "life-1"
         self.lease_ms = lease_ms
+        self.window_ms = window_ms
         self.has_disk = has_disk
         self.pinned = machines == 1
         self.start_ms = START_MS
@@ -140,4 +143,4 @@ class SimCluster:
     def is_ready(self) -> bool:
         """Whether the coordinator says that everything is well."""
         coordinator = self.control.coordinator
-        return coordinator is not None and coordinator.alive and coordinator.core.is_ready()
+        return coordinator is not None and coordinator.alive and coordinator.core.is_settled()

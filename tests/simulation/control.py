@@ -29,6 +29,7 @@ class ControlService(Process):
         super().__init__(cluster.world, machine, "control")
         self.cluster = cluster
         self.kv: dict[str, object] = {}
+        self.target: dict[str, float] = {}
         self.actors: dict[tuple[str, int], ShardProcess] = {}
         self.coordinator: CoordinatorProcess | None = None
         self.dead_machines: set[str] = set()

@@ -37,6 +37,7 @@ class CoordinatorProcess(Process):
             replicas=config.replicas,
             lease_ms=config.lease_ms,
             start_timeout_ms=config.start_timeout_ms,
+            window_ms=cluster.window_ms,
         )
         self._effects: deque[m.CoordinatorEffect] = deque()
         self._acting = False
@@ -157,7 +158,8 @@ class CoordinatorProcess(Process):
         found = tuple(answer for answer in answers.values() if isinstance(answer, m.Found))
         silent = tuple(name for name, answer in answers.items() if answer == "silent")
         self.world.say(f"{self.name} term {term} recovers: found {[f.started.shard for f in found]} silent {silent}")
-        self.hear(m.Recovered(term=term, epoch_floor=epoch, found=found, silent=silent))
+        target = dict(self.control.target)
+        self.hear(m.Recovered(term=term, epoch_floor=epoch, found=found, silent=silent, target=target))
         for one in found:
             self._watch(one.started.shard, one.started.incarnation)
         self._confirm()
@@ -191,6 +193,22 @@ class CoordinatorProcess(Process):
                 self._effects.append(effect)
         self._act()
         reply(answer)
+
+    def aim(self, target: dict[str, float]) -> None:
+        """As CoordinatorActor._aim: two steps, and this process may end between them."""
+        term = self.core.term
+
+        def write() -> bool:
+            if self.control.kv["term"] != term:
+                return False
+            self.control.target = dict(target)
+            return True
+
+        def written(done: bool | None) -> None:
+            if done:
+                self.hear(m.TargetSet(shards=target))
+
+        self._ask_control(write, written)
 
     def view(self) -> View | None:
         """The view in force, for clients that find no shard."""
@@ -228,6 +246,8 @@ class CoordinatorProcess(Process):
                 self.world.say(f"{self.name} kills {shard}/{incarnation}")
                 self._handles.pop((shard, incarnation), None)
                 self._ask_control(lambda: self.control.kill((shard, incarnation)), lambda _: None)
+            case m.CloseShard(shard=shard, incarnation=incarnation):
+                self._close((shard, incarnation))
             case m.Prepare() | m.Activate():
                 self._deliver(effect)
 
@@ -251,6 +271,21 @@ class CoordinatorProcess(Process):
             ended,
             timeout_ms=40_000,
         )
+
+    def _close(self, name: tuple[str, int]) -> None:
+        process = self._handles.pop(name, None)
+        self.world.say(f"{self.name} closes {name[0]}/{name[1]}")
+
+        def close(reply: Callable[[Any], None]) -> None:
+            if process is not None:
+                process.close()
+            reply(True)
+
+        def closed(_: Any) -> None:
+            self._ask_control(lambda: self.control.kill(name), lambda _: None)
+
+        if process is not None:
+            self.cluster.network.call(self, process, close, closed, timeout_ms=CALL_DEADLINE_MS)
 
     def _watch(self, shard: str, incarnation: int) -> None:
         def lost() -> None:  # the control service tells it again until it gets through

@@ -46,14 +46,14 @@ class Faults:
         self._kinds = self.random.sample(kinds, self.random.randint(1, len(kinds)))
         if self.random.random() < 0.5:  # what most mechanisms are for
             self._kinds += [self.kill_shard, self.orphan]
-        self._pause_ms = self.random.choice(PAUSES_MS)
+        self.pause_ms = self.random.choice(PAUSES_MS)
         self.world.after(self.random.uniform(500, 8000), self._next)
 
     def _next(self) -> None:
         if self.world.now_ms >= self.until_ms:
             return
         self.random.choice(self._kinds)()
-        self.world.after(self.random.uniform(0.1, 2) * self._pause_ms, self._next)
+        self.world.after(self.random.uniform(0.1, 2) * self.pause_ms, self._next)
 
     def _count(self, what: str, detail: str) -> None:
         self.world.faults[what] += 1

@@ -9,8 +9,10 @@ from dataclasses import dataclass
 from functools import partial
 from random import Random
 
+from stratacache.cluster.membership import WINDOW_MS
 from tests.simulation.clients import KEYS, ClientProcess
 from tests.simulation.cluster import SimCluster
+from tests.simulation.elastic import CLIENT_PAUSES_MS, Reshaper, choose_sizes, count_entries, is_elastic
 from tests.simulation.faults import Faults
 from tests.simulation.oracle import Oracle, ViolationError
 from tests.simulation.world import World
@@ -54,6 +56,9 @@ def simulate(
     random = world.random
     count = shards or random.choice((1, 2, 3, 3, 4, 5))
     oracle.replicas = min(replicas, count) if replicas else copies_of(seed, count)
+    elastic = is_elastic(seed) and not replicas
+    if elastic:
+        oracle.replicas = 1  # keys move between shards only where there is one copy of each
     cluster = SimCluster(
         world,
         oracle,
@@ -63,16 +68,21 @@ def simulate(
         lease_ms=random.choice((1000, 2000, 2000, 4000, 10_000)),
         has_disk=random.random() < 0.8,
         l1_bytes_max=random.choice((1 << 20, 1 << 20, 1 << 20, 12_000)),
+        window_ms=choose_sizes(random) if elastic else WINDOW_MS,
     )
     count = random.choice((1, 2, 3))
     clients = [
-        ClientProcess(cluster, oracle, number, lanes=random.choice((1, 2, 3)), ops=ops // count)
+        ClientProcess(cluster, oracle, number, lanes=random.choice((1, 2, 3)), ops=ops * (1 + 2 * elastic) // count)
         for number in range(count)
     ]
+    if elastic:
+        for client in clients:
+            client.pauses_ms = CLIENT_PAUSES_MS
     violation: str | None = None
     try:
-        _faults_and_healing(cluster, clients)
+        _faults_and_healing(cluster, clients, elastic=elastic)
         _check_engines(cluster)
+        count_entries(cluster)
     except ViolationError as error:
         violation = str(error)
         world.say(f"VIOLATION {violation}")
@@ -88,17 +98,22 @@ def simulate(
     )
 
 
-def _faults_and_healing(cluster: SimCluster, clients: list[ClientProcess]) -> None:
+def _faults_and_healing(cluster: SimCluster, clients: list[ClientProcess], *, elastic: bool) -> None:
     world = cluster.world
     while not cluster.is_ready():
         world.run(world.now_ms + 250)
         if world.now_ms > FORM_MS:
             raise ViolationError("convergence: the cluster does not form")
     faults = Faults(cluster, world.now_ms + FAULTS_MS)
+    reshaper = Reshaper(cluster) if elastic else None
+    if reshaper is not None:
+        reshaper.calm(faults)
     while world.now_ms < faults.until_ms and not all(client.ops_left <= 0 for client in clients):
         world.run(world.now_ms + 1000)
     faults.until_ms = 0
     faults.mend()
+    if reshaper is not None:
+        reshaper.until_ms = 0
     world.say("*** healed")
     for client in clients:
         client.halt = True

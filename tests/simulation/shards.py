@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from stratacache.cluster import messages as m
 from stratacache.cluster.debts import merged
+from stratacache.cluster.handoff import Handoffs
 from stratacache.cluster.replicated import ReplicatedCache
 from stratacache.cluster.replication import Replication
 from stratacache.cluster.serving import Serving
@@ -22,6 +23,7 @@ from stratacache.node.resp.config import ServerConfig
 from stratacache.node.resp.server import Connection, Identity, NodeServer
 from stratacache.node.types import RemovalCause
 from tests.simulation.copies import SimLinks
+from tests.simulation.elastic import SimPeers
 from tests.simulation.network import Pipe
 from tests.simulation.routing import RingRouter
 from tests.simulation.world import Loop, Machine, Process
@@ -72,6 +74,7 @@ class ShardProcess(Process):
         self.engine: MultiLevelCache
         self.server: NodeServer
         self.router: RingRouter
+        self.handoffs: Handoffs
         self.replication: Replication | None = None
         self.links: SimLinks | None = None
         self._settling = 0
@@ -142,6 +145,15 @@ class ShardProcess(Process):
         self.server.serve_until_ms = 0
         self.server.owe = self._owe
         self.server.copies = self.replication
+        self.handoffs = Handoffs(
+            self.engine,
+            self.server,
+            self.router.ownership,
+            SimPeers(self),
+            incarnation=self.incarnation,
+            gone=lambda epoch: self.handle(m.LeftoversGone(epoch=epoch)),
+        )
+        self.server.departures = self.handoffs
         self._tick()
 
     def _tick(self) -> None:
@@ -221,6 +233,16 @@ class ShardProcess(Process):
     def _carry_out(self, effects: deque[Any], answers: list[Any], done: Callable[[list[Any]], None]) -> None:
         while effects:
             effect = effects.popleft()
+            if isinstance(effect, m.StopMoving):
+                self.handoffs.stop_moving(effect.view)
+                continue
+            if isinstance(effect, m.BeginHandoff):
+                self.world.faults["handoffs begun" if effect.former is not None else "rings without a handoff"] += 1
+                self.handoffs.begin(effect)
+                continue
+            if isinstance(effect, m.DropLeftovers):
+                self.handoffs.drop_leftovers(lambda: self._carry_out(effects, answers, done))
+                return
             pause_ms = self._act_on(effect, answers)
             if pause_ms:
                 self.after(pause_ms, lambda: self._carry_out(effects, answers, done))
@@ -248,8 +270,8 @@ class ShardProcess(Process):
             case m.PayDebts(debts=debts):
                 self._pay(debts)
                 return slow_ms
-            case m.StoreState(epoch=epoch, ring=ring):
-                self.after(slow_ms * 0.99, lambda: self._store(epoch, ring))
+            case m.StoreState(epoch=epoch, ring=ring, mixed=mixed):
+                self.after(slow_ms * 0.99, lambda: self._store(epoch, ring, mixed))
                 return slow_ms
             case m.ShowView(view=view, returns=returns):
                 self.server.set_view(view.to_bytes(), view.epoch)
@@ -266,7 +288,7 @@ class ShardProcess(Process):
                 self.die()
         return 0.0
 
-    def _store(self, epoch: int, ring: str) -> None:
+    def _store(self, epoch: int, ring: str, mixed: bool) -> None:
         if not self.cluster.has_disk:
             return
         self.home.stored = m.Stored(
@@ -276,6 +298,7 @@ class ShardProcess(Process):
             ring=ring,
             clean=False,
             pinned=self.cluster.pinned,
+            mixed=mixed,
         )
 
     def _pay(self, debts: tuple[m.Debt, ...]) -> None:
@@ -291,6 +314,11 @@ class ShardProcess(Process):
                 case _:
                     self._alone.clear()
 
+    def close(self) -> None:
+        """Forget everything and end, as ShardActor.close does with `forget`."""
+        self.engine.clear()
+        self.die()
+
     # -------------------------------------------------------------- the serving lease, as ShardActor._keep_lease
 
     def _keep_lease(self) -> None:
@@ -301,7 +329,12 @@ class ShardProcess(Process):
             self._renewal.cancel()
         self._asking, self._ask_again = True, False
         sent_ms = self.engine.now_ms()
-        request = m.LeaseRequested(shard=self.shard, incarnation=self.incarnation, epoch=self.serving.epoch)
+        request = m.LeaseRequested(
+            shard=self.shard,
+            incarnation=self.incarnation,
+            epoch=self.serving.epoch,
+            leftovers=self.handoffs.left,
+        )
         coordinator = self._coordinator
         if coordinator is None or not coordinator.alive:
             coordinator = self._coordinator = self.cluster.control.find_coordinator(self)

@@ -1,0 +1,68 @@
+"""How one shard asks another of the same cluster over the wire, for a handoff.
+
+Invariants: one link to each process, opened on first use; every question is answered once, with a reply, a refusal or
+None; a link that was late is never used again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import hiredis
+
+from stratacache.client.view import ShardInfo
+from stratacache.cluster.intake import Refused
+from stratacache.cluster.links import Link
+from stratacache.node.errors import UnavailableError
+
+
+class LinkPeers:
+    """The `Peers` of a shard process, on its event loop."""
+
+    def __init__(self, token: str | None) -> None:
+        self._token = token
+        self._links: dict[tuple[str, str], Link] = {}
+        self._opening: dict[tuple[str, str], asyncio.Lock] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def after(self, ms: int, fn: Callable[[], None]) -> None:
+        """Call `fn` in so many milliseconds."""
+        asyncio.get_running_loop().call_later(ms / 1000, fn)
+
+    def ask(self, shard: ShardInfo, argv: Sequence[bytes], deadline_ms: int, done: Callable[[Any], None]) -> None:
+        """Send a command to this process of a shard."""
+        task = asyncio.get_running_loop().create_task(self._ask(shard, argv, deadline_ms / 1000, done))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _ask(
+        self, shard: ShardInfo, argv: Sequence[bytes], deadline_s: float, done: Callable[[Any], None]
+    ) -> None:
+        link: Link | None = None
+        try:
+            async with asyncio.timeout(deadline_s):
+                link = await self._link(shard)
+                reply = await link.call(argv)
+        except TimeoutError:
+            if link is not None:
+                link.give_up(deadline_s)
+            reply = None
+        except UnavailableError:
+            reply = None
+        done(Refused(str(reply)) if isinstance(reply, hiredis.ReplyError) else reply)
+
+    async def _link(self, shard: ShardInfo) -> Link:
+        name = (shard.id, shard.incarnation)
+        async with self._opening.setdefault(name, asyncio.Lock()):
+            link = self._links.get(name)
+            if link is None or link.broken:
+                link = self._links[name] = await Link.open(shard, self._token)
+            return link
+
+    def close(self) -> None:
+        """End all links; what waits on them gets None."""
+        for link in self._links.values():
+            link.close()
+        self._links.clear()

@@ -32,7 +32,7 @@ class Plan(Protocol):
     persist: bool  # retry until the deadline rather than a few times
 
     def build(self, indices: list[int]) -> list[tuple[list[int], Command]]:
-        """The commands for keys of one shard, each with the indices that it answers."""
+        """The commands for keys of one shard, whose indices ascend, each with the indices that it answers."""
         ...
 
     def accept(self, indices: list[int], reply: Any, shard: ShardInfo) -> None:
@@ -95,7 +95,7 @@ def ask_owners(
                 yield Spawn(refresh_view(core, first=seen.newer, without=seen.lost, deadline=deadline))
         else:
             yield from _recover(core, seen, attempt, deadline)
-        pending = seen.again
+        pending = sorted(seen.again)
 
 
 def _patience(core: Core, plan: Plan, attempt: int, deadline: float) -> float:

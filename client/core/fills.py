@@ -140,9 +140,9 @@ def get_or_compute(
 ) -> Operation[Any]:
     """The operation of one key for the caller that runs the flight."""
     if core.near is not None and not options.refresh:
-        values, _ = yield from fetch(core, (key,))
-        if values:
-            return values[0]
+        (value,), _ = yield from fetch(core, (key,))
+        if value is not MISS:
+            return value
     token: Any = b""
     try:
         wait_until = core.monotonic() + options.wait_s
@@ -232,7 +232,8 @@ def get_or_compute_many(
     batch = _Batch(core, keys, names, compute, options, strict)
     values: dict[int, Any] = {}
     if core.near is not None:
-        values, _ = yield from fetch(core, keys)
+        near, _ = yield from fetch(core, keys)
+        values = {index: value for index, value in enumerate(near) if value is not MISS}
     wait_until = core.monotonic() + options.wait_s
     asked = [index for index in range(len(keys)) if index not in values]
     leases, busy, unleased = yield from _leases(core, keys, asked, values, strict=strict)

@@ -121,16 +121,10 @@ class NearCache:
             return entry.value
         return self._core.decode(entry.codec, entry.payload)
 
-    def fetch(self, core: Core, keys: Sequence[bytes]) -> Operation[tuple[dict[int, Any], dict[int, CacheError]]]:
-        """Values by index, from here or from the shards; what comes from there is kept if the gates allow."""
-        values: dict[int, Any] = {}
-        asked: list[int] = []
-        for index, key in enumerate(keys):
-            value = self.lookup(key)
-            if value is MISS:
-                asked.append(index)
-            else:
-                values[index] = value
+    def fetch(self, core: Core, keys: Sequence[bytes]) -> Operation[tuple[list[Any], dict[int, CacheError]]]:
+        """As `reads.fetch`, from here or from the shards; what comes from there is kept if the gates allow."""
+        values = [self.lookup(key) for key in keys]
+        asked = [index for index, value in enumerate(values) if value is MISS]
         if not asked:
             return values, {}
         self.listen()
@@ -138,7 +132,8 @@ class NearCache:
         failed = yield from ask_owners(core, [keys[index] for index in asked], plan, deadline=core.deadline())
         core.counters.hits += len(plan.values)
         core.counters.misses += len(asked) - len(plan.values)
-        values.update((asked[at], value) for at, value in plan.values.items())
+        for at, value in plan.values.items():
+            values[asked[at]] = value
         return values, {asked[at]: error for at, error in failed.items()}
 
     # -- admission -----------------------------------------------------------------------------------------------

@@ -27,7 +27,7 @@ def slices(indices: list[int], length: int = KEYS_PER_COMMAND) -> list[list[int]
 
 
 class GetPlan:
-    """Fetch values. `values` holds what was found, decoded, by index."""
+    """Fetch values. `values` holds what was found, decoded, in the order of the keys, and MISS for the others."""
 
     read = True
     repeatable = True
@@ -36,29 +36,37 @@ class GetPlan:
     def __init__(self, core: Core, keys: Sequence[bytes]) -> None:
         self._core = core
         self._keys = keys
-        self.values: dict[int, Any] = {}
+        self.values: list[Any] = [MISS] * len(keys)
+        self.missed = len(keys)
 
     def build(self, indices: list[int]) -> list[tuple[list[int], Command]]:
         """`SC.GET` for one key, `SC.MGET` for more."""
         keys = self._keys
         if len(indices) == 1:
             return [(indices, (b"SC.GET", keys[indices[0]]))]
+        if len(indices) == len(keys) <= KEYS_PER_COMMAND:
+            return [(indices, (b"SC.MGET", *keys))]
         return [(part, (b"SC.MGET", *[keys[index] for index in part])) for part in slices(indices)]
 
     def accept(self, indices: list[int], reply: Any, shard: ShardInfo) -> None:  # noqa: ARG002 - part of Plan
         """Decode what was found."""
         if reply is None:
             return
-        decode = self._core.decode
-        values = self.values
-        at = 1
-        for index in indices:
-            payload = reply[at]
+        if len(indices) == 1:
+            self._take(indices[0], reply[0], reply[1])
+            return
+        codecs, *payloads = reply
+        if len(payloads) == len(self.values) and not any(codecs) and all(payloads):
+            self.values = payloads  # all there, and none to be decoded: as a batch of bytes should be
+            self.missed = 0
+            return
+        for index, codec, payload in zip(indices, codecs, payloads, strict=True):
             if payload is not None:
-                value = decode(reply[at - 1], payload)
-                if value is not MISS:
-                    values[index] = value
-            at += 2
+                self._take(index, codec, payload)
+
+    def _take(self, index: int, codec: int, payload: Any) -> None:
+        value = self.values[index] = self._core.decode(codec, payload)
+        self.missed -= value is not MISS
 
 
 class EachPlan:
@@ -83,16 +91,15 @@ class EachPlan:
         self.replies[indices[0]] = reply
 
 
-def fetch(core: Core, keys: Sequence[bytes]) -> Operation[tuple[dict[int, Any], dict[int, CacheError]]]:
-    """The values of keys by index, and the errors of those that could not be asked for."""
+def fetch(core: Core, keys: Sequence[bytes]) -> Operation[tuple[list[Any], dict[int, CacheError]]]:
+    """A value, or MISS, for each key, and by index the errors of those that could not be asked for."""
     near = core.near
     if near is not None:
         return (yield from near.fetch(core, keys))
     plan = GetPlan(core, keys)
     failed = yield from ask_owners(core, keys, plan, deadline=core.deadline())
-    found = len(plan.values)
-    core.counters.hits += found
-    core.counters.misses += len(keys) - found
+    core.counters.hits += len(keys) - plan.missed
+    core.counters.misses += plan.missed
     return plan.values, failed
 
 

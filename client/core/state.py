@@ -105,6 +105,9 @@ class Core:
         ring = self.ring
         groups: Groups = {}
         if ring.view.replicas == 1 and not self._may_be_down():
+            if len(ring.shards) == 1:
+                lone = ring.shards[0]
+                return {lone.id: (lone, list(indices))} if indices else {}
             primary = ring.primary
             for index in indices:
                 shard = primary(keys[index])

@@ -105,10 +105,8 @@ class EngineNode:
         return None if entry is None else [entry.codec, entry.payload]
 
     def _mget(self, *keys: bytes) -> list[Any]:
-        flat: list[Any] = []
-        for key in keys:
-            flat += self._get(key) or (None, None)
-        return flat
+        found = [self._get(key) or (0, None) for key in keys]
+        return [bytes([codec for codec, _ in found]), *[payload for _, payload in found]]
 
     def _put(self, key: bytes, payload: Any, *words: Any) -> str | None:
         return "OK" if self._store(key, payload, words) else None

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Final, cast
 
 from stratacache.node.resp.dispatch import failed, refuse, run, settle
 from stratacache.node.resp.parser import ProtocolError, is_harmless
-from stratacache.node.resp.readloop import LARGE_REPLY_BYTES, SLICE_BYTES, MalformedError, ReadLoop
+from stratacache.node.resp.readloop import HITS_KEPT, LARGE_REPLY_BYTES, SLICE_BYTES, MalformedError, ReadLoop
 from stratacache.node.resp.replies import NULLS, CommandError, error
 from stratacache.node.resp.table import Access, Later, Reply
 
@@ -289,6 +289,8 @@ class Connection(ReadLoop, asyncio.Protocol):
             self.flush_pushes()
         else:
             self._send(out[0] if len(out) == 1 else b"".join(out))
+        if len(self._hits) > HITS_KEPT:  # while the client reads what it was just sent
+            self.engine.drain_hits()
 
     def _send(self, data: bytes) -> None:
         server = self.server

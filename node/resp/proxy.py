@@ -29,8 +29,7 @@ if TYPE_CHECKING:
 
 _STATUS: Final = frozenset({"set", "setex", "psetex", "mset", "type", "sc.put", "sc.touched"})
 _SUMS: Final = frozenset({"del", "unlink", "exists", "touch", "sc.invalidate", "sc.release"})
-_LISTS: Final = frozenset({"mget", "sc.mgetx", "sc.mlease"})
-_PAIR_LISTS: Final = frozenset({"sc.mget"})
+_LISTS: Final = frozenset({"mget", "sc.mget", "sc.mgetx", "sc.mlease"})
 
 
 def route(connection: Connection, forwarder: Forwarder, found: Command, argv: list[bytes]) -> Reply | None:
@@ -108,7 +107,7 @@ async def _split(
     connection: Connection, forwarder: Forwarder, found: Command, argv: list[bytes], owners: list[str | None]
 ) -> object:
     """Run a many-key command at every owner, each with its own keys, and merge the replies."""
-    if found.name not in _SUMS | _LISTS | _PAIR_LISTS | {"mset"} or found.last != -1:
+    if found.name not in _SUMS | _LISTS | {"mset"} or found.last != -1:
         raise CommandError(f"CROSSSHARD the keys of '{found.name}' have different owners: send them one by one")
     step = found.step
     head = argv[: found.first]
@@ -129,13 +128,17 @@ async def _split(
         return sum(cast("list[int]", parts))
     if found.name == "mset":
         return b"OK"
-    width = 2 if found.name in _PAIR_LISTS else 1
-    merged: list[object] = [None] * (len(owners) * width)
+    merged: list[object] = [None] * len(owners)
+    codecs = bytearray(len(owners))
     for indexes, part in zip(shares.values(), parts, strict=True):
         values = cast("list[object]", part)
-        for place, index in enumerate(indexes):
-            merged[index * width : (index + 1) * width] = values[place * width : (place + 1) * width]
-    return merged
+        if found.name == "sc.mget":  # the codecs of all stand before the payloads
+            own, *values = values
+            for index, codec in zip(indexes, cast("bytes", own), strict=True):
+                codecs[index] = codec
+        for index, value in zip(indexes, values, strict=True):
+            merged[index] = value
+    return [bytes(codecs), *merged] if found.name == "sc.mget" else merged
 
 
 async def _span(connection: Connection, forwarder: Forwarder, found: Command, argv: list[bytes]) -> object:

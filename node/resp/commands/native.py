@@ -32,7 +32,6 @@ if TYPE_CHECKING:
 PROTOCOL = 1
 _CONDITIONS = frozenset({b"NX", b"XX"})
 CODEC_MAX = 255
-_CODECS = [b":%d\r\n" % codec for codec in range(CODEC_MAX + 1)]
 TOUCHES_MAX = 16
 """Hits of a near cache that count, for one key and report: beyond that they tell the policy nothing new."""
 
@@ -69,20 +68,14 @@ def sc_get(connection: Connection, argv: list[bytes]) -> Reply:
 
 @command("sc.mget", -2, Flag.READ, (1, -1, 1), group="native")
 def sc_mget(connection: Connection, argv: list[bytes]) -> Reply:
-    """Get codec and payload of many keys."""
+    """Get the codecs of many keys, a byte each, and their payloads."""
     lookup = connection.engine.get
-    null = connection.null * 2
+    null = connection.null
 
     def reply(entries: list[Entry | None]) -> bytes:
         connection.check_reply_bytes(sum([entry.size for entry in entries if entry is not None]))
-        # Payloads are copied once, by the join: a reply of many of them is mostly that copy.
-        parts = [b"*%d\r\n" % (2 * len(entries))]
-        for entry in entries:
-            if entry is None:
-                parts.append(null)
-            else:
-                parts += (_CODECS[entry.page.group.codec], entry.frame or entry.build_frame())
-        return b"".join(parts)
+        codecs = bytes([0 if entry is None else entry.page.group.codec for entry in entries])
+        return array([bulk(codecs), *[null if entry is None else bulk_of(entry) for entry in entries]])
 
     return gather([lookup(canonical(raw)) for raw in argv[1:]], reply)
 

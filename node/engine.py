@@ -42,6 +42,10 @@ if TYPE_CHECKING:
 HIT_LOG_MAX: Final = 128
 UNPACK_INLINE_BYTES_MAX: Final = 256 * 1024
 TIMED_MASK: Final = 15  # one get in 16 is timed
+SCAN_DISK: Final = 1 << 48  # this bit of a cursor says that the scan has come to the disk,
+SCAN_SHIFT: Final = 128 - 48  # and the bits below are the first ones of the digest where it goes on
+SCAN_RECORDS_MIN: Final = 16  # more than can share these bits, so that every step gets on
+SCAN_RECORDS_MAX: Final = 512  # 1 to 2 ms
 
 
 class MultiLevelCache:
@@ -257,10 +261,14 @@ class MultiLevelCache:
         log.clear()
 
     def scan(self, cursor: int, count: int, match: Callable[[bytes], bool] | None = None) -> tuple[int, list[bytes]]:
-        """List live keys in memory from `cursor` on; gives the next cursor (0: the end) and about `count` keys.
+        """List live keys from `cursor` on; gives the next cursor (0: the end) and about `count` keys.
 
-        Every key that is in memory during the whole scan is listed at least once. What lies on disk only is not listed.
+        Pages of memory come first, then the records of L3 by digest, so that a key which leaves memory during the scan
+        is met there. A key that is there during the whole scan is listed at least once, unless it is read back from
+        disk and its record evicted from there meanwhile. Keys that lie in memory and on disk are listed twice.
         """
+        if cursor & SCAN_DISK:
+            return self._scan_disk(cursor, count, match)
         now_ms = self.now_ms()
         pages = self.groups.pages
         found: list[bytes] = []
@@ -273,11 +281,30 @@ class MultiLevelCache:
             seen += len(page.entries)
             alive = [entry.key for entry in page.entries if entry.expires_ms > now_ms]
             found.extend(alive if match is None else filter(match, alive))
-        return (cursor if cursor < len(pages) else 0), found
+        if cursor < len(pages):
+            return cursor, found
+        if self.l3 is None or not self.l3.on:
+            return 0, found
+        # What was evicted from memory and is not in the file yet would be missed by both halves.
+        orphans = self.l3.pending_keys()
+        found.extend(orphans if match is None else filter(match, orphans))
+        return SCAN_DISK, found
+
+    def _scan_disk(self, cursor: int, count: int, match: Callable[[bytes], bool] | None) -> tuple[int, list[bytes]]:
+        """Go on with the records of L3; the cursor holds the first bits of the next digest."""
+        if self.l3 is None:
+            return 0, []
+        start = ((cursor & SCAN_DISK - 1) << SCAN_SHIFT).to_bytes(16, "big")
+        following, keys = self.l3.scan(start, min(max(count, SCAN_RECORDS_MIN), SCAN_RECORDS_MAX))
+        found = keys if match is None else list(filter(match, keys))
+        return (SCAN_DISK | int.from_bytes(following, "big") >> SCAN_SHIFT if following else 0), found
 
     def __len__(self) -> int:
-        """How many entries are in memory, without those that were invalidated."""
-        return len(self.residents)
+        """How many entries there are, in memory or on disk, without those that were invalidated.
+
+        What expired but was not swept yet is counted; while the disk is catching up with changes it may be a few off.
+        """
+        return len(self.residents) + (self.l3.count_beside(self.residents.stored) if self.l3 is not None else 0)
 
     # -- writes --------------------------------------------------------------------------------------------------
 
@@ -348,10 +375,12 @@ class MultiLevelCache:
     def _place(self, entry: Entry, group: Group) -> bool:
         """Take in a new entry in place of the one that its key may have; False when no memory level has room."""
         old = self.residents.find(entry.key)
+        after = -1
         if old is not None:
             entry.stored = old.stored
+            after = old.page.index
             self.residents.unlink(old, RemovalCause.REPLACED)
-        if self.residents.place(entry, group):
+        if self.residents.place(entry, group, after):
             return True
         entry.page = Page(group, -1)
         return False

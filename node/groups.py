@@ -2,7 +2,7 @@
 
 Entries with the same namespace, tags and codec form a Group, and stand in pages of up to 256. So a tag leads to its
 groups, a group to its pages, a page to its entries: killing a tag walks pages and can be done in slices. The pages
-also serve as the order for SCAN and for active expiry: an entry never changes its page while it lives in memory.
+also serve as the order for SCAN and for active expiry: while a key lives in memory it moves only to later pages.
 
 Invariants: a group exists exactly as long as it has entries (the plain group of a namespace as long as the namespace),
 a tag exactly as long as it has a group, so the tables are bounded by the entries and a tag is never lost before
@@ -157,21 +157,28 @@ class GroupTable:
                 del self.tags[tag]
         self.bytes_used -= group.size
 
-    def add(self, entry: Entry, group: Group) -> None:
-        """Give an entry its place in a group."""
+    def add(self, entry: Entry, group: Group, after: int = -1) -> None:
+        """Give an entry its place in a group, on no page before number `after`: where a scan may have been already."""
         page = group.filling
-        if page is None or len(page.entries) == PAGE_ENTRIES_MAX:
-            page = group.filling = group.open_pages.popitem()[0] if group.open_pages else self._new_page(group)
+        if page is not None and page.index < after:
+            if len(page.entries) < PAGE_ENTRIES_MAX:
+                group.open_pages[page] = None
+            page = group.filling = self._new_page(group, at_end=True)
+        elif page is None and after >= 0:
+            page = group.filling = self._new_page(group, at_end=True)
+        elif page is None or len(page.entries) == PAGE_ENTRIES_MAX:
+            reuse = group.open_pages and after < 0
+            page = group.filling = group.open_pages.popitem()[0] if reuse else self._new_page(group, at_end=after >= 0)
         entries = page.entries
         entry.page = page
         entry.slot = len(entries)
         entries.append(entry)
         page.soonest_ms = min(page.soonest_ms, entry.expires_ms)
 
-    def _new_page(self, group: Group) -> Page:
+    def _new_page(self, group: Group, *, at_end: bool) -> Page:
         if not group.pages:
             self._enter(group)
-        if self._free_indexes:
+        if self._free_indexes and not at_end:
             index = self._free_indexes.pop()
             page = self.pages[index] = Page(group, index)
         else:

@@ -75,16 +75,19 @@ class Residents:
 
     # -- in ------------------------------------------------------------------------------------------------------
 
-    def place(self, entry: Entry, group: Group) -> bool:
-        """Take in an entry whose key is not held: into L1, or into L2 when L1 is not for it. False: no room at all."""
+    def place(self, entry: Entry, group: Group, after: int = -1) -> bool:
+        """Take in an entry whose key is not held: into L1, or into L2 when L1 is not for it. False: no room at all.
+
+        `after`: number of the page on which the entry stood that it takes the place of.
+        """
         if self.hit_log:
             self.drain_hits()  # the policy hears of reads and puts in their order
         size = entry.size
         level = self.l1
         charged = self.groups.bytes_used + (0 if group.filling is not None else group.size)
         if level.needs_room(size, charged) and not self._make_room(entry, size, group):
-            return self._place_below(entry, group)
-        self.groups.add(entry, group)
+            return self._place_below(entry, group, after)
+        self.groups.add(entry, group, after)
         level.insert(entry)
         self.stored += entry.stored
         namespace = group.namespace
@@ -125,10 +128,10 @@ class Residents:
         level.counters.rewritten += 1
         return True
 
-    def _place_below(self, entry: Entry, group: Group) -> bool:
+    def _place_below(self, entry: Entry, group: Group, after: int) -> bool:
         if self.l2 is None or group.size > self.l1.bytes_max - self.groups.bytes_used:
             return False
-        self.groups.add(entry, group)
+        self.groups.add(entry, group, after)
         self.stored += entry.stored
         group.namespace.entries += 1
         group.namespace.bytes += entry.size

@@ -104,7 +104,9 @@ class DiskLevel:
         self._upkeep.begin_suspects(opened.suspects, self.start_seq)
         for kind, name, seq in opened.store.load_tombstones():
             self._tombs.of_kind(kind)[name] = seq
-            self._upkeep.sweep_later(kind, (name,), seq)
+            with opened.store.env.begin() as txn:
+                self._upkeep.sweep_later(kind, (name,), seq)
+                self._upkeep.note_dead(kind, name, opened.store.count_rows(txn, kind, name))
 
     @property
     def on(self) -> bool:
@@ -196,6 +198,45 @@ class DiskLevel:
 
         self._handoff.run(read, lambda found: result.set_result((found[0], queued + found[1])), result.set_exception)
         return result
+
+    def pending_keys(self) -> list[bytes]:
+        """Live keys that are neither in memory nor in the file yet."""
+        pending = self._writer.pending
+        found = [key for key, change in pending.waiting.items() if isinstance(change, Entry) and change.level is None]
+        found += pending.batch
+        find = self._residents.find
+        return [key for key in found if find(key) is None and self._from_pending(self._pending(key)) is not None]
+
+    def scan(self, start: bytes, limit: int) -> tuple[bytes, list[bytes]]:
+        """Live keys of the next `limit` records from the digest `start` on, and the digest that follows (b"": none)."""
+        opened = self._open
+        if opened is None:
+            return b"", []
+        found: list[bytes] = []
+        try:
+            with opened.store.begin_read() as txn:
+                names = opened.store.names_from(txn, start, limit + 1)
+                for name in names[:limit]:
+                    data = txn.get(name)
+                    try:
+                        record = decode_head(memoryview(data))
+                    except CorruptionError:
+                        continue  # a miss for whoever asks for it, and dropped then
+                    key = record.key
+                    change = self._pending(key)
+                    if self._alive(key, record) if change is _ABSENT else self._from_pending(change) is not None:
+                        found.append(key)
+        except lmdb.Error as error:
+            self._switch_off(f"read failed: {error}")
+            return b"", []
+        return (names[limit] if len(names) > limit else b""), found
+
+    def count_beside(self, in_memory_too: int) -> int:
+        """How many live records there are beside those whose keys are in memory, as far as known without a walk."""
+        opened = self._open
+        if opened is None:
+            return 0
+        return max(0, opened.store.count - self._writer.pending.doomed - self._upkeep.dead_records - in_memory_too)
 
     def _pending(self, key: bytes) -> object:
         """The change of a key that is not in the file yet, or _ABSENT."""
@@ -303,18 +344,16 @@ class DiskLevel:
         self._upkeep.sweep_later(kind, names, seq)
         result: Future[int] = Future()
 
-        def job() -> int:
-            rows = 0
+        def change(txn: Any) -> list[int]:
+            opened.store.put_tombstones(txn, kind, names, seq)
+            return [opened.store.count_rows(txn, kind, name) for name in names]
 
-            def change(txn: Any) -> None:
-                nonlocal rows
-                opened.store.put_tombstones(txn, kind, names, seq)
-                rows = sum(opened.store.count_rows(txn, kind, name) for name in names)
+        def done(rows: list[int]) -> None:
+            for name, count in zip(names, rows, strict=True):
+                self._upkeep.note_dead(kind, name, count)
+            result.set_result(sum(rows))
 
-            opened.store.write(change)
-            return rows
-
-        self._handoff.run(job, result.set_result, self._failed_with(result, 0), urgent=True)
+        self._handoff.run(lambda: opened.store.write(change), done, self._failed_with(result, 0), urgent=True)
         return result
 
     def clear(self, seq: int) -> Future[int] | None:

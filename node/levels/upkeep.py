@@ -49,6 +49,7 @@ class Upkeep:
         self._corrupted = corrupted
         self._sweeps: deque[tuple[bytes, bytes, int]] = deque()
         self._looked_at_ms = 0
+        self._dead: dict[tuple[bytes, bytes], int] = {}
         self.suspects: bytes | None = None
         self._suspect_at = self._sweep_at = FIRST
         self._start_seq = 0
@@ -60,9 +61,20 @@ class Upkeep:
         """Take note of a tombstone."""
         self._sweeps.extend((kind, name, seq) for name in names)
 
+    def note_dead(self, kind: bytes, name: bytes, count: int) -> None:
+        """Take note of how many records a tombstone covers, if it is not swept yet."""
+        if any(sweep[:2] == (kind, name) for sweep in self._sweeps):
+            self._dead[kind, name] = count
+
+    @property
+    def dead_records(self) -> int:
+        """How many records are dead but not swept yet; those that several tombstones cover count for each."""
+        return sum(self._dead.values())
+
     def forget_sweeps(self) -> None:
         """All records and tombstones are gone."""
         self._sweeps.clear()
+        self._dead.clear()
         self._sweep_at = FIRST
 
     def begin_suspects(self, suspects: bytes | None, start_seq: int) -> None:
@@ -108,6 +120,8 @@ class Upkeep:
         def done(found: tuple[int, list[bytes]]) -> None:
             removed, rows = found
             self._counters.removed[RemovalCause.INVALIDATED] += removed
+            if (kind, name) in self._dead:
+                self._dead[kind, name] = max(0, self._dead[kind, name] - removed)
             if not self._sweeps or self._sweeps[0] != (kind, name, seq):
                 return  # everything was cleared meanwhile
             if len(rows) == store.slice_records:
@@ -115,6 +129,8 @@ class Upkeep:
                 return
             self._sweep_at = FIRST
             self._sweeps.popleft()
+            if not any(sweep[:2] == (kind, name) for sweep in self._sweeps):
+                self._dead.pop((kind, name), None)
             marks = self._tombs.of_kind(kind)
             if marks.get(name) == seq:
                 del marks[name]

@@ -230,3 +230,70 @@ def test_seed_defect_pickle_read_from_disk(node: Node) -> None:
     assert payload(node.start(), b"a") == b"cposix\nsystem\n(S'touch owned'\ntR."
     sources = Path(__file__).parents[2].joinpath("node").rglob("*.py")
     assert not [path for path in sources if "import pickle" in path.read_text()]
+
+
+def listed(engine: MultiLevelCache, count: int) -> list[bytes]:
+    """The keys that a scan lists, in steps of about `count`."""
+    keys: list[bytes] = []
+    cursor = -1
+    while cursor:
+        cursor, some = engine.scan(max(cursor, 0), count)
+        keys += some
+    return keys
+
+
+@pytest.mark.parametrize("count", [1, 100])
+def test_keys_that_are_only_on_disk_are_listed_and_counted(node: Node, count: int) -> None:
+    """A scan and `len` know what lies in memory, what waits for the disk, and what is only there; nothing dead."""
+    engine = node.start(l1_entries_max=50)
+    for number in range(600):
+        engine.put(b"k%d" % number, b"v", tags=(b"t%d" % (number % 3),))
+        if number == 500:
+            settle(engine)
+    everything = {b"k%d" % number for number in range(600)}
+    assert set(listed(engine, count)) == everything
+    settle(engine)
+    assert len(engine) == 600
+    assert set(listed(engine, count)) == everything
+    assert engine.invalidate_tags((b"t0",)) == 200
+    assert engine.remove(b"k1") is True
+    alive = {b"k%d" % number for number in range(600) if number % 3} - {b"k1"}
+    assert set(listed(engine, count)) == alive
+    assert len(engine) == 399
+    again = node.start(l1_entries_max=50)
+    assert len(again) == 399
+    assert payload(again, b"k2") == b"v"
+    again.put(b"k4", b"new")
+    again.put(b"fresh", b"new")
+    assert set(listed(again, count)) == alive | {b"fresh"}
+    settle(again)
+    assert len(again) == 400
+    again.clear()
+    assert (listed(again, count), len(again)) == ([], 0)
+
+
+def test_scan_lists_a_key_that_changes_its_tags(node: Node) -> None:
+    """A put with other tags moves a key only to where the scan has not been."""
+    engine = node.start(l3_bytes_max=0, data_dir=None)
+    engine.put(b"first", b"v", tags=(b"new",))
+    for number in range(600):
+        engine.put(b"k%d" % number, b"v", tags=(b"old",))
+    cursor, keys = engine.scan(0, 1)
+    assert keys == [b"first"]
+    for number in range(600):
+        engine.put(b"k%d" % number, b"v", tags=(b"new",))
+    while cursor:
+        cursor, some = engine.scan(cursor, 1)
+        keys += some
+    assert {b"k%d" % number for number in range(600)} <= set(keys)
+
+
+def test_scan_passes_records_by_that_expired_or_are_damaged(node: Node) -> None:
+    """What can't be read, or is over, is not listed."""
+    engine = node.start()
+    for number in range(100):
+        engine.put(b"k%d" % number, b"v", expires_ms=engine.now_ms() + (50 if number % 2 else 5000))
+    settle(engine)
+    node.clock.advance(60)
+    again = node.start()
+    assert sorted(listed(again, 1)) == sorted(b"k%d" % number for number in range(0, 100, 2))

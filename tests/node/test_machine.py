@@ -23,6 +23,16 @@ SIZES = st.sampled_from([0, 1, 70, 700, 3000])
 TTLS = st.sampled_from([None, None, 5, 500, 50_000])
 
 
+def scan_all(engine: MultiLevelCache) -> set[bytes]:
+    """The keys that a scan lists, in steps."""
+    listed: set[bytes] = set()
+    cursor = -1
+    while cursor:
+        cursor, keys = engine.scan(max(cursor, 0), 2)
+        listed.update(keys)
+    return listed
+
+
 class EngineMachine(RuleBasedStateMachine):
     """Three levels with little room, and a model of (payload, expiry, tags) by key."""
 
@@ -182,10 +192,29 @@ class EngineMachine(RuleBasedStateMachine):
 
     @rule()
     def scan(self) -> None:
-        cursor, keys = self.engine.scan(0, 1000)
-        assert cursor == 0
-        assert len(keys) == len(set(keys))
-        assert all(self.alive(key) is not None for key in keys)
+        listed = scan_all(self.engine)
+        assert all(self.alive(key) is not None for key in listed)
+        assert {key for key in self.model if self.engine.peek(key) is not None} <= listed
+
+    @rule(data=st.data(), key=KEYS, tags=TAGS)
+    def scan_while_others_work(self, data: st.DataObject, key: bytes, tags: tuple[bytes, ...]) -> None:
+        """What is there before, between and after the steps of a scan is listed, wherever it moves meanwhile."""
+        held = {name for name in self.model if self.engine.peek(name) is not None}
+        listed: set[bytes] = set()
+        cursor = 0
+        for step in range(100):
+            cursor, keys = self.engine.scan(cursor, 1)
+            listed.update(keys)
+            if not cursor:
+                break
+            if step < 4:
+                if data.draw(st.booleans()):
+                    self.put(key, 700, None, tags)
+                else:
+                    self.get(data.draw(KEYS))
+            held &= {name for name in self.model if self.engine.peek(name) is not None}
+        assert not cursor
+        assert held <= listed
 
     @invariant()
     def internals_hold(self) -> None:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import Future
+from functools import partial
 from typing import TYPE_CHECKING
 
+from stratacache.node.engine import SCAN_DISK
 from stratacache.node.keys import canonical
 from stratacache.node.resp.arguments import SYNTAX, cursor_of, glob, integer_of
 from stratacache.node.resp.commands.entries import gather
 from stratacache.node.resp.dispatch import when
 from stratacache.node.resp.replies import OK, CommandError, array, bulk, bulks, integer, status
-from stratacache.node.resp.table import Flag, Reply, command
+from stratacache.node.resp.table import Flag, Later, Reply, command
 
 if TYPE_CHECKING:
     from stratacache.node.resp.connection import Connection
@@ -100,12 +103,20 @@ def keys(connection: Connection, argv: list[bytes]) -> Reply:
     """List the keys that match a pattern."""
     match = _matcher(argv[1])
     found: dict[bytes, None] = {}
-    cursor = 0
-    while True:
-        cursor, some = connection.engine.scan(cursor, 10_000, match)
-        found.update(dict.fromkeys(some))
-        if not cursor:
-            return bulks(list(found))
+
+    def go_on(cursor: int) -> Reply:
+        """Walk memory in one go, and the disk in slices between which others get their turn."""
+        while True:
+            cursor, some = connection.engine.scan(cursor, 10_000, match)
+            found.update(dict.fromkeys(some))
+            if not cursor:
+                return bulks(list(found))
+            if cursor >= SCAN_DISK:
+                later: Future[int] = Future()
+                connection.server.post(partial(later.set_result, cursor))
+                return Later(later, go_on)
+
+    return go_on(0)
 
 
 @command("scan", -2, Flag.READ | Flag.SPANS, group="generic")

@@ -37,7 +37,7 @@ def unpack(packed: bytes) -> bytes:
 
 
 def _tight(data: bytes) -> bytes:
-    """A copy that is its own size: what zlib gives is the shrunk head of a 16 KiB block, and would leave a hole there."""
+    """A copy of its own size: what zlib gives is the shrunk head of a 16 KiB block, and leaves a hole behind it."""
     return data if len(data) > ZLIB_BLOCK_BYTES else bytes(memoryview(data))
 
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any, Final
 
+from .below import Below
 from .clock import Clock, NodeClock
 from .config import NodeConfig
 from .entry import COST_UNKNOWN_S, NEVER_MS, Entry, new_entry
@@ -27,11 +28,12 @@ from .insight import Insight
 from .invalidation import Invalidation
 from .keys import DEFAULT_NAMESPACE
 from .leases import LeaseReply, LeaseState, LeaseTable
-from .levels.compressed import pack, unpack
+from .levels.compressed import pack
 from .levels.disk import DiskLevel
 from .recipes import Recipes
 from .residents import Residents, unpacked
-from .stats import LevelCounters, node_dict, totals_dict
+from .scan import Scanner
+from .stats import node_dict, totals_dict
 from .types import RemovalCause
 
 if TYPE_CHECKING:
@@ -40,12 +42,7 @@ if TYPE_CHECKING:
     from .events import Listener
 
 HIT_LOG_MAX: Final = 128
-UNPACK_INLINE_BYTES_MAX: Final = 256 * 1024
 TIMED_MASK: Final = 15  # one get in 16 is timed
-SCAN_DISK: Final = 1 << 48  # this bit of a cursor says that the scan has come to the disk,
-SCAN_SHIFT: Final = 128 - 48  # and the bits below are the first ones of the digest where it goes on
-SCAN_RECORDS_MIN: Final = 16  # more than can share these bits, so that every step gets on
-SCAN_RECORDS_MAX: Final = 512  # 1 to 2 ms
 
 
 class MultiLevelCache:
@@ -102,6 +99,8 @@ class MultiLevelCache:
         self._invalidation = Invalidation(
             self.gate, self.leases, self.residents, self.l3, handoff, self.now_ms, self._changed
         )
+        self._below = Below(self, handoff)
+        self._scanner = Scanner(self.residents, self.l3, self.now_ms)
         self._easy_bytes = min(config.key_bytes_max, config.value_bytes_max)
 
     # -- reads ---------------------------------------------------------------------------------------------------
@@ -118,82 +117,13 @@ class MultiLevelCache:
             if len(log) >= HIT_LOG_MAX:
                 self.drain_hits()
             return entry
-        return self._get_below(key)
+        return self._below.get(key)
 
     def _get_timed(self, key: bytes) -> Entry | Future[Entry | None] | None:
         start_ns = self._clock.perf_ns()
         found = self.get(key)
         self.access_times.record(self._clock.perf_ns() - start_ns)
         return found
-
-    def _get_below(self, key: bytes) -> Entry | Future[Entry | None] | None:
-        """Look further down for a key of which L1 has no live entry."""
-        self._handoff.run_done()
-        entry = self.residents.find(key)
-        self.l1.counters.misses += 1
-        if entry is not None:
-            if entry.expires_ms > self.now_ms():
-                return self._hit_in_l2(entry)
-            self.residents.drop_dead(entry)
-        if self.l2 is not None:
-            self.l2.counters.misses += 1
-        if self.l3 is not None:
-            found = self.l3.find(key, wait=self._handoff.waits)
-            if isinstance(found, Future):
-                return then(found, lambda entry: self._found_on_disk(key, entry))
-            return self._found_on_disk(key, found)
-        self._count_miss(key)
-        return None
-
-    def _hit_in_l2(self, entry: Entry) -> Entry | Future[Entry | None]:
-        assert self.l2 is not None
-        if not entry.packed or entry.size <= UNPACK_INLINE_BYTES_MAX or self._handoff.waits:
-            self._count_hit(entry, self.l2.counters)
-            return self.residents.promote(entry)
-        packed = entry.payload
-        key = entry.key
-
-        def promote(payload: bytes) -> Entry | None:
-            now = self.residents.find(key)
-            if now is entry and entry.raw is packed and entry.expires_ms > self.now_ms():
-                assert self.l2 is not None
-                self._count_hit(entry, self.l2.counters)
-                return self.residents.promote(entry, payload)
-            return self._settled(self.get(key))
-
-        return then(self._handoff.off_thread(lambda: unpack(packed)), promote)
-
-    def _settled(self, found: Entry | Future[Entry | None] | None) -> Entry | None:
-        """An answer that must be given now: what would have to be waited for once more is a miss."""
-        return None if isinstance(found, Future) else found
-
-    def _found_on_disk(self, key: bytes, entry: Entry | None) -> Entry | None:
-        assert self.l3 is not None
-        counters = self.l3.counters
-        newer = self.residents.find(key)
-        if newer is not None:  # put while the disk was read
-            return self._settled(self.get(key))
-        if entry is None:
-            counters.misses += 1
-            self._count_miss(key)
-            return None
-        self._count_hit(entry, counters)
-        if self.residents.place(entry, entry.page.group):
-            counters.promotions += 1
-            if entry.packed:  # it went to L2
-                return self.residents.promote(entry)
-        return entry
-
-    def _count_hit(self, entry: Entry, counters: LevelCounters) -> None:
-        self.hits += 1
-        counters.hits += 1
-        entry.page.group.namespace.hits += 1
-        self.insight.hits((entry,))
-
-    def _count_miss(self, key: bytes) -> None:
-        self.misses += 1
-        self._namespace_of(key).misses += 1
-        self.insight.missed(key)
 
     def touch(self, key: bytes, count: int, told_max: int) -> None:
         """Take note of `count` hits that a near cache served; the policy is told of `told_max` of them at most."""
@@ -205,28 +135,7 @@ class MultiLevelCache:
 
     def wake(self, key: bytes) -> bool | Future[bool]:
         """Bring a live entry up to L1 without counting a hit; False when there is none, or L1 refuses it."""
-        now_ms = self.now_ms()
-        entry = self.residents.find(key)
-        if entry is not None:
-            if entry.expires_ms <= now_ms:
-                return False
-            return entry.level is self.l1 or self.residents.promote(entry).level is self.l1
-        self._handoff.run_done()
-        if self.l3 is None:
-            return False
-        found = self.l3.find(key, wait=self._handoff.waits)
-        if isinstance(found, Future):
-            return then(found, lambda entry: self._woken(key, entry))
-        return self._woken(key, found)
-
-    def _woken(self, key: bytes, entry: Entry | None) -> bool:
-        newer = self.residents.find(key)
-        if newer is not None or entry is None:  # put or read while the disk was read
-            return newer is not None and newer.level is self.l1
-        placed = self.residents.place(entry, entry.page.group)
-        if placed and self.l3 is not None:
-            self.l3.counters.promotions += 1
-        return placed and entry.level is self.l1
+        return self._below.wake(key)
 
     def peek(self, key: bytes) -> Entry | Future[Entry | None] | None:
         """Give the live entry of a canonical key, or None, without counting or promoting."""
@@ -261,43 +170,8 @@ class MultiLevelCache:
         log.clear()
 
     def scan(self, cursor: int, count: int, match: Callable[[bytes], bool] | None = None) -> tuple[int, list[bytes]]:
-        """List live keys from `cursor` on; gives the next cursor (0: the end) and about `count` keys.
-
-        Pages of memory come first, then the records of L3 by digest, so that a key which leaves memory during the scan
-        is met there. A key that is there during the whole scan is listed at least once, unless it is read back from
-        disk and its record evicted from there meanwhile. Keys that lie in memory and on disk are listed twice.
-        """
-        if cursor & SCAN_DISK:
-            return self._scan_disk(cursor, count, match)
-        now_ms = self.now_ms()
-        pages = self.groups.pages
-        found: list[bytes] = []
-        seen = 0
-        while cursor < len(pages) and seen < count:
-            page = pages[cursor]
-            cursor += 1
-            if page is None:
-                continue
-            seen += len(page.entries)
-            alive = [entry.key for entry in page.entries if entry.expires_ms > now_ms]
-            found.extend(alive if match is None else filter(match, alive))
-        if cursor < len(pages):
-            return cursor, found
-        if self.l3 is None or not self.l3.on:
-            return 0, found
-        # What was evicted from memory and is not in the file yet would be missed by both halves.
-        orphans = self.l3.pending_keys()
-        found.extend(orphans if match is None else filter(match, orphans))
-        return SCAN_DISK, found
-
-    def _scan_disk(self, cursor: int, count: int, match: Callable[[bytes], bool] | None) -> tuple[int, list[bytes]]:
-        """Go on with the records of L3; the cursor holds the first bits of the next digest."""
-        if self.l3 is None:
-            return 0, []
-        start = ((cursor & SCAN_DISK - 1) << SCAN_SHIFT).to_bytes(16, "big")
-        following, keys = self.l3.scan(start, min(max(count, SCAN_RECORDS_MIN), SCAN_RECORDS_MAX))
-        found = keys if match is None else list(filter(match, keys))
-        return (SCAN_DISK | int.from_bytes(following, "big") >> SCAN_SHIFT if following else 0), found
+        """List live keys from `cursor` on; gives the next cursor (0: the end) and about `count` keys (scan.py)."""
+        return self._scanner.scan(cursor, count, match)
 
     def __len__(self) -> int:
         """How many entries there are, in memory or on disk, without those that were invalidated.
@@ -582,7 +456,8 @@ class MultiLevelCache:
 
     # -- inside --------------------------------------------------------------------------------------------------
 
-    def _namespace_of(self, key: bytes) -> Namespace:
+    def namespace_of(self, key: bytes) -> Namespace:
+        """Record of the namespace of a key."""
         at = key.find(b":", 0, 256)
         return self._default if at < 0 else self.groups.namespace(key[:at])
 

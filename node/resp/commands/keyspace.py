@@ -7,13 +7,13 @@ from concurrent.futures import Future
 from functools import partial
 from typing import TYPE_CHECKING
 
-from stratacache.node.engine import SCAN_DISK
 from stratacache.node.keys import canonical
 from stratacache.node.resp.arguments import SYNTAX, cursor_of, glob, integer_of
 from stratacache.node.resp.commands.entries import gather
 from stratacache.node.resp.dispatch import when
 from stratacache.node.resp.replies import OK, CommandError, array, bulk, bulks, integer, status
 from stratacache.node.resp.table import Flag, Later, Reply, command
+from stratacache.node.scan import SCAN_DISK
 
 if TYPE_CHECKING:
     from stratacache.node.resp.connection import Connection

@@ -29,7 +29,8 @@ COMMANDS: Final = {
     "invalidate": "remove by key, tag, namespace, or everything",
     "node": "serve one cache node without Ray",
     "controller": "keep a cache alive in a Ray cluster (what the Helm chart runs)",
-    "drain": "write this machine's shards to disk and end them, before it goes",
+    "resize": "change the number of shards and their weights while the cache is in use",
+    "drain": "take a shard out, or prepare this machine's shards for its end",
     "completion": "print what makes the shell complete `stratacache`",
     "demo": "run an AI pipeline on a local cluster and show what the cache does",
 }

@@ -20,6 +20,7 @@ from typing import Any, Final, NoReturn
 from stratacache.cluster import messages as m
 from stratacache.cluster.config import RAY_NAMESPACE, ClusterConfig, shard_actor_name
 from stratacache.cluster.coordinator import Coordinator, Phase
+from stratacache.cluster.membership import shard_number
 from stratacache.cluster.merge import counters, merged_stats
 from stratacache.cluster.metrics import ClusterCollector, serve_metrics
 from stratacache.cluster.placement import node_seen
@@ -33,6 +34,7 @@ PROBE_DEADLINE_S: Final = 3.0
 CALL_DEADLINE_S: Final = 30.0
 STATS_DEADLINE_S: Final = 2.0
 LOOK_EVERY_S: Final = 2.0
+PORT_MAX: Final = 65_535
 
 log = logging.getLogger(__name__)
 
@@ -82,10 +84,26 @@ class CoordinatorActor:
             ) from None
         return self.status()
 
+    async def wait_settled(self, deadline_s: float) -> dict[str, Any]:
+        """The status once every wanted shard serves and has what is its own; raises UnavailableError otherwise."""
+        try:
+            async with asyncio.timeout(deadline_s):
+                while not self.core.is_settled():
+                    self._changed.clear()
+                    await self._changed.wait()
+        except TimeoutError:
+            change = self.core.progress(_now_ms())
+            what = change["waits_for"] or f"{change['phase'] or 'a view change'}, {change['left']} entries left"
+            name = self.config.name
+            raise UnavailableError(f"cluster {name} is not settled after {deadline_s:g} s: {what}") from None
+        return self.status()
+
     async def renew(self, request: m.LeaseRequested) -> m.CoordinatorEffect | None:
         """Answer a shard that asks to go on serving; None when there is nothing to say yet."""
         answer: m.CoordinatorEffect | None = None
-        for effect in self.core.handle(request, _now_ms()):
+        effects = self.core.handle(request, _now_ms())
+        self._changed.set()
+        for effect in effects:
             if isinstance(effect, m.GrantLease | m.RefuseLease) or (
                 isinstance(effect, m.Activate) and effect.shard == request.shard
             ):
@@ -165,7 +183,11 @@ class CoordinatorActor:
 
     async def resize(self, count: int | None, weights: dict[str, float]) -> dict[str, Any]:
         """Want so many shards (None: as many as now) with these weights; returns the status. Raises UsageError."""
-        return await self._aim(self.core.plan_resize(count, weights))
+        target = self.core.plan_resize(count, weights)
+        last = max(map(shard_number, target))
+        if self.config.port and self.config.port + last > PORT_MAX:
+            raise UsageError(f"shard-{last} would listen on port {self.config.port + last}: ports go up to {PORT_MAX}")
+        return await self._aim(target)
 
     async def remove(self, shard: str) -> dict[str, Any]:
         """Want the cluster without this shard, whose entries go to the others; returns the status."""

@@ -10,6 +10,7 @@ import os
 import secrets
 import shutil
 import time
+from collections.abc import Mapping
 from dataclasses import replace
 from types import TracebackType
 from typing import Any, Final
@@ -70,6 +71,30 @@ class ClusterHandle:
         """Close the shards of a Ray node, given by its id, that is about to go; returns their ids."""
         shards: list[str] = _ask(self._coordinator.drain.remote(node, deadline_s), deadline_s + CALL_DEADLINE_S)
         return shards
+
+    def resize(
+        self, shards: int | None = None, *, weights: Mapping[str, float] | None = None, deadline_s: float = 180.0
+    ) -> None:
+        """Change the number of shards (None: keep it) and their weights while the cache is in use, and wait for it.
+
+        New shards get the lowest free numbers, and those of the highest numbers leave. What moves is handed over: a
+        key that is asked for meanwhile is taken from where it was. Raises UsageError for what can't be had, and
+        UnavailableError when it is not done within `deadline_s`; it goes on then, see `status()["change"]`.
+        """
+        _ask(self._coordinator.resize.remote(shards, dict(weights or {})))
+        self.wait_settled(deadline_s)
+
+    def drain_shard(self, shard: str, *, deadline_s: float = 180.0) -> None:
+        """Take a shard out of the cluster for good: the others get its keys, the hottest first, then its process ends.
+
+        Raises as `resize` does.
+        """
+        _ask(self._coordinator.remove.remote(shard))
+        self.wait_settled(deadline_s)
+
+    def wait_settled(self, deadline_s: float = 180.0) -> None:
+        """Wait until every wanted shard serves and has what is its own; raises UnavailableError."""
+        _ask(self._coordinator.wait_settled.remote(deadline_s), deadline_s + CALL_DEADLINE_S)
 
     def wait_ready(self, deadline_s: float = 60.0) -> None:
         """Wait until every shard serves again; raises UnavailableError when it does not come to that."""

@@ -1,4 +1,4 @@
-"""`stratacache drain`: prepare this machine's shards for its end, as a pod's preStop hook does."""
+"""`stratacache drain`: take a shard out for good, or prepare a machine's shards for its end, as a preStop hook does."""
 
 from __future__ import annotations
 
@@ -11,23 +11,29 @@ from stratacache.node.errors import UnavailableError
 
 
 @click.command("drain")
+@click.argument("shard", required=False)
 @click.option("--name", default=None, help="The cluster's name, when several run.")
 @click.option("--timeout", "timeout_s", type=click.FloatRange(min=1), default=45.0, show_default=True, help="Seconds.")
 @click.option(
     "--node-ip", envvar="POD_IP", help="The Ray node's address.  [env: POD_IP; else the node of this machine]"
 )
 @json_option
-def command(name: str | None, timeout_s: float, node_ip: str | None, as_json: bool) -> None:
-    """Have the shards on a Ray node write everything to disk and end; none is started here any more.
+def command(shard: str | None, name: str | None, timeout_s: float, node_ip: str | None, as_json: bool) -> None:
+    """Take SHARD out of the cache: the others get its keys and entries, then its process ends.
 
-    Their ranges miss until they run again: where the disk stays, they come back with what it holds.
+    Without SHARD: have the shards on a Ray node write everything to disk and end; none is started here any more. Their
+    ranges miss until they run again: where the disk stays, they come back with what it holds.
     """
     require_ray()
     address = find_ray()
     if address is None:
         raise UnavailableError("no Ray node runs here: there is nothing to drain")
     connect_ray(address)
-    shards = attach(name).drain(_node_id(node_ip), timeout_s)
+    if shard is not None:
+        attach(name).drain_shard(shard, deadline_s=timeout_s)
+        shards = [shard]
+    else:
+        shards = attach(name).drain(_node_id(node_ip), timeout_s)
     if as_json:
         print_json({"shards": shards})
     else:

@@ -45,6 +45,7 @@ def summary(stats: dict[str, Any]) -> dict[str, Any]:
         metrics = figures.get("metrics", "")
         shards.append({**shard, "endpoint": endpoint, "metrics": metrics, **_figures(figures)})
     report = {name: stats[name] for name in ("name", "phase", "ready", "epoch", "term", "replicas", "metrics")}
+    report["change"] = stats["change"]
     return {**report, "shards": shards, "total": _figures(stats["total"])}
 
 
@@ -84,6 +85,10 @@ def print_summary(report: dict[str, Any]) -> None:
     if any(pages.values()):
         told = ", ".join(f"{who} {address}" for who, address in pages.items() if address)
         click.echo(f"metrics (http, /metrics): {told}")
+    change = report["change"]
+    if change["phase"]:
+        what = change["waits_for"] or f"{change['left']} entries left"
+        click.echo(f"{change['phase']} ({len(change['target'])} shards are wanted): {what}")
     for shard in report["shards"]:
         if shard["reason"]:
             click.echo(f"{shard['id']}: {shard['reason']}")

@@ -1,8 +1,8 @@
 """L3: the face of the disk towards the engine. Called from the owner's thread; commits run in the worker.
 
-Changes go through `writer.py`. A read looks at what waits there, then at the batch in flight, then into the file, so it
-sees the owner's changes in their order. A tag or namespace invalidation is one durable tombstone: whatever the level
-finds with a version up to it is dead, and swept in slices later (upkeep.py).
+Changes go through `writer.py`, reads through `reader.py`. A read looks at what waits, then at the batch in flight, then
+into the file, so it sees the owner's changes in their order. A tag or namespace invalidation is one durable tombstone:
+whatever the level finds with a version up to it is dead, and swept in slices later (upkeep.py).
 
 Invariants: what `find` gives is not older than any acknowledged change of its key, and not covered by any invalidation;
 after a failure of the disk the level is off, its file is marked as not to be trusted, and the cache goes on without it.
@@ -16,18 +16,14 @@ from typing import TYPE_CHECKING, Any, Final
 
 import lmdb
 
-from ..entry import Entry, new_entry
+from ..entry import Entry
 from ..errors import CorruptionError
 from ..gate import MARKS_MAX, Marks
-from ..groups import Group, Page
-from ..keys import namespace_of
+from ..groups import Group
 from ..stats import LevelCounters
 from ..types import RemovalCause
-from .pending import Snapshot, snapshot
-from .records import Record, decode_head, read_payload
+from .reader import Reader
 from .recovery import Opened, close_directory, open_directory
-from .sidefile import is_suspect
-from .store import FIRST, after, digest
 from .upkeep import Upkeep
 from .writer import Writer
 
@@ -40,9 +36,6 @@ if TYPE_CHECKING:
     from ..residents import Residents
 
 LOG_EVERY_MS: Final = 60_000
-INLINE_BYTES_MAX: Final = 256 * 1024
-
-_ABSENT: Final = object()
 _log = logging.getLogger(__name__)
 
 
@@ -62,7 +55,6 @@ class DiskLevel:
         self._clock = clock
         self._handoff = handoff
         self._residents = residents
-        self._group_of = group_of
         self.counters = LevelCounters()
         self.corrupt = 0
         self.off_reason = ""
@@ -81,6 +73,17 @@ class DiskLevel:
         )
         self.behind = not self._writer.through
         self._upkeep = Upkeep(config, handoff, self.counters, self._tombs, self._switch_off, self._drop_everything)
+        self._reader = Reader(
+            clock,
+            handoff,
+            residents,
+            self._tombs,
+            self._writer.pending,
+            group_of,
+            lambda: self._upkeep.suspects,
+            self._drop_corrupt,
+            self._switch_off,
+        )
         self._open: Opened | None = None
         self._closing: Opened | None = None
         self.start_seq = 1
@@ -101,6 +104,7 @@ class DiskLevel:
         # Each run of the node has its own range of numbers, so versions grow across restarts without being stored.
         self.start_seq = opened.side.incarnation << 40
         self._writer.begin(opened, self.start_seq)
+        self._reader.begin(opened, self.start_seq)
         self._upkeep.begin_suspects(opened.suspects, self.start_seq)
         for kind, name, seq in opened.store.load_tombstones():
             self._tombs.of_kind(kind)[name] = seq
@@ -137,99 +141,26 @@ class DiskLevel:
 
         With `wait` a large payload is read at once, otherwise in the worker: then a future is given.
         """
-        opened = self._open
-        if opened is None:
-            return None
-        item = self._pending(key)
-        if item is not _ABSENT:
-            return self._from_pending(item)
-        try:
-            with opened.store.begin_read() as txn:
-                data = txn.get(digest(key))
-                if data is None:
-                    return None
-                view = memoryview(data)
-                record = decode_head(view)
-                if not self._alive(key, record):
-                    return None
-                if record.payload_len <= INLINE_BYTES_MAX or wait:
-                    return self._entry(record, read_payload(view, record))
-        except CorruptionError as error:
-            self._drop_corrupt(key, error)
-            return None
-        except lmdb.Error as error:
-            self._switch_off(f"read failed: {error}")
-            return None
-        return self._read_later(opened, key)
+        return self._reader.find(key, wait=wait)
 
     def holds(self, key: bytes) -> bool:
         """Whether a live record of a key is there, without reading its payload."""
-        opened = self._open
-        if opened is None:
-            return False
-        item = self._pending(key)
-        if item is not _ABSENT:
-            return self._from_pending(item) is not None
-        try:
-            with opened.store.begin_read() as txn:
-                data = txn.get(digest(key))
-                return data is not None and self._alive(key, decode_head(memoryview(data)))
-        except (CorruptionError, lmdb.Error):
-            return False
+        return self._reader.holds(key)
 
     def keys_from(self, start: bytes, count: int) -> Future[tuple[bytes, list[bytes]]] | None:
         """About `count` keys from the mark `start` on, and the next mark (b"": the end); None when the level is off.
 
         With the first come those that are not in the file yet. Read in the worker.
         """
-        opened = self._open
-        if opened is None:
-            return None
-        pending = self._writer.pending
-        queued = [] if start else [*pending.waiting, *pending.batch]
-        result: Future[tuple[bytes, list[bytes]]] = Future()
-
-        def read() -> tuple[bytes, list[bytes]]:
-            with opened.store.begin_read() as txn:
-                names = opened.store.names_from(txn, start or FIRST, count)
-                found = [decode_head(memoryview(data)).key for name in names if (data := txn.get(name)) is not None]
-            following = after(names[-1]) if len(names) == count else FIRST
-            return (b"" if following == FIRST else following), found
-
-        self._handoff.run(read, lambda found: result.set_result((found[0], queued + found[1])), result.set_exception)
-        return result
+        return self._reader.keys_from(start, count)
 
     def pending_keys(self) -> list[bytes]:
         """Live keys that are neither in memory nor in the file yet."""
-        pending = self._writer.pending
-        found = [key for key, change in pending.waiting.items() if isinstance(change, Entry) and change.level is None]
-        found += pending.batch
-        find = self._residents.find
-        return [key for key in found if find(key) is None and self._from_pending(self._pending(key)) is not None]
+        return self._reader.pending_keys()
 
     def scan(self, start: bytes, limit: int) -> tuple[bytes, list[bytes]]:
         """Live keys of the next `limit` records from the digest `start` on, and the digest that follows (b"": none)."""
-        opened = self._open
-        if opened is None:
-            return b"", []
-        found: list[bytes] = []
-        try:
-            with opened.store.begin_read() as txn:
-                names = opened.store.names_from(txn, start, limit + 1)
-                for name in names[:limit]:
-                    data = txn.get(name)
-                    try:
-                        record = decode_head(memoryview(data))
-                    except CorruptionError:
-                        continue  # a miss for whoever asks for it, and dropped then
-                    key = record.key
-                    change = self._pending(key)
-                    if self._alive(key, record) if change is _ABSENT else self._from_pending(change) is not None:
-                        found.append(key)
-        except lmdb.Error as error:
-            self._switch_off(f"read failed: {error}")
-            return b"", []
-        return (names[limit] if len(names) > limit else b""), found
+        return self._reader.scan(start, limit)
 
     def count_beside(self, in_memory_too: int) -> int:
         """How many live records there are beside those whose keys are in memory, as far as known without a walk."""
@@ -237,75 +168,6 @@ class DiskLevel:
         if opened is None:
             return 0
         return max(0, opened.store.count - self._writer.pending.doomed - self._upkeep.dead_records - in_memory_too)
-
-    def _pending(self, key: bytes) -> object:
-        """The change of a key that is not in the file yet, or _ABSENT."""
-        pending = self._writer.pending
-        return pending.waiting.get(key) if key in pending.waiting else pending.batch.get(key, _ABSENT)
-
-    def _from_pending(self, change: object) -> Entry | None:
-        """What a change that is not in the file yet makes of its key."""
-        if isinstance(change, Entry):
-            change = snapshot(change)
-        if not isinstance(change, Snapshot) or change.expires_ms <= self._clock.now_ms():
-            return None
-        group = change.group
-        if self._tombs.covers(change.version, group.namespace.name, group.tags):
-            return None
-        return self._make(change, change.payload, group.namespace.name, group.tags, group.codec)
-
-    def _alive(self, key: bytes, record: Record) -> bool:
-        if record.key != key or record.expires_ms <= self._clock.now_ms():
-            return False
-        suspects = self._upkeep.suspects
-        if suspects is not None and record.version < self.start_seq and is_suspect(suspects, key):
-            return False
-        return not self._tombs.covers(record.version, namespace_of(key), record.tags)
-
-    def _entry(self, record: Record, payload: bytes) -> Entry:
-        entry = self._make(record, payload, namespace_of(record.key), record.tags, record.codec)
-        entry.stored = True
-        return entry
-
-    def _make(
-        self, source: Snapshot | Record, payload: bytes, namespace: bytes, tags: tuple[bytes, ...], codec: int
-    ) -> Entry:
-        """An entry in no level, from a record or from what is to become one."""
-        entry = new_entry(
-            source.key,
-            payload,
-            source.version,
-            expires_ms=source.expires_ms,
-            cost_s=source.cost_s,
-            metadata=source.metadata,
-        )
-        entry.page = Page(self._group_of(namespace, tags, codec), -1)
-        return entry
-
-    def _read_later(self, opened: Opened, key: bytes) -> Future[Entry | None]:
-        result: Future[Entry | None] = Future()
-
-        def read() -> tuple[Record, bytes] | None:
-            with opened.store.begin_read() as txn:
-                data = txn.get(digest(key))
-                if data is None:
-                    return None
-                record = decode_head(memoryview(data))
-                return record, read_payload(memoryview(data), record)
-
-        def done(found: tuple[Record, bytes] | None) -> None:
-            alive = found is not None and self._pending(key) is _ABSENT and self._alive(key, found[0])
-            result.set_result(self._entry(*found) if found is not None and alive else None)
-
-        def failed(error: BaseException) -> None:
-            if isinstance(error, CorruptionError):
-                self._drop_corrupt(key, error)
-            else:
-                self._switch_off(f"read failed: {error}")
-            result.set_result(None)
-
-        self._handoff.run(read, done, failed, urgent=True)
-        return result
 
     def _drop_corrupt(self, key: bytes, error: CorruptionError) -> None:
         self.corrupt += 1
@@ -417,6 +279,7 @@ class DiskLevel:
         self._log_off(reason)
         self._residents.none_stored()
         self._writer.end()
+        self._reader.end()
 
     def _log_off(self, reason: str) -> None:
         self.off_reason = reason
@@ -441,6 +304,8 @@ class DiskLevel:
         """Close the file after the worker has ended; `clean` says that everything was committed."""
         opened = self._open or self._closing
         self._open = self._closing = None
+        self._writer.end()
+        self._reader.end()
         if opened is not None:
             assert self._config.data_dir is not None
             opened.side.clock_ms = max(opened.side.clock_ms, self._clock.now_ms())

@@ -31,7 +31,8 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 FILLED_MAX: Final = 0.75  # of the map: copy-on-write and fragmentation of large values need the rest
-SLICE_RECORDS_MAX: Final = 128  # LMDB keeps the memory of the pages that its largest transaction changed
+SLICE_RECORDS_MAX: Final = 128
+BATCH_RECORDS_MAX: Final = 256  # LMDB keeps the memory of the pages that its largest transaction changed: 3 MB
 PAGES_A_RECORD: Final = 160
 """A transaction changes at most one record for so many pages of the map. Each record may copy a leaf page of each of
 five trees, and pages that a transaction frees can be used from the next but one on: so three of them fill a tenth."""
@@ -86,7 +87,11 @@ class RecordStore:
         self.tombstones = open_db(b"tombstones", create=create)
         self._data = (self.records, self.tags, self.namespaces, self.expiry, self.ages)
         self.page_bytes = self.env.stat()["psize"]
-        self.slice_records = min(max(self.bytes_max // self.page_bytes // PAGES_A_RECORD, 4), SLICE_RECORDS_MAX)
+        records = max(self.bytes_max // self.page_bytes // PAGES_A_RECORD, 4)
+        self.slice_records = min(records, SLICE_RECORDS_MAX)
+        """How many records a slice of upkeep changes,"""
+        self.batch_records = min(records, BATCH_RECORDS_MAX)
+        """and a transaction of the writer: fewer transactions cost less, but urgent work waits for each of them."""
         self.versions = 0
         self.count = 0
         self.bytes_used = 0

@@ -227,7 +227,7 @@ class Writer:
         for number, (key, item) in enumerate(batch.items(), 1):
             chunk.append((key, item))
             chunk_bytes += RECORD_BYTES + (len(item.raw) if item is not None else 0)
-            if chunk_bytes >= self._txn_bytes_max or len(chunk) >= store.slice_records or number == len(batch):
+            if chunk_bytes >= self._txn_bytes_max or len(chunk) >= store.batch_records or number == len(batch):
                 self._commit_chunk(store, chunk, chunk_bytes, written)
                 chunk, chunk_bytes = [], 0
                 self._handoff.worker.run_urgent()

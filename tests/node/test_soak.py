@@ -12,11 +12,7 @@ import pytest
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="measures memory by /proc")
 def test_memory_is_bounded_under_full_load(tmp_path: Path) -> None:
-    """All three levels busy: no wrong value, the disk within its budget, memory bounded.
-
-    The goal is budget + 20 %, which `make soak` holds it to and which is not reached yet (benchmarks/RESULTS.md): here
-    the bound is what was seen, so that it gets no worse.
-    """
+    """All three levels busy: no wrong value, the disk within its budget, memory within the budgets + 20 %."""
     result = tmp_path / "soak.json"
     root = Path(__file__).parents[2]
     command = [sys.executable, "-m", "benchmarks.soak", "--seconds", "30", "--json", str(result)]
@@ -26,7 +22,7 @@ def test_memory_is_bounded_under_full_load(tmp_path: Path) -> None:
     assert figures["wrong_values"] == 0
     assert figures["disk_on"]
     assert figures["disk_bytes"] <= 256 << 20
-    assert figures["memory_vs_budget"] <= 1.35, run.stdout
+    assert figures["memory_vs_budget"] <= 1.2, run.stdout
     assert figures["growth"] <= 1.3, run.stdout
     assert figures["hits"]["l1_memory"] > 0
     assert figures["hits"]["l2_compressed"] > 0

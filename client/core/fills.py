@@ -20,12 +20,12 @@ from stratacache.client.core.dispatch import ask_owners
 from stratacache.client.core.effects import Command, Compute, Join, Operation
 from stratacache.client.core.flight import Flight
 from stratacache.client.core.reads import fetch, slices
-from stratacache.client.core.request import payload_argument, put_options, tag_list, ttl_ms
+from stratacache.client.core.request import payload_argument, put_options, tag_list, ttl_ms, ttls_ms
 from stratacache.client.core.state import Core
 from stratacache.client.core.writes import put_all, put_one
 from stratacache.client.view import ShardInfo
 from stratacache.node.errors import CacheError, UnavailableError, UsageError
-from stratacache.node.types import MISS
+from stratacache.node.types import MISS, MissType
 
 WAIT_SLICE_S = 5.0  # one SC.LEASE waits this long at most: a shard that dies meanwhile is noticed in time
 
@@ -192,19 +192,26 @@ def _unwrap(result: Any) -> tuple[Any, Fill[Any] | None]:
 def _store_one(
     core: Core, key: bytes, fill: Fill[Any], options: FillOptions, cost_s: float, token: Any
 ) -> Operation[None]:
-    value, tail = _fill_arguments(core, fill, options, cost_s)
-    codec, payload = encode(value, fill.codec or options.codec, signing_key=core.options.signing_key)
-    argument, size = payload_argument(payload)
+    argument, size, codec = _payload(core, fill, options)
+    tail = _tail(fill, options, cost_s, ttl_ms(_ttl(fill, options), jitter=core.options.ttl_jitter, random=core.random))
     if not (yield from put_one(core, key, argument, size, codec, tail, token)):
         core.counters.fills_void += 1
 
 
-def _fill_arguments(core: Core, fill: Fill[Any], options: FillOptions, cost_s: float) -> tuple[Any, Command]:
-    ttl = options.ttl if fill.ttl is MISS else fill.ttl
-    expires_in_ms = ttl_ms(ttl, jitter=core.options.ttl_jitter, random=core.random)
-    tags = tag_list(options.tags if fill.tags is None else fill.tags)
+def _payload(core: Core, fill: Fill[Any], options: FillOptions) -> tuple[Any, int, int]:
+    """Payload argument, size and codec of what a fill stores."""
     value = fill.value if fill.stored is MISS else fill.stored
-    return value, put_options(expires_in_ms, fill.cost_s if fill.cost_s is not None else cost_s, tags)
+    codec, payload = encode(value, fill.codec or options.codec, signing_key=core.options.signing_key)
+    return (*payload_argument(payload), codec)
+
+
+def _ttl(fill: Fill[Any], options: FillOptions) -> Ttl:
+    return options.ttl if isinstance(fill.ttl, MissType) else fill.ttl
+
+
+def _tail(fill: Fill[Any], options: FillOptions, cost_s: float, expires_in_ms: int | None) -> Command:
+    tags = tag_list(options.tags if fill.tags is None else fill.tags)
+    return put_options(expires_in_ms, fill.cost_s if fill.cost_s is not None else cost_s, tags)
 
 
 def join_or_run(
@@ -333,12 +340,11 @@ class _Batch:
         core = self.core
         entries: list[tuple[Any, int, int, Any]] = []
         for index, fill in alike:
-            value = fill.value if fill.stored is MISS else fill.stored
-            codec, payload = encode(value, fill.codec or self.options.codec, signing_key=core.options.signing_key)
-            argument, size = payload_argument(payload)
-            entries.append((argument, size, codec, leases[index]))
-        _, tail = _fill_arguments(core, alike[0][1], self.options, cost_s)
-        stored, failed = yield from put_all(core, [self.keys[index] for index, _ in alike], entries, tail)
+            entries.append((*_payload(core, fill, self.options), leases[index]))
+        first, keys = alike[0][1], [self.keys[index] for index, _ in alike]
+        ttls = ttls_ms(_ttl(first, self.options), len(keys), jitter=core.options.ttl_jitter, random=core.random)
+        tail = _tail(first, self.options, cost_s, None)
+        stored, failed = yield from put_all(core, keys, entries, tail, ttls)
         core.counters.fills_void += len(alike) - len(stored) - len(failed)
         for error in failed.values():
             core.fail_open("put_many", error, strict=self.strict)

@@ -20,7 +20,7 @@ from stratacache.client.core.dispatch import first_error
 from stratacache.client.core.effects import Call, Exchange, Operation, ShardFailure
 from stratacache.client.core.flight import Flight
 from stratacache.client.core.reads import EachPlan, ask_one, fetch
-from stratacache.client.core.request import distinct_keys, payload_argument, put_options, tag_list, ttl_ms
+from stratacache.client.core.request import distinct_keys, payload_argument, put_options, tag_list, ttl_ms, ttls_ms
 from stratacache.client.core.state import Core
 from stratacache.client.core.writes import put_all, put_one
 from stratacache.node.errors import UnavailableError, UsageError
@@ -87,17 +87,14 @@ class Operations:
             self.core.fail_open("get_many", first_error(failed), strict=self.strict)
         return {key: value for key, value in zip(distinct, values, strict=True) if value is not MISS}
 
-    def _put_tail(self, ttl: Ttl, tags: Iterable[str], cost_s: float | None) -> tuple[Any, ...]:
-        options = self.core.options
-        expires_in_ms = ttl_ms(ttl, jitter=options.ttl_jitter, random=self.core.random)
-        return put_options(expires_in_ms, cost_s, tag_list(tags))
-
     def encoded(
         self, value: Any, ttl: Ttl, tags: Iterable[str], cost_s: float | None, codec: str
     ) -> tuple[Any, int, int, tuple[Any, ...]]:
         """What a put sends: payload argument, size, codec id, options. Raises for what can't be stored."""
-        tail = self._put_tail(ttl, tags, cost_s)
-        codec_id, payload = encode(value, codec, signing_key=self.core.options.signing_key)
+        options = self.core.options
+        expires_in_ms = ttl_ms(ttl, jitter=options.ttl_jitter, random=self.core.random)
+        tail = put_options(expires_in_ms, cost_s, tag_list(tags))
+        codec_id, payload = encode(value, codec, signing_key=options.signing_key)
         return (*payload_argument(payload), codec_id, tail)
 
     def put(
@@ -125,19 +122,21 @@ class Operations:
         cost_s: float | None,
         codec: str,
     ) -> Operation[int]:
-        """Store many values with the same options."""
+        """Store many values with the same options, each with a jitter of its own."""
         if not isinstance(items, Mapping):
             raise UsageError(f"items is a {type(items).__name__}; give a mapping of keys to values")
-        tail = self._put_tail(ttl, tags, cost_s)
+        options = self.core.options
+        ttls = ttls_ms(ttl, len(items), jitter=options.ttl_jitter, random=self.core.random)
+        tail = put_options(None, cost_s, tag_list(tags))
         fulls = self._all_full(items, namespace)
         entries: list[tuple[Any, int, int, Any]] = []
         for value in items.values():
-            codec_id, payload = encode(value, codec, signing_key=self.core.options.signing_key)
+            codec_id, payload = encode(value, codec, signing_key=options.signing_key)
             argument, size = payload_argument(payload)
             entries.append((argument, size, codec_id, b""))
         if not entries:
             return 0
-        stored, failed = yield from put_all(self.core, fulls, entries, tail)
+        stored, failed = yield from put_all(self.core, fulls, entries, tail, ttls)
         if failed:
             self.core.fail_open("put_many", first_error(failed), strict=self.strict)
         return len(stored)

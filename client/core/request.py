@@ -45,6 +45,11 @@ def ttl_ms(ttl: timedelta | float | None, *, jitter: float = 0.0, random: Random
     return max(1, round(seconds * 1000))
 
 
+def ttls_ms(ttl: timedelta | float | None, count: int, *, jitter: float, random: Random) -> list[int]:
+    """As `ttl_ms` for each of `count` entries by itself, so that a batch does not expire at once; [] for no expiry."""
+    return [] if ttl is None else [ttl_ms(ttl, jitter=jitter, random=random) or 0 for _ in range(count)]
+
+
 def tag_list(tags: Iterable[str]) -> list[bytes]:
     """Distinct tags as bytes, sorted."""
     if isinstance(tags, str | bytes):

@@ -40,15 +40,18 @@ class PutOnePlan:
 
 
 class PutManyPlan:
-    """`SC.MPUT` of entries `(payload argument, size, codec, lease)` by index."""
+    """`SC.MPUT` of entries `(payload argument, size, codec, lease)` by index; `ttls_ms` has one for each, or none."""
 
     read = False
     repeatable = False
     persist = False
 
-    def __init__(self, keys: Sequence[bytes], entries: Sequence[tuple[Any, int, int, Any]], options: Command) -> None:
+    def __init__(
+        self, keys: Sequence[bytes], entries: Sequence[tuple[Any, int, int, Any]], options: Command, ttls_ms: list[int]
+    ) -> None:
         self._keys = keys
         self._entries = entries
+        self._ttls_ms = ttls_ms
         self._options = options
         self.stored: set[int] = set()
 
@@ -72,6 +75,8 @@ class PutManyPlan:
         for index in indices:
             payload, _, codec, lease = self._entries[index]
             command += (self._keys[index], payload, codec, lease)
+        if self._ttls_ms:
+            command += (b"PXS", len(indices), *[self._ttls_ms[index] for index in indices])
         return (*command, *self._options)
 
     def accept(self, indices: list[int], reply: Any, shard: ShardInfo) -> None:  # noqa: ARG002 - part of Plan
@@ -103,10 +108,14 @@ def put_one(
 
 
 def put_all(
-    core: Core, keys: Sequence[bytes], entries: Sequence[tuple[Any, int, int, Any]], options: Command
+    core: Core,
+    keys: Sequence[bytes],
+    entries: Sequence[tuple[Any, int, int, Any]],
+    options: Command,
+    ttls_ms: list[int],
 ) -> Operation[tuple[set[int], dict[int, CacheError]]]:
     """Store many entries: indices of those that were acknowledged, errors of those that no shard answered for."""
-    plan = PutManyPlan(keys, entries, options)
+    plan = PutManyPlan(keys, entries, options, ttls_ms)
     near = core.near
     if near is not None:
         near.own_write(keys)

@@ -120,10 +120,14 @@ class EngineNode:
 
     def _mput(self, count: int, *words: Any) -> list[int]:
         tail = words[4 * count :]
+        ttls_ms: Sequence[int] = ()
+        if tail and tail[0] == b"PXS":
+            ttls_ms, tail = tail[2 : 2 + count], tail[2 + count :]
         stored: list[int] = []
-        for at in range(0, 4 * count, 4):
-            key, payload, codec, lease = words[at : at + 4]
-            stored.append(int(self._store(key, payload, tail, codec=codec, lease=lease or None)))
+        for number in range(count):
+            key, payload, codec, lease = words[4 * number : 4 * number + 4]
+            options = (b"PX", ttls_ms[number], *tail) if ttls_ms else tail
+            stored.append(int(self._store(key, payload, options, codec=codec, lease=lease or None)))
         return stored
 
     def _lease(self, key: bytes, wait_ms: int, hold_ms: int, *words: bytes) -> Any:

@@ -104,6 +104,18 @@ def test_ttl_and_touch(cache: Any) -> None:
     wait_until(lambda: cache.get("short") is MISS, 5, "expiry")
 
 
+def test_each_entry_of_a_batch_has_a_jitter_of_its_own(cache: Any) -> None:
+    """Entries that were put together do not expire together; each stays within 5 % of what was asked for."""
+    stored = {f"put{number}": number for number in range(20)}
+    assert cache.put_many(stored, ttl=1000) == 20
+    computed = [f"computed{number}" for number in range(20)]
+    cache.get_or_compute_many(computed, lambda keys: [Fill(value=1, ttl=1000) for _ in keys])
+    for keys in (list(stored), computed):
+        left = [cache.ttl(key) for key in keys]
+        assert all(930 < each < 1051 for each in left)
+        assert max(left) - min(left) > 10, "twenty draws from 100 s lie this close once in 10**16 runs"
+
+
 def test_namespaces_keep_apart(cache: Any) -> None:
     """The same key in three namespaces is three entries; a bound view and the argument name the same one."""
     docs = cache.namespace("docs")

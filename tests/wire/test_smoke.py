@@ -22,6 +22,17 @@ def test_plain_and_native_commands(node: Raw) -> None:
     assert node.run("GET", "docs:a") == ("$", None)
 
 
+def test_a_batch_may_have_a_time_for_each_key(node: Raw) -> None:
+    """SC.MPUT with PXS: the times go to the keys in order; another number of them than of keys is refused."""
+    pairs = ("e:a", "1", 0, "", "e:b", "2", 0, "")
+    assert node.run("SC.MPUT", 2, *pairs, "PXS", 2, 10_000, 90_000, "COST", "0.5") == ("*", [(":", "1"), (":", "1")])
+    left = [int(node.run("PTTL", key)[1]) for key in ("e:a", "e:b")]
+    assert 0 < left[0] <= 10_000 < 80_000 < left[1] <= 90_000
+    for wrong in (("PXS", 1, 5), ("PXS", 2, 5), ("PXS", 2, 5, 0), ("PXS", 0)):
+        assert node.run("SC.MPUT", 2, *pairs, *wrong)[0] == "-", wrong
+    assert node.run("SC.PUT", "e:a", "1", "PXS", 1, 5)[0] == "-"
+
+
 def test_unix_socket_and_stop(tmp_path: Path) -> None:
     """The Unix socket is private, and SIGTERM ends the process with success."""
     path = tmp_path / "node.sock"

@@ -122,6 +122,7 @@ class PutOptions:
 
     codec: int = 0
     expires_ms: int = NEVER_MS
+    each_expires_ms: tuple[int, ...] = ()
     cost_s: float = 1.0
     tags: tuple[bytes, ...] = ()
     metadata: bytes = b""
@@ -148,6 +149,9 @@ def parse_put(words: list[bytes], now_ms: int, *, many: bool = False) -> PutOpti
         elif word == b"TAGS":
             count = count_of(value, "the number of tags", 0, length_hint(rest))
             options.tags = tuple(islice(rest, count))
+        elif word == b"PXS" and many:
+            count = count_of(value, "the number of times", 1, length_hint(rest))
+            options.each_expires_ms = tuple([kept_ms(now_ms + count_of(ms, "PXS", 1)) for ms in islice(rest, count)])
         elif word == b"CODEC" and not many:
             options.codec = count_of(value, "CODEC", 0, CODEC_MAX)
         elif word == b"LEASE" and not many:
@@ -208,15 +212,20 @@ def _mput_keys(argv: list[bytes]) -> list[bytes]:
 
 @command("sc.mput", -6, Flag.WRITE, group="native", find_keys=_mput_keys)
 def sc_mput(connection: Connection, argv: list[bytes]) -> Reply:
-    """Put many payloads with the same TTL, tags, cost and metadata."""
+    """Put many payloads with the same tags, cost and metadata, and one TTL for all or one for each."""
     count = count_of(argv[1], "n", 1, (len(argv) - 2) // 4)
     options = parse_put(argv[2 + 4 * count :], connection.engine.now_ms(), many=True)
+    times = options.each_expires_ms
+    if times and len(times) != count:
+        raise CommandError(f"ERR PXS has {len(times)} times for {count} keys")
     codecs = [count_of(argv[4 + 4 * index], "codec", 0, CODEC_MAX) for index in range(count)]
     done: list[bool | Future[bool]] = []
     for index, codec in enumerate(codecs):
         key, payload, _, lease = argv[2 + 4 * index : 6 + 4 * index]
         options.codec = codec
         options.lease = lease or None
+        if times:
+            options.expires_ms = times[index]
         connection.leases.pop(lease, None)
         done.append(_put(connection.engine, canonical(key), payload, options))
     return gather(done, lambda stored: array([ONE if one else ZERO for one in stored]), applied=True)

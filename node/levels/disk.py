@@ -169,6 +169,10 @@ class DiskLevel:
             return 0
         return max(0, opened.store.count - self._writer.pending.doomed - self._upkeep.dead_records - in_memory_too)
 
+    def count_expiring(self) -> int:
+        """How many records have an expiry."""
+        return self._open.store.count_expiring() if self._open is not None else 0
+
     def _drop_corrupt(self, key: bytes, error: CorruptionError) -> None:
         self.corrupt += 1
         self.counters.removed[RemovalCause.CORRUPT] += 1

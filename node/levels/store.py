@@ -252,6 +252,11 @@ class RecordStore:
         with txn.cursor(db=db) as cursor:
             return int(cursor.count()) if cursor.set_key(key) else 0
 
+    def count_expiring(self) -> int:
+        """How many records have an expiry."""
+        with self.env.begin() as txn:
+            return int(txn.stat(self.expiry)["entries"])
+
     def expired_rows(self, txn: Any, now_ms: int, limit: int) -> list[tuple[bytes, bytes]]:
         """Up to `limit` (expiry, record) rows that are due."""
         found: list[tuple[bytes, bytes]] = []

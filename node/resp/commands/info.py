@@ -118,11 +118,16 @@ def _cluster(_: NodeServer) -> Facts:
 
 
 def _keyspace(server: NodeServer) -> Facts:
-    keys = len(server.engine)
+    engine = server.engine
+    keys = len(engine)
     if not keys:
         return {}
-    share, ttl_ms = _expiring(server.engine)
-    return {"db0": f"keys={keys},expires={round(keys * share)},avg_ttl={ttl_ms}"}
+    share, ttl_ms = _expiring(engine)
+    expires = share * len(engine.residents)
+    if engine.l3 is not None and engine.l3.on:
+        only_in_memory = max(0, len(engine.residents) - engine.residents.stored)
+        expires = share * only_in_memory + engine.l3.count_expiring()
+    return {"db0": f"keys={keys},expires={min(keys, round(expires))},avg_ttl={ttl_ms}"}
 
 
 def _expiring(engine: MultiLevelCache) -> tuple[float, int]:

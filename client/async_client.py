@@ -43,7 +43,7 @@ class AioBackend:
             from stratacache.client.transport.local import AioLocalShell  # noqa: PLC0415 - imports the engine
 
             return AioLocalShell(self.core, self.address.directory)
-        return AioShell(self.core, tls=self.address.tls, discover=self._discover)
+        return AioShell(self.core, discover=self._discover)
 
     def _discover(self, timeout_s: float) -> View | None:
         return discover_into(self.core, timeout_s) if self.address.scheme == "ray" else None

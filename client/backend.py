@@ -22,6 +22,7 @@ from stratacache.client.core.refresh import bootstrap, seed_shard
 from stratacache.client.core.state import Core
 from stratacache.client.options import ClientOptions
 from stratacache.client.transport.blocking import BlockingShell
+from stratacache.client.transport.connection import tls_context
 from stratacache.client.view import View
 from stratacache.node.errors import UnavailableError
 
@@ -33,14 +34,16 @@ def new_core(options: ClientOptions, address: Address) -> Core:
     seed = options.seed if options.seed is not None else int.from_bytes(os.urandom(8), "big")
     core = Core(options, monotonic=time.monotonic, random=Random(seed))  # noqa: S311 - jitter, not secrets
     core.seeds = tuple(seed_shard(seed) for seed in address.seeds)
+    if address.tls:
+        core.tls = tls_context(options)
     if options.near_bytes_max and address.scheme != "local":
         core.near = NearCache(core)
         core.view_listeners.append(core.near.view_changed)
     return core
 
 
-def discover(options: ClientOptions, timeout_s: float) -> tuple[View, str | None]:
-    """The view and the token of the cluster that runs in this process's Ray cluster.
+def discover(options: ClientOptions, timeout_s: float) -> tuple[View, str | None, tuple[str, str] | None]:
+    """The view, the token, and with TLS the authority and the name, of the cluster in this process's Ray cluster.
 
     Raises UnavailableError with the way out when there is no Ray or no cache in it.
     """
@@ -50,15 +53,18 @@ def discover(options: ClientOptions, timeout_s: float) -> tuple[View, str | None
         raise UnavailableError(
             f"connect() without an address needs Ray ({error}); give an address such as strata://host:6380"
         ) from error
-    found: tuple[View, str | None] = discovery.current_view(options.cluster, timeout_s)
+    found: tuple[View, str | None, tuple[str, str] | None] = discovery.access(options.cluster, timeout_s)
     return found
 
 
 def discover_into(core: Core, timeout_s: float) -> View:
-    """Ask Ray, and take over the token that comes with the view."""
-    view, token = discover(core.options, timeout_s)
+    """Ask Ray, and take over the token and the trust that come with the view."""
+    view, token, tls = discover(core.options, timeout_s)
     if core.options.token is None:
         core.token = token
+    if tls is not None and core.tls is None:
+        core.tls = tls_context(core.options, tls[0] or None)
+        core.tls_name = core.options.tls_server_name or tls[1]
     return view
 
 
@@ -103,7 +109,7 @@ class Backend:
             from stratacache.client.transport.local import LocalShell  # noqa: PLC0415 - imports the engine
 
             return LocalShell(self.core, self.address.directory)
-        return BlockingShell(self.core, tls=self.address.tls, discover=self._discover)
+        return BlockingShell(self.core, discover=self._discover)
 
     def _discover(self, timeout_s: float) -> View | None:
         if self.address.scheme != "ray":

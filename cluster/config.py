@@ -33,6 +33,11 @@ class ClusterConfig:
     With `node_resource` R only Ray nodes that have the custom resource R hold shards, each at most as many as its
     amount. A node that has the resource R-home-J too is the home of the shards J*amount and on, and of no others: what
     they have on disk lies there, so they wait for it rather than start elsewhere.
+    Metrics for Prometheus are served on `metrics_host`: with `metrics_port` P the coordinator's on P and shard-i's on
+    P+1+i (with `port_span` K on the first free one of P+1 to P+K), with 0 on any free ports, with None nowhere.
+    With `tls_certificate` and `tls_key`, files that every machine has, the shards speak TLS on their TCP ports (Unix
+    sockets stay within a machine). Whoever connects checks the certificate with the authority in `tls_ca` (a file that
+    every machine has, clients' included; "": the system's) and by the name `tls_name`.
     """
 
     name: str = "default"
@@ -48,6 +53,10 @@ class ClusterConfig:
     insecure: bool = False
     metrics_host: str = "127.0.0.1"
     metrics_port: int | None = 0
+    tls_certificate: str = ""
+    tls_key: str = ""
+    tls_ca: str = ""
+    tls_name: str = ""
     data_dir: str | None = None
     l1_bytes_max: int = 256 * MIB
     l2_bytes_max: int = 128 * MIB
@@ -93,8 +102,20 @@ class ClusterConfig:
             raise UsageError(
                 f"host {self.host} can be reached from outside this machine: set a token, or say --insecure"
             )
+        self._validate_tls()
         if self.token is not None and not self.token:
             raise UsageError("the token is empty: leave it out or give one")
+
+    def _validate_tls(self) -> None:
+        given = {name: getattr(self, name) for name in ("tls_certificate", "tls_key", "tls_ca", "tls_name")}
+        if not any(given.values()):
+            return
+        for name in ("tls_certificate", "tls_key", "tls_name"):
+            if not given[name]:
+                raise UsageError(f"{name} is missing: TLS needs tls_certificate, tls_key and tls_name")
+        for name in ("tls_certificate", "tls_key", "tls_ca"):
+            if given[name] and not Path(given[name]).is_absolute():
+                raise UsageError(f"{name} {given[name]} is relative; shards run elsewhere: give an absolute path")
 
     def _validate_sizes(self) -> None:
         for name in ("l1_bytes_max", "l2_bytes_max", "l3_bytes_max"):

@@ -26,6 +26,7 @@ from stratacache.cluster.controller_metrics import ControllerCollector
 from stratacache.cluster.discovery import find_coordinator
 from stratacache.cluster.launch import ClusterHandle, start
 from stratacache.cluster.placement import node_seen
+from stratacache.cluster.tls import Trust, client_context, trust_of
 from stratacache.node.errors import CacheError, UnavailableError
 from stratacache.node.metrics import metrics_page
 from stratacache.node.pages import Page, PageServer
@@ -176,10 +177,13 @@ class ControllerShell:
         return c.Done()
 
     def _serving(self, endpoints: Mapping[str, str]) -> frozenset[str]:
-        return frozenset(shard for shard, address in endpoints.items() if serves(address, self.config.token))
+        trust = trust_of(self.config)
+        return frozenset(
+            shard for shard, address in endpoints.items() if serves(address, self.config.token, trust=trust)
+        )
 
 
-def serves(address: str, token: str | None, deadline_s: float = PING_DEADLINE_S) -> bool:
+def serves(address: str, token: str | None, deadline_s: float = PING_DEADLINE_S, *, trust: Trust | None = None) -> bool:
     """Whether the shard at `host:port` answers a PING and holds the right to serve.
 
     EXISTS is a data command: a shard without its serving lease refuses it. As a native client we get MOVED where the
@@ -193,7 +197,7 @@ def serves(address: str, token: str | None, deadline_s: float = PING_DEADLINE_S)
     replies: list[Any] = []
     until = time.monotonic() + deadline_s
     try:
-        with socket.create_connection((host.strip("[]"), int(port)), timeout=deadline_s) as connection:
+        with _connected(host.strip("[]"), int(port), deadline_s, trust) as connection:
             connection.sendall(b"".join(hiredis.pack_command(command) for command in commands))  # type: ignore[arg-type]
             while len(replies) < len(commands):
                 connection.settimeout(max(0.001, until - time.monotonic()))
@@ -208,6 +212,17 @@ def serves(address: str, token: str | None, deadline_s: float = PING_DEADLINE_S)
     *_, ping, exists = replies
     moved = isinstance(exists, hiredis.ReplyError) and str(exists).startswith("MOVED")
     return ping in (b"PONG", "PONG") and (isinstance(exists, int) or moved)
+
+
+def _connected(host: str, port: int, deadline_s: float, trust: Trust | None) -> socket.socket:
+    connection = socket.create_connection((host, port), timeout=deadline_s)
+    if trust is None:
+        return connection
+    try:
+        return client_context(trust).wrap_socket(connection, server_hostname=trust.name)
+    except BaseException:
+        connection.close()
+        raise
 
 
 def _probe(good: bool, why: str) -> Page:

@@ -27,6 +27,7 @@ from stratacache.cluster.placement import node_seen
 from stratacache.cluster.ray_metrics import keep_recording
 from stratacache.cluster.registry import Registry
 from stratacache.cluster.shard_actor import ShardActor, ShardSpec, listen_address
+from stratacache.cluster.tls import trust_of
 from stratacache.node.errors import CacheError, UnavailableError, UsageError
 
 TICK_S: Final = 0.25
@@ -112,11 +113,11 @@ class CoordinatorActor:
                 self._effects.put_nowait(effect)
         return answer
 
-    async def view(self) -> tuple[bytes, str | None]:
-        """The view in force and the token: whoever may call this actor may use the cache."""
+    async def view(self) -> tuple[bytes, str | None, tuple[str, str] | None]:
+        """The view in force, the token and how to believe the shards: whoever may call this actor may use the cache."""
         if self.core.view is None:
             raise UnavailableError(f"cluster {self.config.name} is still starting: try again in a few seconds")
-        return self.core.view.to_bytes(), self.config.token
+        return self.core.view.to_bytes(), self.config.token, trust_of(self.config)
 
     def status(self) -> dict[str, Any]:
         """What is known without asking the shards."""

@@ -5,7 +5,7 @@ Invariants: looking up never creates anything; every failure is an UnavailableEr
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from stratacache.client.view import View
 from stratacache.cluster.config import RAY_NAMESPACE
@@ -16,8 +16,22 @@ LOOKUP_DEADLINE_S: Final = 10.0
 _ELSEWHERE: Final = 'or connect by address: connect("strata://host:port")'
 
 
+class Access(NamedTuple):
+    """What a client of a running cache needs: the view, the token, and with TLS the authority's file and the name."""
+
+    view: View
+    token: str | None
+    tls: tuple[str, str] | None
+
+
 def current_view(name: str | None = None, timeout_s: float = LOOKUP_DEADLINE_S) -> tuple[View, str | None]:
-    """The view of the cache that runs in this process's Ray cluster, and its token.
+    """The view of the cache that runs in this process's Ray cluster, and its token; see `access`."""
+    found = access(name, timeout_s)
+    return found.view, found.token
+
+
+def access(name: str | None = None, timeout_s: float = LOOKUP_DEADLINE_S) -> Access:
+    """How to use the cache that runs in this process's Ray cluster.
 
     Works in a driver, in tasks and in actors. Without `name` it is the only cluster there is, or the one named
     `default` among several.
@@ -27,7 +41,7 @@ def current_view(name: str | None = None, timeout_s: float = LOOKUP_DEADLINE_S) 
 
     coordinator = find_coordinator(name)
     try:
-        blob, token = ray.get(coordinator.view.remote(), timeout=timeout_s)
+        blob, token, tls = ray.get(coordinator.view.remote(), timeout=timeout_s)
     except GetTimeoutError:
         raise UnavailableError(
             f"the coordinator gave no answer within {timeout_s:g} s: see `stratacache status`, {_ELSEWHERE}"
@@ -37,7 +51,7 @@ def current_view(name: str | None = None, timeout_s: float = LOOKUP_DEADLINE_S) 
         if isinstance(cause, UnavailableError):
             raise cause from None
         raise UnavailableError(f"the coordinator can't be asked ({type(error).__name__}): try again") from error
-    return View.from_bytes(blob), token
+    return Access(View.from_bytes(blob), token, tls)
 
 
 def find_coordinator(name: str | None = None) -> Any:

@@ -14,7 +14,7 @@ import hiredis
 
 from stratacache.client.view import SUSPENDED, View
 from stratacache.cluster.chains import Chains
-from stratacache.cluster.links import Link
+from stratacache.cluster.links import Credentials, Link
 from stratacache.cluster.ownership import Ownership
 from stratacache.node.errors import UnavailableError
 from stratacache.node.resp.replies import CommandError
@@ -25,11 +25,11 @@ CALL_DEADLINE_S: Final = 2.0
 class RingForwarder:
     """The server's Forwarder, over the ring of the view that is in force here."""
 
-    def __init__(self, shard: str, token: str | None, chains: Chains | None = None) -> None:
+    def __init__(self, shard: str, credentials: Credentials, chains: Chains | None = None) -> None:
         self.shard = shard
         self._chains = chains
         self.ownership = Ownership(shard)
-        self._token = token
+        self._credentials = credentials
         self._view: View | None = None
         self._links: dict[str, Link] = {}
         self._opening: dict[str, asyncio.Lock] = {}
@@ -78,7 +78,7 @@ class RingForwarder:
             info = self._view.by_id.get(shard) if self._view is not None else None
             if info is None or info.state == SUSPENDED:
                 raise UnavailableError(f"{shard} does not serve now")
-            link = await Link.open(info, self._token)
+            link = await Link.open(info, self._credentials)
             if self._view is None or self._view.by_id.get(shard) != info:
                 link.close()
                 raise UnavailableError(f"{shard} was replaced meanwhile")

@@ -17,8 +17,9 @@ from typing import Any, Final
 
 from stratacache.client.view import ACTIVE, View
 from stratacache.cluster.config import MIB, RAY_NAMESPACE, ClusterConfig, coordinator_name
-from stratacache.cluster.discovery import find_coordinator
+from stratacache.cluster.discovery import Access, find_coordinator
 from stratacache.cluster.home import runtime_dir
+from stratacache.cluster.tls import Trust
 from stratacache.node.errors import CacheError, UnavailableError, UsageError
 
 CALL_DEADLINE_S: Final = 30.0
@@ -36,12 +37,18 @@ class ClusterHandle:
     @property
     def view(self) -> View:
         """The view in force now."""
-        return self._view_and_token()[0]
+        return self._access().view
 
     @property
     def token(self) -> str | None:
         """What clients must show; None when none is needed."""
-        return self._view_and_token()[1]
+        return self._access().token
+
+    @property
+    def tls(self) -> Trust | None:
+        """How clients outside Ray believe the shards: their `tls_ca` and `tls_server_name`; None without TLS."""
+        found = self._access().tls
+        return Trust(*found) if found is not None else None
 
     @property
     def endpoints(self) -> dict[str, str]:
@@ -51,7 +58,9 @@ class ClusterHandle:
     @property
     def address(self) -> str:
         """What `stratacache.client.connect` takes."""
-        return "strata://" + ",".join(self.endpoints.values())
+        found = self._access()
+        shards = [shard.address for shard in found.view.shards if shard.state == ACTIVE]
+        return ("stratas://" if found.tls is not None else "strata://") + ",".join(shards)
 
     def pids(self) -> dict[str, int]:
         """Process id of every running shard, by shard id."""
@@ -128,9 +137,9 @@ class ClusterHandle:
     ) -> None:
         self.stop()
 
-    def _view_and_token(self) -> tuple[View, str | None]:
-        blob, token = _ask(self._coordinator.view.remote())
-        return View.from_bytes(blob), token
+    def _access(self) -> Access:
+        blob, token, tls = _ask(self._coordinator.view.remote())
+        return Access(View.from_bytes(blob), token, tls)
 
 
 def start(config: ClusterConfig | None = None, /, **options: Any) -> ClusterHandle:

@@ -7,8 +7,10 @@ that waits on it and is never used again; what waits is bounded.
 from __future__ import annotations
 
 import asyncio
+import ssl
 from collections import deque
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Final, cast
 
 import hiredis
@@ -17,6 +19,15 @@ from stratacache.client.view import ShardInfo
 from stratacache.node.errors import DeadlineError, UnavailableError
 
 WAITING_MAX: Final = 10_000
+
+
+@dataclass(frozen=True, kw_only=True)
+class Credentials:
+    """What one shard shows another, and by what it believes that one. Without `tls` the link is not encrypted."""
+
+    token: str | None = field(default=None, repr=False)
+    tls: ssl.SSLContext | None = None
+    tls_name: str = ""
 
 
 class Link(asyncio.Protocol):
@@ -30,15 +41,19 @@ class Link(asyncio.Protocol):
         self._waiting: deque[asyncio.Future[object]] = deque()
 
     @classmethod
-    async def open(cls, shard: ShardInfo, token: str | None) -> Link:
+    async def open(cls, shard: ShardInfo, credentials: Credentials) -> Link:
         """Connect over TCP and say that this is a native client; raises UnavailableError."""
         loop = asyncio.get_running_loop()
+        tls = credentials.tls
+        name = credentials.tls_name if tls is not None else None
         try:
-            _, link = await loop.create_connection(lambda: cls(shard), shard.host, shard.port)
+            _, link = await loop.create_connection(
+                lambda: cls(shard), shard.host, shard.port, ssl=tls, server_hostname=name
+            )
         except OSError as error:
             raise UnavailableError(f"{shard.id} at {shard.address} can't be reached: {error}") from error
         try:
-            await link._greet(token)
+            await link._greet(credentials.token)
         except BaseException:
             link.close()
             raise

@@ -14,15 +14,15 @@ import hiredis
 
 from stratacache.client.view import ShardInfo
 from stratacache.cluster.intake import Refused
-from stratacache.cluster.links import Link
+from stratacache.cluster.links import Credentials, Link
 from stratacache.node.errors import UnavailableError
 
 
 class LinkPeers:
     """The `Peers` of a shard process, on its event loop."""
 
-    def __init__(self, token: str | None) -> None:
-        self._token = token
+    def __init__(self, credentials: Credentials) -> None:
+        self._credentials = credentials
         self._links: dict[tuple[str, str], Link] = {}
         self._opening: dict[tuple[str, str], asyncio.Lock] = {}
         self._tasks: set[asyncio.Task[None]] = set()
@@ -58,7 +58,7 @@ class LinkPeers:
         async with self._opening.setdefault(name, asyncio.Lock()):
             link = self._links.get(name)
             if link is None or link.broken:
-                link = self._links[name] = await Link.open(shard, self._token)
+                link = self._links[name] = await Link.open(shard, self._credentials)
             return link
 
     def close(self) -> None:

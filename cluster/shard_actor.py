@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import logging
 import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
@@ -23,12 +24,14 @@ from stratacache.cluster.debts import merged
 from stratacache.cluster.forwarder import RingForwarder
 from stratacache.cluster.handoff import Handoffs
 from stratacache.cluster.home import ShardHome
+from stratacache.cluster.links import Credentials
 from stratacache.cluster.merge import with_base
 from stratacache.cluster.peers import LinkPeers
 from stratacache.cluster.replicated import ReplicatedCache
 from stratacache.cluster.replication import Replication
 from stratacache.cluster.serving import Serving
 from stratacache.cluster.stream_links import StreamLinks
+from stratacache.cluster.tls import Renewal, check_files, credentials_of, server_files
 from stratacache.node.config import NodeConfig
 from stratacache.node.engine import MultiLevelCache
 from stratacache.node.errors import UsageError
@@ -38,6 +41,7 @@ from stratacache.node.resp.server import Identity, NodeServer
 from stratacache.node.tuning import tune_process
 from stratacache.node.types import EvictionPolicy, RemovalCause
 
+CERTIFICATE_EVERY_S: Final = 30.0
 RENEW_MAX_S: Final = 1.0
 CALL_DEADLINE_S: Final = 2.0
 ORPHAN_AFTER_S: Final = 120.0
@@ -45,6 +49,8 @@ ORPHAN_AFTER_S: Final = 120.0
 FIRST_LOCK_WAIT_S: Final = 2.0
 LOCK_WAIT_S: Final = 20.0
 """Ray takes some 5 s to kill a process that does not answer; its successor waits for the lock."""
+
+log = logging.getLogger(__name__)
 
 _CANT_LISTEN: Final = {
     errno.EADDRINUSE: "is in use",
@@ -86,6 +92,7 @@ class ShardActor:
         self._settling = 0
         self.peers: LinkPeers
         self.handoffs: Handoffs
+        self.credentials: Credentials
         self.started: m.ShardStarted | None = None
         self.metrics: PageServer | None = None
         self._turn = asyncio.Lock()
@@ -96,6 +103,8 @@ class ShardActor:
     async def start(self) -> m.ShardStarted:
         """Open the home and listen, without serving yet; raises UsageError with one line for the user."""
         spec, config = self.spec, self.spec.config
+        check_files(config)
+        self.credentials = credentials_of(config)
         await self.home.open(FIRST_LOCK_WAIT_S if spec.incarnation == 1 else LOCK_WAIT_S)
         stored = self.home.read_state()
         loop = asyncio.get_running_loop()
@@ -104,7 +113,7 @@ class ShardActor:
             self._open_replicated(loop)
         else:
             self.engine = MultiLevelCache(node_config(config, self.home), post=loop.call_soon_threadsafe)
-            self.forwarder = RingForwarder(spec.shard, config.token)
+            self.forwarder = RingForwarder(spec.shard, self.credentials)
         await self._listen()
         await self._serve_metrics()
         endpoints = self.server.endpoints
@@ -120,6 +129,8 @@ class ShardActor:
             stored=stored,
         )
         self._tasks.append(loop.create_task(self._keep_lease()))
+        if config.tls_certificate:
+            self._tasks.append(loop.create_task(self._keep_certificate()))
         return self.started
 
     def _open_replicated(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -127,8 +138,8 @@ class ShardActor:
         engine = ReplicatedCache(node_config(config, self.home), post=loop.call_soon_threadsafe)
         self.engine = engine
         self.replication = Replication(spec.shard, engine, may_serve=self._may_serve, missed=self._missed)
-        self.forwarder = RingForwarder(spec.shard, config.token, self.replication.chains)
-        self.links = StreamLinks(spec.incarnation, config.token, self.replication, self.forwarder)
+        self.forwarder = RingForwarder(spec.shard, self.credentials, self.replication.chains)
+        self.links = StreamLinks(spec.incarnation, self.credentials, self.replication, self.forwarder)
 
     def _may_serve(self) -> bool:
         return self.server.may_serve()
@@ -147,6 +158,7 @@ class ShardActor:
                     unix_path=self.home.unix,
                     token=config.token,
                     insecure=config.insecure,
+                    **server_files(config),
                 ),
                 self.forwarder,
                 Identity(cluster=config.name, shard=spec.shard, incarnation=spec.incarnation),
@@ -181,7 +193,7 @@ class ShardActor:
     def _hand_over(self) -> None:
         spec, engine = self.spec, self.engine
         loop = asyncio.get_running_loop()
-        self.peers = LinkPeers(spec.config.token)
+        self.peers = LinkPeers(self.credentials)
 
         def gone(epoch: int) -> None:
             self._tasks.append(loop.create_task(self._leftovers_gone(epoch)))
@@ -204,6 +216,17 @@ class ShardActor:
 
     async def _leftovers_gone(self, epoch: int) -> None:
         await self._handle(m.LeftoversGone(epoch=epoch))
+
+    async def _keep_certificate(self) -> None:
+        """Show a renewed certificate; a file that can't be read leaves the old one."""
+        renewal = Renewal(self.spec.config.tls_certificate, self.spec.config.tls_key)
+        while True:
+            await asyncio.sleep(CERTIFICATE_EVERY_S)
+            assert self.server.tls is not None
+            try:
+                await asyncio.to_thread(renewal.apply, self.server.tls)
+            except OSError as error:
+                log.warning("the renewed certificate can't be used: %s", error)
 
     async def deliver(self, event: m.Prepare | m.Activate) -> list[m.Prepared | m.Activated | m.Outpaced]:
         """Take a step of a view change; returns what this shard vouches for."""

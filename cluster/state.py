@@ -33,6 +33,8 @@ class ClusterState:
     head: RayHead | None = None
     token: str | None = None
     endpoints: dict[str, str] = field(default_factory=dict)
+    tls_ca: str = ""
+    tls_name: str = ""
 
 
 def state_dir() -> Path:

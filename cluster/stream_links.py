@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from stratacache.client.view import ShardInfo, View
 from stratacache.cluster.forwarder import RingForwarder
-from stratacache.cluster.links import Link
+from stratacache.cluster.links import Credentials, Link
 from stratacache.node.errors import UnavailableError
 
 if TYPE_CHECKING:
@@ -40,9 +40,11 @@ class StreamLink(Link):
 class StreamLinks:
     """The shell of a shard's Replication: `follow` after every view that was prepared or shown."""
 
-    def __init__(self, incarnation: int, token: str | None, replication: Replication, forwarder: RingForwarder) -> None:
+    def __init__(
+        self, incarnation: int, credentials: Credentials, replication: Replication, forwarder: RingForwarder
+    ) -> None:
         self._sender = (replication.chains.shard.encode(), b"%d" % incarnation)
-        self._token = token
+        self._credentials = credentials
         self._replication = replication
         self._outbox = replication.outbox
         self._forwarder = forwarder
@@ -73,7 +75,7 @@ class StreamLinks:
             link: StreamLink | None = None
             try:
                 async with asyncio.timeout(OPEN_DEADLINE_S):
-                    opened = await StreamLink.open(info, self._token)
+                    opened = await StreamLink.open(info, self._credentials)
                     assert isinstance(opened, StreamLink)
                     link = opened
                     applied = await link.call((b"SC.STREAM", *self._sender, b"%d" % stream.lane[1]))

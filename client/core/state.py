@@ -21,6 +21,8 @@ from stratacache.node.errors import AccessError, CacheError, UnavailableError
 from stratacache.node.types import MISS
 
 if TYPE_CHECKING:
+    import ssl
+
     from stratacache.client.core.near import NearCache
 
 Groups = dict[str, tuple[ShardInfo, list[int]]]
@@ -41,6 +43,8 @@ class Core:
         self.ring = Ring(View(epoch=-1))
         self.seeds: tuple[ShardInfo, ...] = ()
         self.token = options.token  # inside Ray it comes with the view
+        self.tls: ssl.SSLContext | None = None  # likewise
+        self.tls_name = options.tls_server_name
         self.ask_for_unserved_after = 0.0
         self.refresh_after = 0.0  # no view refresh that a failure asks for before this time
         self.view_listeners: list[Callable[[View], None]] = []

@@ -28,7 +28,7 @@ from stratacache.client.core.flight import Flight
 from stratacache.client.core.state import Core
 from stratacache.client.transport.aio_connection import AioConnection, AioPool, open_aio
 from stratacache.client.transport.aio_watch import AioWatcher
-from stratacache.client.transport.connection import failure_of, tls_context
+from stratacache.client.transport.connection import failure_of
 from stratacache.client.view import ShardInfo, View
 
 T = TypeVar("T")
@@ -37,9 +37,8 @@ T = TypeVar("T")
 class AioShell:
     """Streams, sleeping and the user's functions, for the operations of one core in one loop."""
 
-    def __init__(self, core: Core, *, tls: bool, discover: Callable[[float], View | None]) -> None:
+    def __init__(self, core: Core, *, discover: Callable[[float], View | None]) -> None:
         self._core = core
-        self._tls = tls_context(core.options) if tls else None
         self._discover = discover
         self._loop = asyncio.get_running_loop()
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -56,7 +55,7 @@ class AioShell:
             self._watching = self._loop.create_task(watcher.listen())
 
     async def _open_watching(self, shard: ShardInfo) -> AioConnection:
-        return await open_aio(shard, self._core, self._tls, watch=True)
+        return await open_aio(shard, self._core, self._core.tls, watch=True)
 
     async def run(self, operation: Operation[T]) -> T:
         """Carry an operation out to its result."""
@@ -190,7 +189,7 @@ class AioShell:
                 found.shard = shard
                 return found
             found.close()
-        fresh = self.pools[shard.id] = AioPool(shard, self._core, self._tls)
+        fresh = self.pools[shard.id] = AioPool(shard, self._core, self._core.tls)
         return fresh
 
     async def close(self) -> None:

@@ -162,7 +162,7 @@ async def _attempt(
             if by_unix:
                 await loop.create_unix_connection(lambda: connection, shard.unix)
             else:
-                name = (core.options.tls_server_name or shard.host) if tls is not None else None
+                name = (core.tls_name or shard.host) if tls is not None else None
                 await loop.create_connection(lambda: connection, shard.host, shard.port, ssl=tls, server_hostname=name)
             replies = await connection.ask(greeting(core.token, watch=watch))
     except (OSError, EOFError, HiredisError) as error:

@@ -20,7 +20,6 @@ from stratacache.client.transport.connection import (
     Connection,
     failure_of,
     open_connection,
-    tls_context,
 )
 from stratacache.client.transport.pool import Pool
 from stratacache.client.transport.runner import CLOSED, SLOW, Runner
@@ -35,10 +34,9 @@ IDLE_CHECK_S = 1.0  # a connection that rested longer is looked at before a comm
 class BlockingShell(Runner):
     """Sockets, sleeping and the user's functions, for the operations of one core."""
 
-    def __init__(self, core: Core, *, tls: bool, discover: Callable[[float], View | None]) -> None:
+    def __init__(self, core: Core, *, discover: Callable[[float], View | None]) -> None:
         super().__init__(discover)
         self._core = core
-        self._tls = tls_context(core.options) if tls else None
         self._lock = threading.Lock()
         self.pools: dict[str, Pool] = {}
         self.closed = False
@@ -122,7 +120,7 @@ class BlockingShell(Runner):
             return fresh
 
     def _open(self, shard: ShardInfo, deadline: float) -> Connection:
-        return open_connection(shard, self._core, self._tls, deadline)
+        return open_connection(shard, self._core, self._core.tls, deadline)
 
     def _send(self, call: Call, deadline: float) -> tuple[Pool, Connection]:
         pool = self.pool(call.shard)
@@ -162,7 +160,7 @@ class BlockingShell(Runner):
                 self._watcher = Watcher(self._core, near, self._open_watching, self.run)
 
     def _open_watching(self, shard: ShardInfo, deadline: float) -> Connection:
-        return open_connection(shard, self._core, self._tls, deadline, watch=True)
+        return open_connection(shard, self._core, self._core.tls, deadline, watch=True)
 
     def close(self) -> None:
         """Close all connections and stop listening."""

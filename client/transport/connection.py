@@ -231,7 +231,7 @@ def open_connection(
     try:
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         if tls is not None:
-            sock = tls.wrap_socket(sock, server_hostname=options.tls_server_name or shard.host)
+            sock = tls.wrap_socket(sock, server_hostname=core.tls_name or shard.host)
     except OSError as error:
         sock.close()
         raise failure_of(shard, error, sent=False) from error
@@ -285,9 +285,9 @@ def _greeted(
     return connection
 
 
-def tls_context(options: ClientOptions) -> ssl.SSLContext:
-    """The client side of TLS: the shard's certificate is always checked."""
-    context = ssl.create_default_context(cafile=options.tls_ca)
+def tls_context(options: ClientOptions, ca: str | None = None) -> ssl.SSLContext:
+    """The client side of TLS: the shard's certificate is always checked, by the options' authority or else by `ca`."""
+    context = ssl.create_default_context(cafile=options.tls_ca or ca)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     if options.tls_certificate:
         context.load_cert_chain(options.tls_certificate, options.tls_key)

@@ -69,7 +69,7 @@ class AioLocalShell(AioShell):
     """For asyncio."""
 
     def __init__(self, core: Core, directory: str) -> None:
-        super().__init__(core, tls=False, discover=lambda _: None)
+        super().__init__(core, discover=lambda _: None)
         self._directory = directory
         self._node: EngineNode | None = take_node(directory, core.options)
         core.adopt(LOCAL_VIEW)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import click
@@ -74,6 +75,19 @@ def metrics_options(command: F) -> F:
     return command
 
 
+def tls_options(command: F) -> F:
+    """How `up` has the shards speak TLS."""
+    file = click.Path(path_type=Path)
+    for option in (
+        click.option("--tls-name", default="", help="The name in the certificate, by which it is checked."),
+        click.option("--tls-ca", type=file, help="The authority that signed it.  [the system's]"),
+        click.option("--tls-key", type=file, help="The certificate's key."),
+        click.option("--tls-cert", type=file, help="Speak TLS with this certificate. Every machine has these files."),
+    ):
+        command = option(command)
+    return command
+
+
 def cache_options(command: F) -> F:
     """The options by which the commands of a client find a cache."""
     for option in reversed(
@@ -86,6 +100,20 @@ def cache_options(command: F) -> F:
             ),
             click.option("--name", default=None, help="The cluster's name, when several run."),
             click.option("--token", envvar="STRATACACHE_TOKEN", help="The access token.  [env: STRATACACHE_TOKEN]"),
+            click.option(
+                "--tls-ca",
+                envvar="STRATACACHE_TLS_CA",
+                expose_value=False,
+                callback=_kept,
+                help="With stratas://: the authority's file.  [env: STRATACACHE_TLS_CA; else the system's]",
+            ),
+            click.option(
+                "--tls-name",
+                envvar="STRATACACHE_TLS_NAME",
+                expose_value=False,
+                callback=_kept,
+                help="With stratas://: the name in the certificate.  [env: STRATACACHE_TLS_NAME; else the host]",
+            ),
         )
     ):
         command = option(command)
@@ -96,18 +124,30 @@ def open_cache(address: str | None, name: str | None, token: str | None, *, stri
     """Connect to the cache at the address, or to the one that `up` made, or to the one that runs in Ray."""
     from stratacache.client import connect
 
+    context = click.get_current_context(silent=True)
+    given = context.meta if context is not None else {}
+    ca, server_name = given.get(f"{__name__}.tls_ca"), given.get(f"{__name__}.tls_name")
     if address is None:
-        address, token = _find(name, token)
-    return connect(address, token=token, strict=strict)
+        address, token, trust = _find(name, token)
+        if trust is not None:
+            ca, server_name = ca or trust[0] or None, server_name or trust[1]
+    return connect(address, token=token, strict=strict, tls_ca=ca, tls_server_name=server_name)
 
 
-def _find(name: str | None, token: str | None) -> tuple[str, str | None]:
+def _kept(context: click.Context, parameter: click.Parameter, value: Any) -> Any:
+    """Keep an option's value for `open_cache`, so that not every command has to hand it on."""
+    context.meta[f"{__name__}.{parameter.name}"] = value
+    return value
+
+
+def _find(name: str | None, token: str | None) -> tuple[str, str | None, tuple[str, str] | None]:
     """Where `up` said that the shards listen; a shard tells the rest. Else what Ray knows."""
     from stratacache.cluster.local_ray import connect_ray, find_ray, require_ray
 
     for state in [load_state(name)] if name is not None else known_states():
         if state is not None and state.endpoints:
-            return "strata://" + ",".join(state.endpoints.values()), token or state.token
+            trust = (state.tls_ca, state.tls_name) if state.tls_name else None
+            return _scheme(trust) + ",".join(state.endpoints.values()), token or state.token, trust
     require_ray()
     ray_address = find_ray()
     if ray_address is None:
@@ -116,13 +156,17 @@ def _find(name: str | None, token: str | None) -> tuple[str, str | None]:
         )
     connect_ray(ray_address)
     from stratacache.client.view import ACTIVE
-    from stratacache.cluster.discovery import current_view
+    from stratacache.cluster.discovery import access
 
-    view, found = current_view(name)
-    shards = [shard.address for shard in view.shards if shard.state == ACTIVE]
+    found = access(name)
+    shards = [shard.address for shard in found.view.shards if shard.state == ACTIVE]
     if not shards:
         raise UnavailableError("no shard of the cache serves now: see `stratacache status`")
-    return "strata://" + ",".join(shards), token or found
+    return _scheme(found.tls) + ",".join(shards), token or found.token, found.tls
+
+
+def _scheme(trust: tuple[str, str] | None) -> str:
+    return "strata://" if trust is None else "stratas://"
 
 
 def require_rich() -> None:

@@ -3,10 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
-from stratacache.cluster.commands.options import Bytes, json_option, metrics_options, name_option, print_json
+from stratacache.cluster.commands.options import (
+    Bytes,
+    json_option,
+    metrics_options,
+    name_option,
+    print_json,
+    tls_options,
+)
 from stratacache.cluster.config import ClusterConfig
 from stratacache.cluster.launch import ClusterHandle, start
 from stratacache.cluster.local_ray import connect_ray, end_head, find_ray, require_ray, start_head
@@ -38,6 +46,7 @@ _DEFAULTS = ClusterConfig()
 @click.option("--token", envvar="STRATACACHE_TOKEN", help="What clients must show.  [env: STRATACACHE_TOKEN]")
 @click.option("--insecure", is_flag=True, help="Allow a host that others can reach without a token.")
 @metrics_options
+@tls_options
 @click.option(
     "--cpus-per-shard", type=float, default=0.0, show_default=True, help="CPUs that each shard takes from Ray."
 )
@@ -61,6 +70,10 @@ def command(
     insecure: bool,
     metrics_host: str,
     metrics_port: int,
+    tls_cert: Path | None,
+    tls_key: Path | None,
+    tls_ca: Path | None,
+    tls_name: str,
     cpus_per_shard: float,
     timeout_s: float,
     as_json: bool,
@@ -79,6 +92,10 @@ def command(
         token=token,
         insecure=insecure,
         metrics_host=metrics_host,
+        tls_certificate=_absolute(tls_cert),
+        tls_key=_absolute(tls_key),
+        tls_ca=_absolute(tls_ca),
+        tls_name=tls_name,
         metrics_port=None if metrics_port < 0 else metrics_port,
         data_dir=str(data_dir.expanduser().resolve()) if data_dir is not None else None,
         l1_bytes_max=l1,
@@ -91,27 +108,39 @@ def command(
     config.validate()
     require_ray()
     handle, address, head = _start(config)
-    view, secret = handle.view, handle.token
-    endpoints = {shard.id: shard.address for shard in view.shards}
     if as_json:
-        print_json(
-            {
-                "name": name,
-                "address": handle.address,
-                "epoch": view.epoch,
-                "shards": [shard.to_map() for shard in view.shards],
-                "token": secret,
-                "ray_address": address,
-                "ray_started": head is not None,
-            }
-        )
-        return
-    click.echo(f"cache {name}: {len(endpoints)} shards serve")
+        print_json(_report(config, handle) | {"ray_address": address, "ray_started": head is not None})
+    else:
+        _tell(config, handle)
+
+
+def _report(config: ClusterConfig, handle: ClusterHandle) -> dict[str, Any]:
+    view = handle.view
+    return {
+        "name": config.name,
+        "address": handle.address,
+        "epoch": view.epoch,
+        "shards": [shard.to_map() for shard in view.shards],
+        "token": handle.token,
+        "tls_ca": config.tls_ca,
+        "tls_name": config.tls_name,
+    }
+
+
+def _tell(config: ClusterConfig, handle: ClusterHandle) -> None:
+    secret = handle.token
+    endpoints = {shard.id: shard.address for shard in handle.view.shards}
+    click.echo(f"cache {config.name}: {len(endpoints)} shards serve")
     for shard, endpoint in endpoints.items():
         click.echo(f"  {shard}  {endpoint}")
-    click.echo(f"connect() inside Ray, or connect({handle.address!r}{', token=...' if secret else ''})")
-    if secret and token is None:
+    trusted = f", tls_ca={config.tls_ca!r}, tls_server_name={config.tls_name!r}" if config.tls_certificate else ""
+    click.echo(f"connect() inside Ray, or connect({handle.address!r}{', token=...' if secret else ''}{trusted})")
+    if secret and config.token is None:
         click.echo(f"token: {secret}")
+
+
+def _absolute(path: Path | None) -> str:
+    return "" if path is None else str(path.expanduser().resolve())
 
 
 def _start(config: ClusterConfig) -> tuple[ClusterHandle, str, RayHead | None]:
@@ -135,6 +164,8 @@ def _start(config: ClusterConfig) -> tuple[ClusterHandle, str, RayHead | None]:
             head=head or _head_of(before, address),
             token=handle.token,
             endpoints=handle.endpoints,
+            tls_ca=config.tls_ca,
+            tls_name=config.tls_name,
         )
         save_state(state)
     except BaseException:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
+import ssl
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -115,6 +116,8 @@ class NodeServer:
         self.current: Connection | None = None  # the tracking client whose command is being run
         self.dirty = False  # changes wait to be pushed
         self.loop: asyncio.AbstractEventLoop
+        self.tls: ssl.SSLContext | None = None
+        """What TLS connections are accepted with; certificates that are loaded into it are shown from then on."""
         self._servers: list[asyncio.AbstractServer] = []
         self._ticking: asyncio.TimerHandle | None = None
         self._stopping = False
@@ -127,8 +130,9 @@ class NodeServer:
         config = self.config
         port = 0
         if config.port is not None:
+            self.tls = tls.listening(config)
             server = await self.loop.create_server(
-                self._connection, config.host, config.port, ssl=tls.listening(config), backlog=1024
+                self._connection, config.host, config.port, ssl=self.tls, backlog=1024
             )
             self._servers.append(server)
             port = server.sockets[0].getsockname()[1]

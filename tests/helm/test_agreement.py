@@ -41,6 +41,10 @@ NOT_VALUES = {
     "insecure": "follows from auth.enabled",
     "metrics_host": "the controller's page has the figures of every shard",
     "metrics_port": "likewise",
+    "tls_certificate": "where tls.existingSecret is mounted",
+    "tls_key": "likewise",
+    "tls_ca": "likewise",
+    "tls_name": "a value of its own, tls.serverName",
     "replicas": "one copy of each key is all that there is yet",
 }
 

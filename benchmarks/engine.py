@@ -35,6 +35,7 @@ from stratacache.node.policies.base import Evictable
 from stratacache.node.tuning import tune_process
 from stratacache.node.types import EvictionPolicy, RemovalCause
 
+PARTS = ("memory", "pauses", "tag", "latencies", "evictions")
 MIB = 1 << 20
 GIB = 1 << 30
 TAGGED = 100_000
@@ -309,25 +310,34 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--json", type=Path, help="write the figures to this file")
     parser.add_argument("--quick", action="store_true", help="100,000 entries where the full run takes a million")
+    parser.add_argument("--parts", default=",".join(PARTS), help="some of these, with commas between")
     options = parser.parse_args()
+    parts = set(options.parts.split(","))
+    if parts - set(PARTS):
+        parser.error(f"unknown parts {', '.join(sorted(parts - set(PARTS)))}: there are {', '.join(PARTS)}")
     entries = MEMORY_ENTRIES // (10 if options.quick else 1)
     figures: dict[str, Any] = {
         "machine": f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}"
     }
     with tempfile.TemporaryDirectory() as name:
         directory = Path(name)
-        figures |= memory(entries)
-        if shutil.which("redis-server"):
-            figures |= redis_figures(entries)
-            figures["overhead_vs_redis"] = figures["l1_overhead_bytes"] / figures["redis_rss_overhead_bytes"]
-            figures["overhead_vs_redis_used_memory"] = figures["l1_overhead_bytes"] / figures["redis_overhead_bytes"]
-        if not options.quick:
+        if "memory" in parts:
+            figures |= memory(entries)
+            if shutil.which("redis-server"):
+                figures |= redis_figures(entries)
+                ours, rss = figures["l1_overhead_bytes"], figures["redis_rss_overhead_bytes"]
+                figures["overhead_vs_redis"] = ours / rss
+                figures["overhead_vs_redis_used_memory"] = ours / figures["redis_overhead_bytes"]
+        if "pauses" in parts and not options.quick:
             figures |= pauses()
         tune_process()
-        figures |= asyncio.run(tag_of_100k(directory))
-        figures |= latencies(directory)
+        if "tag" in parts:
+            figures |= asyncio.run(tag_of_100k(directory))
+        if "latencies" in parts:
+            figures |= latencies(directory)
         gc.disable()
-        figures |= evictions([1000, 100_000] if options.quick else [1000, 100_000, 1_000_000])
+        if "evictions" in parts:
+            figures |= evictions([1000, 100_000] if options.quick else [1000, 100_000, 1_000_000])
     text = json.dumps(figures, indent=2)
     print(text)
     if options.json:

@@ -296,7 +296,8 @@ class MultiLevelCache:
             entry.level.policy.on_update(entry)
         self._changed("keys", (key,), RemovalCause.REPLACED)
         if self.l3 is not None and self.l3.on:
-            queued = self.l3.put(entry)
+            found.expires_ms = expires_ms
+            queued = self.l3.put(found if entry.packed else entry)  # the disk goes by the size of the payload
             if isinstance(queued, Future):
                 return self._handoff.settle(then(queued, lambda _: True))
         return True

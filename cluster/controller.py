@@ -8,6 +8,8 @@ Invariants:
 - it creates only where there is room for every shard, so that a cluster that is still gathering its nodes is not taken
   for a small one;
 - a running cluster is replaced only when what it runs with differs from what is wanted, which is asked anew each time;
+  another number of shards is no reason: it is resized while it runs, once there is room for all (but not with several
+  copies of each key, which can't be resized yet);
 - ready means: every wanted shard has said within the last round that it serves. It stays so while Ray's head or the
   coordinator is away and the shards go on.
 """
@@ -23,13 +25,16 @@ from stratacache.cluster.config import ClusterConfig
 LOOK_EVERY_MS: Final = 2_000
 RETRY_MIN_MS: Final = 1_000
 RETRY_MAX_MS: Final = 15_000
-NOT_COMPARED: Final = frozenset({"uid", "machine", "token", "start_timeout_ms"})
-"""Fields that may differ from what runs: its own, secret (compared apart), or of the next start only."""
+NOT_COMPARED: Final = frozenset({"uid", "machine", "token", "start_timeout_ms", "shards"})
+"""Fields that may differ from what runs: its own, compared apart, or of the next start only."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Running:
-    """A cluster as its coordinator tells. `endpoints` holds the active shards; `failed` says why it never ran."""
+    """A cluster as its coordinator tells. `endpoints` holds the active shards; `failed` says why it never ran.
+
+    `target` are the shards that it is to have; `waits_for` says what a resize waits for.
+    """
 
     uid: str
     config: Mapping[str, Any]
@@ -38,6 +43,8 @@ class Running:
     epoch: int = 0
     failed: str = ""
     reasons: Mapping[str, str] = field(default_factory=dict)
+    target: tuple[str, ...] = ()
+    waits_for: str = ""
 
 
 # ------------------------------------------------------------------ what it hears
@@ -116,13 +123,21 @@ class Remove:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Resize:
+    """Have the running cluster take another number of shards. Answer: Done or Failed."""
+
+    uid: str
+    shards: int
+
+
+@dataclass(frozen=True, kw_only=True)
 class Ping:
     """Ask every one of these shards over the network whether it serves. Answer: Answered."""
 
     endpoints: Mapping[str, str]
 
 
-Effect = Connect | Look | Create | Remove | Ping
+Effect = Connect | Look | Create | Remove | Resize | Ping
 
 
 class Controller:
@@ -137,6 +152,7 @@ class Controller:
         self.reason = "it has not looked yet"
         self.created = 0
         self.removed = 0
+        self.resized = 0
         self.failures = 0
         self._next_ms = 0
         self._asked: Effect | None = None
@@ -144,12 +160,17 @@ class Controller:
     @property
     def shards_ready(self) -> int:
         """How many of the wanted shards answered in the last round."""
-        return len(self.answering & set(self.config.shard_ids()))
+        return len(self.answering & set(self._wanted()))
 
     @property
     def ready(self) -> bool:
         """Whether the cache is whole: every shard has said that it serves."""
         return self.running is not None and self.shards_ready == self.config.shards
+
+    def _wanted(self) -> tuple[str, ...]:
+        """The shards that there are to be; a cluster that was drained by hand keeps its own numbers."""
+        target = self.running.target if self.running is not None else ()
+        return target if len(target) == self.config.shards else self.config.shard_ids()
 
     def differs(self) -> tuple[str, ...]:
         """The fields in which the running cluster is not what is wanted."""
@@ -157,7 +178,13 @@ class Controller:
             return ()
         wanted = self.config.to_map()
         fields = [name for name in wanted if name not in NOT_COMPARED and self.running.config.get(name) != wanted[name]]
+        if self.config.replicas > 1 and self._must_resize():
+            fields.append("shards")
         return (*fields, *(() if self.running.token_is_ours else ("token",)))
+
+    def _must_resize(self) -> bool:
+        running = self.running
+        return running is not None and bool(running.target) and len(running.target) != self.config.shards
 
     def handle(self, event: Event, now_ms: int) -> list[Effect]:
         """Take note of an event and say what is to be done."""
@@ -182,6 +209,7 @@ class Controller:
             case Done():
                 self.created += isinstance(self._asked, Create)
                 self.removed += isinstance(self._asked, Remove)
+                self.resized += isinstance(self._asked, Resize)
                 effects = [Look()]
             case Failed(reason=reason):
                 self._retry(reason, now_ms)
@@ -208,6 +236,15 @@ class Controller:
             return [Remove(uid=running.uid)]
         self.reason, self.failures = "", 0
         self._next_ms = now_ms + LOOK_EVERY_MS
+        if self._must_resize():
+            wanted = self.config.shards
+            if self.places < wanted:
+                self.reason = f"waiting for Ray nodes: {wanted} shards, places for {self.places}"
+            else:
+                self.reason = f"resizing from {len(running.target)} to {wanted} shards"
+                return [Resize(uid=running.uid, shards=wanted)]
+        elif running.waits_for:
+            self.reason = f"the resize {running.waits_for}"
         return self._ping()
 
     def _ping(self) -> list[Effect]:
@@ -218,7 +255,7 @@ class Controller:
         running = self.running
         if self.reason or running is None or self.ready:
             return self.reason
-        silent = [shard for shard in self.config.shard_ids() if shard not in self.answering]
+        silent = [shard for shard in self._wanted() if shard not in self.answering]
         told = [f"{shard} ({running.reasons[shard]})" if running.reasons.get(shard) else shard for shard in silent]
         return f"not serving: {', '.join(told)}"
 

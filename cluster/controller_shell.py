@@ -114,6 +114,8 @@ class ControllerShell:
                     return c.Done()
                 case c.Remove(uid=uid):
                     return self._remove(uid)
+                case c.Resize(uid=uid, shards=shards):
+                    return self._resize(uid, shards)
                 case c.Ping(endpoints=endpoints):
                     return c.Answered(shards=self._serving(endpoints))
         except CacheError as error:
@@ -168,12 +170,20 @@ class ControllerShell:
             epoch=status["epoch"],
             failed=failed,
             reasons={one["id"]: one["reason"] for one in status["shards"] if one["reason"]},
+            target=tuple(status.get("change", {}).get("target", ())),
+            waits_for=status.get("change", {}).get("waits_for", ""),
         )
 
     def _remove(self, uid: str) -> c.Event:
         handle = ClusterHandle(self.config.name, find_coordinator(self.config.name))
         if handle.status()["uid"] == uid:
             handle.stop()
+        return c.Done()
+
+    def _resize(self, uid: str, shards: int) -> c.Event:
+        handle = ClusterHandle(self.config.name, find_coordinator(self.config.name))
+        if handle.status()["uid"] == uid:
+            handle.resize(shards, deadline_s=0)
         return c.Done()
 
     def _serving(self, endpoints: Mapping[str, str]) -> frozenset[str]:

@@ -209,6 +209,7 @@ class Coordinator:
                 member = self.members[shard]
                 effects.append(m.KillShard(shard=shard, incarnation=member.incarnation))
                 self._forget_process(member, "it did not get ready to serve in time", now_ms)
+                member.retry_ms = now_ms + RETRY_MAX_MS  # the others would soon hold invalidations back again
         if change is not None and now_ms - change.sent_ms >= RESEND_MS:
             if change.remembered:
                 self._send_prepares(change, now_ms, effects)

@@ -88,10 +88,12 @@ class ClusterHandle:
 
         New shards get the lowest free numbers, and those of the highest numbers leave. What moves is handed over: a
         key that is asked for meanwhile is taken from where it was. Raises UsageError for what can't be had, and
-        UnavailableError when it is not done within `deadline_s`; it goes on then, see `status()["change"]`.
+        UnavailableError when it is not done within `deadline_s` (0: it is not waited for); it goes on then, see
+        `status()["change"]`.
         """
         _ask(self._coordinator.resize.remote(shards, dict(weights or {})))
-        self.wait_settled(deadline_s)
+        if deadline_s:
+            self.wait_settled(deadline_s)
 
     def drain_shard(self, shard: str, *, deadline_s: float = 180.0) -> None:
         """Take a shard out of the cluster for good: the others get its keys, the hottest first, then its process ends.

@@ -54,6 +54,13 @@ class FakeCluster:
         self.remembered = (0, 0)
         self.reported: list[str] = []
         self.killed: list[tuple[str, int]] = []
+        self.closed: list[tuple[str, int, bool]] = []
+        self.unheard: set[str] = set()
+        """Shards whose answers to a prepare are lost."""
+        self.leftovers: dict[str, int] = {}
+        """What each shard says that it still holds of keys that moved."""
+        self.prepares: list[m.Prepare] = []
+        self.target: dict[str, float] = {}
         self.queue: deque[m.CoordinatorEvent] = deque()
         self.working = False
         self.coordinator_is_down = False
@@ -107,13 +114,16 @@ class FakeCluster:
                 process = self.processes.get(shard)
                 if process is not None and process.started.incarnation == incarnation and not process.cut_off:
                     del self.processes[shard]
-            case m.CloseShard(shard=shard):
+            case m.CloseShard(shard=shard, incarnation=incarnation, forget=forget):
+                self.closed.append((shard, incarnation, forget))
                 process = self.processes.pop(shard)
                 disk = self.disks[shard]
                 assert disk.stored is not None
                 disk.stored = replace(disk.stored, clean=True)
                 process.ended = True
             case m.Prepare() | m.Activate():
+                if isinstance(effect, m.Prepare):
+                    self.prepares.append(effect)
                 self.deliver(effect.shard, effect.incarnation, effect)
             case m.GrantLease(shard=shard, incarnation=incarnation, term=term, epoch=epoch):
                 self.deliver(shard, incarnation, m.LeaseGranted(term=term, epoch=epoch, sent_ms=self.now_ms))
@@ -127,7 +137,7 @@ class FakeCluster:
         if shard in self.failing:
             self.tell(m.ShardStartFailed(shard=shard, incarnation=incarnation, reason=self.failing[shard]))
             return
-        disk = self.disks[shard]
+        disk = self.disks.setdefault(shard, Disk())
         started = m.ShardStarted(
             shard=shard,
             incarnation=incarnation,
@@ -172,7 +182,7 @@ class FakeCluster:
                     clean=False,
                     pinned=self.same_machine,
                 )
-            case m.Answer(event=event):
+            case m.Answer(event=event) if process.serving.shard not in self.unheard:
                 self.tell(event)
             case m.AskLease():
                 self.ask_lease(process)
@@ -183,7 +193,19 @@ class FakeCluster:
         if process.cut_off:
             return
         started = process.started
-        self.tell(m.LeaseRequested(shard=started.shard, incarnation=started.incarnation, epoch=process.serving.epoch))
+        self.tell(
+            m.LeaseRequested(
+                shard=started.shard,
+                incarnation=started.incarnation,
+                epoch=process.serving.epoch,
+                leftovers=self.leftovers.get(started.shard, 0),
+            )
+        )
+
+    def aim(self, target: dict[str, float]) -> None:
+        """What `resize` and `drain` do once the coordinator has agreed."""
+        self.target = target
+        self.tell(m.TargetSet(shards=target))
 
     # ------------------------------------------------------- what a test does to it
 
@@ -209,7 +231,15 @@ class FakeCluster:
         )
         quiet = tuple((shard, self.processes[shard].started.incarnation) for shard in silent)
         self.tell(m.NodesSeen(nodes=(m.NodeSeen(id="node-a", address="10.0.0.1"),)))
-        self.tell(m.Recovered(term=self.remembered[0] + 1, epoch_floor=self.remembered[1], found=found, silent=quiet))
+        self.tell(
+            m.Recovered(
+                term=self.remembered[0] + 1,
+                epoch_floor=self.remembered[1],
+                found=found,
+                silent=quiet,
+                target=self.target,
+            )
+        )
 
     # ------------------------------------------------------- what a client does
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -85,14 +86,14 @@ def test_losing_the_race_to_create_is_no_harm() -> None:
 @pytest.mark.parametrize(
     ("changes", "named"),
     [
-        ({"config": {**CONFIG.to_map(), "shards": 5}}, "shards"),
+        ({"config": {**CONFIG.to_map(), "policy": "lfu"}}, "policy"),
         ({"config": {**CONFIG.to_map(), "l1_bytes_max": 1}}, "l1_bytes_max"),
         ({"token_is_ours": False}, "token"),
         ({"failed": "port 6380 is in use"}, "port 6380 is in use"),
     ],
 )
 def test_what_differs_is_replaced(changes: dict[str, Any], named: str) -> None:
-    """Another size, another setting, another token, a cluster that never formed: removed by its uid, then created."""
+    """Another policy, another size, another token, a cluster that never formed: removed by its uid, then created."""
     core = looking()
     assert core.handle(c.Looked(running=running(**changes), places=2), 0) == [c.Remove(uid="u")]
     assert named in core.why()
@@ -106,6 +107,44 @@ def test_settings_of_the_next_start_replace_nothing() -> None:
     changed = {**CONFIG.to_map(), "uid": "another", "start_timeout_ms": 1_000}
     core = looking()
     assert [type(one) for one in core.handle(c.Looked(running=running(config=changed), places=2), 0)] == [c.Ping]
+
+
+def test_another_number_of_shards_is_a_resize_once_there_is_room() -> None:
+    """Nothing is removed; it waits for places, asks once, and then waits for the new shard to answer."""
+    core = looking()
+    one = running(target=("shard-0",), endpoints={"shard-0": "10.0.0.1:6380"})
+    assert core.handle(c.Looked(running=one, places=1), 0) == [c.Ping(endpoints=one.endpoints)]
+    assert core.why() == "waiting for Ray nodes: 2 shards, places for 1"
+    core.handle(c.Ticked(), c.LOOK_EVERY_MS)
+    assert core.handle(c.Looked(running=one, places=2), c.LOOK_EVERY_MS) == [c.Resize(uid="u", shards=2)]
+    assert core.handle(c.Done(), c.LOOK_EVERY_MS) == [c.Look()]
+    both = running(target=("shard-0", "shard-1"), endpoints=one.endpoints, waits_for="waits for shard-1 to start")
+    assert core.handle(c.Looked(running=both, places=2), c.LOOK_EVERY_MS) == [c.Ping(endpoints=one.endpoints)]
+    core.handle(c.Answered(shards=frozenset({"shard-0"})), c.LOOK_EVERY_MS)
+    assert not core.ready
+    assert core.why() == "the resize waits for shard-1 to start"
+    assert (core.resized, core.removed) == (1, 0)
+
+
+def test_a_cluster_that_was_drained_by_hand_keeps_its_numbers() -> None:
+    """Two shards are wanted and two there are, though not the first two."""
+    core = looking()
+    others = {"shard-0": "10.0.0.1:6380", "shard-2": "10.0.0.3:6380"}
+    effects = core.handle(c.Looked(running=running(target=("shard-0", "shard-2"), endpoints=others), places=2), 0)
+    assert effects == [c.Ping(endpoints=others)]
+    core.handle(c.Answered(shards=frozenset(others)), 1)
+    assert core.ready
+
+
+def test_several_copies_are_started_anew_with_another_number() -> None:
+    """They can't be resized yet."""
+    core = c.Controller(replace(CONFIG, replicas=2))
+    core.handle(c.Ticked(), 0)
+    core.handle(c.RayConnected(), 0)
+    config = {**running().config, "replicas": 2}
+    found = running(config=config, target=("shard-0", "shard-1", "shard-2"))
+    assert core.handle(c.Looked(running=found, places=3), 0) == [c.Remove(uid="u")]
+    assert "shards" in core.why()
 
 
 def test_ready_needs_every_shard() -> None:

@@ -307,6 +307,13 @@ class NodeServer:
         for listener in self.listeners:
             listener(kind, names, cause, seq)
 
+    def keys_moved(self) -> None:
+        """Have near caches and tracking clients forget what they read here: others change it from now on."""
+        self.watchers.group_changed("all", ())
+        if self.tracking.clients:
+            self.tracking.group_changed("all", ())
+        self.flush_pushes()
+
     def _gone(self, key: bytes, cause: RemovalCause) -> None:  # noqa: ARG002
         self.dirty = True
         self.tracking.keys_changed((key,))

@@ -120,6 +120,14 @@ def test_a_joiner_that_does_not_prepare_holds_nothing_up_for_ever() -> None:
     assert ids(cluster) == sorted(FOUR)
 
 
+def test_twelve_shards_come_to_rest() -> None:
+    """shard-10 stands before shard-2 in a view: that is no difference which a view change could mend."""
+    cluster = running(12)
+    epoch = cluster.view().epoch
+    cluster.run(5_000)
+    assert cluster.view().epoch == epoch
+
+
 # ------------------------------------------------------------------ shrinking
 
 

@@ -283,16 +283,6 @@ def leavers_not_waited_for() -> Iterator[None]:
         yield
 
 
-@plant
-def leases_move_with_their_key() -> Iterator[None]:
-    """A fill lease outlives the time in which its key was another shard's, and all shards give the same tokens."""
-    with (
-        patch.object(LeaseTable, "drop", lambda self, moves: None),
-        patch.object(LeaseTable, "origin", property(lambda self: b"", lambda self, value: None), create=True),
-    ):
-        yield
-
-
 # ------------------------------------------------------------------ the node
 
 

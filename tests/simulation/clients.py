@@ -5,7 +5,7 @@ Keys, tags and namespaces are few, so that everything meets everything. Each val
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from random import Random
 from typing import TYPE_CHECKING, Any
@@ -19,6 +19,7 @@ from stratacache.client.core.state import Core
 from stratacache.client.options import ClientOptions
 from stratacache.node.errors import CacheError, InvalidationIncompleteError
 from stratacache.node.keys import full_key, namespace_of
+from stratacache.node.types import MISS
 from tests.simulation.oracle import Invalidation, Oracle, ViolationError, Write
 from tests.simulation.sockets import Shell
 from tests.simulation.world import Process
@@ -160,7 +161,7 @@ class ClientProcess(Process):
             if error is None:
                 values, failed = result
                 if not failed:
-                    self.oracle.read(self.name, full, start, values.get(0))
+                    self.oracle.read(self.name, full, start, _found(values, 0))
 
         self.run(f"get {full.decode()}", fetch(self.core, (full,)), ended)
 
@@ -173,7 +174,7 @@ class ClientProcess(Process):
                 values, failed = result
                 for index, full in enumerate(fulls):
                     if index not in failed:
-                        self.oracle.read(self.name, full, start, values.get(index))
+                        self.oracle.read(self.name, full, start, _found(values, index))
 
         self.run("get_many", fetch(self.core, fulls), ended)
 
@@ -257,10 +258,15 @@ class ClientProcess(Process):
 
         def got(start: float, result: Any, error: BaseException | None) -> None:
             if error is None and not result[1]:
-                self.oracle.read(self.name, full, start, result[0].get(0))
+                self.oracle.read(self.name, full, start, _found(result[0], 0))
             done(error or next(iter(result[1].values()), None))
 
         self.shell.run(self.operations.put(full, write.value, None, tags, None, "auto"), put)
+
+
+def _found(values: Sequence[Any], index: int) -> Any:
+    """A value that was fetched, None for a miss."""
+    return None if values[index] is MISS else values[index]
 
 
 def _first_view(core: Core) -> Operation[None]:

@@ -128,6 +128,9 @@ class Reshaper:
         """Leave most seeds time to hand something over."""
         if self.random.random() < 0.7:
             faults.pause_ms *= self.random.choice((3, 10))
+        if self.random.random() < 0.5:  # shards come to know of a view at different times
+            network = self.cluster.network
+            network.slow_share, network.slow_ms = 0.3, self.random.choice((300.0, 1500.0))
 
     def _next(self) -> None:
         if self.world.now_ms >= self.until_ms:

@@ -49,6 +49,16 @@ def test_watch_hears_of_every_change_without_gaps() -> None:
         assert seen.written == expected, words
 
 
+def test_watchers_forget_all_when_keys_move_away() -> None:
+    """Their next owner does not know them."""
+    node = InProcess()
+    watcher, seen = node.connect()
+    watcher.data_received(request("HELLO", 3) + request("SC.WATCH"))
+    seen.written.clear()
+    node.server.keys_moved()
+    assert seen.written == b">4\r\n$6\r\nsc.inv\r\n:1\r\n$3\r\nall\r\n*0\r\n"
+
+
 def test_a_push_is_written_before_the_acknowledgement() -> None:
     """Who learns that an invalidation is done knows that near caches on this shard have been told."""
     node = InProcess()

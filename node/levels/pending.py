@@ -88,13 +88,14 @@ class PendingWrites:
         self.bytes_held += size
         return fresh
 
-    def delete(self, key: bytes, *, stored: bool) -> None:
-        """Have the record of a key deleted; `stored`: there is one in the file."""
-        self._replace(key)
+    def delete(self, key: bytes, *, stored: bool) -> bool:
+        """Have the record of a key deleted; whether the key did not wait yet. `stored`: there is one in the file."""
+        fresh = self._replace(key)
         doomed = stored or key in self.batch
         self.waiting[key] = doomed
         self.doomed += doomed
         self.bytes_held += DELETE_BYTES
+        return fresh
 
     def _replace(self, key: bytes) -> bool:
         """Make way for a change of a key; whether none waited."""

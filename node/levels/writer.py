@@ -58,6 +58,12 @@ class Written:
     corrupt: int = 0
     dropped: bool = False
 
+    def evict(self, store: RecordStore, bytes_wanted: int) -> None:
+        """Make room, perhaps by what the batch itself has stored just now."""
+        keys = store.evict_in_slices(bytes_wanted)
+        self.evicted += keys
+        self.stored.difference_update(keys)
+
 
 class Writer:
     """Writes the changes of one L3.
@@ -167,10 +173,11 @@ class Writer:
         opened = self._opened
         if opened is None:
             return None
-        self.pending.delete(key, stored=stored)
+        fresh = self.pending.delete(key, stored=stored)
         if self.through:
             return self._ack()
-        opened.side.marks[crc32(key) & MARKS_MASK] = 1
+        if fresh:
+            opened.side.marks[crc32(key) & MARKS_MASK] = 1
         if self.pending.bytes_held > self._overrun_bytes:
             self.overruns += 1
             self._overrun()
@@ -241,11 +248,11 @@ class Writer:
             try:
                 wanted = store.bytes_used + 2 * chunk_bytes - int(store.bytes_max * FILLED_MAX)
                 if wanted > 0:
-                    written.evicted += store.evict_in_slices(wanted)
+                    written.evict(store, wanted)
                 written.stored |= store.write(lambda txn: self._apply(store, txn, chunk))
             except lmdb.MapFullError:
                 # Free pages may be there, but not in one piece for a large value.
-                written.evicted += store.evict_in_slices(store.bytes_max // ROOM_TRIES)
+                written.evict(store, store.bytes_max // ROOM_TRIES)
             except CorruptionError:
                 written.corrupt += 1
                 self._drop_all(store, written)

@@ -115,6 +115,7 @@ def test_disk_budget_holds_and_the_oldest_leave(node: Node) -> None:
     assert stats["on"]
     assert stats["removed"]["evicted"] > 500
     assert stats["entries"] > 100
+    assert len(engine) == len(set(listed(engine, 100)))
     again = node.start(l3_bytes_max=2 * MIB)
     assert payload(again, b"k1499") is not None
     assert payload(again, b"k0") is None

@@ -19,7 +19,7 @@ TAGS = (b"red", b"green", b"blue")
 _FORK = multiprocessing.get_context("fork")
 
 
-def config(directory: Path, mode: WriteMode) -> NodeConfig:
+def config(directory: Path, mode: WriteMode, queue_bytes: int = 64 << 20) -> NodeConfig:
     return NodeConfig(
         l1_bytes_max=40_000,
         l2_bytes_max=40_000,
@@ -27,6 +27,7 @@ def config(directory: Path, mode: WriteMode) -> NodeConfig:
         data_dir=directory,
         l3_write_mode=mode,
         flush_after_ms=1,
+        l3_queue_bytes_max=queue_bytes,
     )
 
 
@@ -40,6 +41,7 @@ class Model:
     """For each key the values that a get may give; None is a miss."""
 
     mode: WriteMode
+    queue_bytes: int = 64 << 20
     allowed: dict[bytes, set[int | None]] = field(default_factory=lambda: {key: {None} for key in KEYS})
     tags: dict[bytes, set[bytes]] = field(default_factory=lambda: {key: set() for key in KEYS})
 
@@ -87,10 +89,10 @@ class Model:
         return hits
 
 
-def _work(directory: Path, mode: WriteMode, seed: int, first: int, log: int) -> None:
+def _work(settings: NodeConfig, seed: int, first: int, log: int) -> None:
     """The writer: says what it does before it does it, and when it was acknowledged."""
     rng = random.Random(seed)
-    engine = MultiLevelCache(config(directory, mode))
+    engine = MultiLevelCache(settings)
     number = first
     while True:
         number += 1
@@ -126,7 +128,8 @@ def _work(directory: Path, mode: WriteMode, seed: int, first: int, log: int) -> 
 def run_and_kill(directory: Path, model: Model, seed: int, first: int, moment_s: float) -> int:
     """Let a writer work until it is killed `moment_s` after its first operation; gives the number of operations."""
     reader, writer = os.pipe()
-    child = _FORK.Process(target=_work, args=(directory, model.mode, seed, first, writer))
+    settings = config(directory, model.mode, model.queue_bytes)
+    child = _FORK.Process(target=_work, args=(settings, seed, first, writer))
     child.start()
     os.close(writer)
     assert child.pid is not None

@@ -114,7 +114,7 @@ class ReadLoop:
             self._short_cuts = _NONE
 
     def _answer_lone(self, chunk: bytes) -> Reply | None:
-        """The reply to a chunk that is just one GET or SC.GET with a hit, or one SET; None, and nothing done, else."""
+        """The reply to a chunk that is just one GET, SC.GET or SET; None, and nothing done, for any other."""
         now_ms = self._now_ms()
         server = self.server
         if now_ms >= server.serve_until_ms:
@@ -127,15 +127,16 @@ class ReadLoop:
             if not plain:
                 head = lone.SC_GET[size]
             if plain or chunk.startswith(head):
-                entry = lookup(chunk[len(head) : -2])
+                self.active_ms = now_ms
+                server.commands += 1
+                key = chunk[len(head) : -2]
+                entry = lookup(key)
                 if entry is None or entry.expires_ms <= now_ms or (frame := entry.frame or _first_frame(entry)) is None:
-                    return None
+                    return self._execute([b"GET" if plain else b"SC.GET", key])
                 hits = self._hits
                 hits.append(entry)
                 if len(hits) > HITS_KEPT:
                     self.engine.drain_hits()
-                self.active_ms = now_ms
-                server.commands += 1
                 return frame if plain else _CODEC_HEADS[entry.page.group.codec] + frame
         if put is None or size > lone.SET_BYTES_MAX or (pair := lone.parse_set(chunk)) is None:
             return None

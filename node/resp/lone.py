@@ -13,17 +13,21 @@ from typing import Final
 _SIZES: Final = 320
 """Sizes of chunks that are looked at: keys of up to some 300 bytes."""
 
-SET_BYTES_MAX: Final = 16 * 1024
-"""A longer SET is left to the parsers: cutting a copy off a copy costs more than it saves."""
+SET_BYTES_MAX: Final = 64 * 1024
+"""A longer SET is left to the parsers."""
 
-_NOTHING: Final = b"\0"  # no request begins with it
-_SET: Final = b"*3\r\n$3\r\nSET\r\n$"
-_KEY_HEADS: Final = tuple(b"$%d" % size for size in range(_SIZES))
+_NEVER: Final = bytes(_SIZES)  # longer than the chunks that are looked at, so none begins with it
+_LENGTH_LINE_BYTES: Final = 24
+_SET_HEAD_BYTES: Final = 18
+_SET_KEY_ENDS: Final = {
+    b"*3\r\n$3\r\nSET\r\n$%d\r\n" % key_bytes: _SET_HEAD_BYTES + key_bytes for key_bytes in range(10, 100)
+}
+"""How a SET begins, and where its key ends."""
 
 
 def heads(name: bytes) -> tuple[bytes, ...]:
     """For each size of a chunk how it begins if it is the request `name key`. Behind that: the key and a CRLF."""
-    found = [_NOTHING] * _SIZES
+    found = [_NEVER] * _SIZES
     for key_bytes in range(1, _SIZES):
         head = b"*2\r\n$%d\r\n%b\r\n$%d\r\n" % (len(name), name, key_bytes)
         size = len(head) + key_bytes + 2
@@ -38,14 +42,11 @@ READ_BYTES_MAX: Final = _SIZES - 1
 
 
 def parse_set(chunk: bytes) -> tuple[bytes, bytes] | None:
-    """Key and value of a chunk that is one SET without options, else None."""
-    if not chunk.startswith(_SET):
+    """Key and value of a chunk that is one SET without options, with a key of 10 to 99 bytes; else None."""
+    key_end = _SET_KEY_ENDS.get(chunk[:_SET_HEAD_BYTES])
+    if key_end is None:
         return None
-    parts = chunk.split(b"\r\n", 6)
-    if len(parts) != 7:
+    end = chunk.find(b"\r", key_end + 2, key_end + _LENGTH_LINE_BYTES)
+    if chunk[key_end : end + 2] != b"\r\n$%d\r\n" % (len(chunk) - end - 4):
         return None
-    key, value = parts[4], parts[6]
-    size = len(value) - 2
-    if len(key) < _SIZES and parts[3] == _KEY_HEADS[len(key)] and parts[5] == b"$%d" % size and value.endswith(b"\r\n"):
-        return key, value[:size]
-    return None
+    return chunk[_SET_HEAD_BYTES:key_end], chunk[end + 2 : -2]

@@ -30,8 +30,7 @@ def parsed(chunk: bytes) -> list[bytes] | None:
 def recognised(chunk: bytes) -> list[bytes] | None:
     """What is recognised in a chunk."""
     for name, heads in ((b"GET", lone.GET), (b"SC.GET", lone.SC_GET)):
-        head = heads[len(chunk)] if len(chunk) <= lone.READ_BYTES_MAX else b"\0"
-        if chunk.startswith(head):
+        if len(chunk) <= lone.READ_BYTES_MAX and chunk.startswith(head := heads[len(chunk)]):
             return [name, chunk[len(head) : -2]]
     pair = lone.parse_set(chunk)
     return [b"SET", *pair] if pair is not None else None
@@ -51,10 +50,19 @@ def test_reads_are_recognised(key: bytes) -> None:
 
 
 @given(key=KEYS, value=VALUES)
+@example(key=b"k" * 10, value=b"")
+@example(key=b"\r\n" * 20, value=b"\r\n$1\r\n")
+@example(key=b"k" * 99, value=b"v" * 1000)
 def test_sets_are_recognised(key: bytes, value: bytes) -> None:
-    """A plain SET is recognised unless a line break in its key hides where the key ends."""
-    found = recognised(request(b"SET", key, value))
-    assert found == [b"SET", key, value] if b"\r\n" not in key + b"\r" else found in (None, [b"SET", key, value])
+    """A plain SET with a key of usual length is recognised, whatever bytes key and value have."""
+    assert recognised(request(b"SET", key, value)) == ([b"SET", key, value] if 10 <= len(key) <= 99 else None)
+
+
+def test_no_bytes_are_taken_for_a_request_by_their_number() -> None:
+    """Chunks of every size that are no request at all are not recognised."""
+    for size in range(lone.READ_BYTES_MAX + 2):
+        assert recognised(b"\0" * size) is None
+        assert recognised(b"*" * size) is None
 
 
 @given(key=KEYS, value=VALUES, data=st.data())

@@ -1,28 +1,64 @@
-"""The rows of residents against a plain set."""
+"""The rows of residents against a plain set, and who leaves first."""
 
 from __future__ import annotations
 
 import random
 
 from stratacache.node.policies.base import Evictable
-from stratacache.node.policies.intelligent.residents import ROW_LENGTH, Residents
+from stratacache.node.policies.intelligent.residents import Residents
+from stratacache.node.policies.intelligent.scores import all_scores
+from stratacache.node.policies.intelligent.stamps import first_use, next_use
+
+RECENCY = all_scores()[0]
+REUSE = all_scores()[4]
+
+
+def new_batch(names: list[int], tick: int = 1) -> list[Evictable]:
+    """Newcomers as the policy hands them over: stamped, and linked to their list."""
+    batch = [Evictable(b"%d" % name, 1) for name in names]
+    for entry in batch:
+        entry.order = first_use(tick, 0)
+        entry.link = batch
+    return batch
 
 
 def test_rows_hold_what_a_set_would() -> None:
-    """Additions and removals in random order leave exactly what a set would hold, with no holes."""
+    """Batches, removals and evictions in random order leave exactly what a set would hold."""
     draw = random.Random(1)
     residents, model = Residents(), set[Evictable]()
-    for number in range(5_000):
-        if model and draw.random() < (0.3 if number < 2_500 else 0.7):
+    for number in range(4_000):
+        step = draw.random()
+        if step < (0.5 if number < 2_000 else 0.2):
+            batch = new_batch([number * 10 + at for at in range(draw.randrange(1, 5))])
+            model.update(batch)
+            residents.take_in(batch)
+        elif model and step < 0.8:
             entry = draw.choice(sorted(model, key=lambda e: e.key))
             model.discard(entry)
-            residents.remove(entry)
-        else:
-            entry = Evictable(b"%d" % number, 1)
-            model.add(entry)
-            residents.add(entry)
+            entry.link.remove(entry)
+            residents.removed(1)
+        elif model:
+            model.difference_update(residents.worst(RECENCY, 2, 2))
+        residents.resize(len(model))
         if number % 100 == 0:
             residents.validate()
+            assert set(residents) == model
     assert len(residents) == len(model)
-    seen = {entry for _ in range(len(model) // ROW_LENGTH + 1) for entry in residents.next_row()}
-    assert seen == model
+
+
+def test_the_worst_leaves_and_of_equals_the_newcomer() -> None:
+    """In a loop, where all intervals are equal, a newcomer must not push out those that wait for their turn."""
+    residents = Residents()
+    old = [new_batch([name]) for name in range(8)]
+    for batch in old:
+        residents.take_in(batch)
+    entries = list(residents)
+    for entry in entries[1:]:
+        entry.order = next_use(first_use(3, 0), 5)
+    assert residents.worst(REUSE, 6, 1) == [entries[0]]
+    newcomers = new_batch([100, 101])
+    for entry in newcomers:
+        entry.order = next_use(first_use(3, 0), 5)
+    residents.take_in(newcomers)
+    residents.worst(REUSE, 6, 1)  # meets the one that still waits at the door
+    assert residents.worst(REUSE, 6, 1)[::-1] == newcomers

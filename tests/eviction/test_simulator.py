@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import lzma
 from pathlib import Path
 
@@ -9,17 +10,19 @@ import numpy as np
 import pytest
 
 from benchmarks.ai_traces import make_all, write_csv
-from benchmarks.hit_ratio import measure, regrets, table
+from benchmarks.hit_ratio import main, measure, regrets, table
 from benchmarks.traces import ORACLE, make_trace, read_trace
 
 
 def test_readers_agree(tmp_path: Path) -> None:
-    """The same requests as oracleGeneral, .xz, JSONL and CSV are the same trace."""
+    """The same requests as oracleGeneral, .xz, .zst, JSONL and CSV are the same trace."""
     keys = [7, 9, 7, 8, 9, 7]
     records = np.zeros(6, ORACLE)
     records["key"], records["size"] = keys, 5
     (tmp_path / "a.oracleGeneral.bin").write_bytes(records.tobytes())
     (tmp_path / "a.oracleGeneral.bin.xz").write_bytes(lzma.compress(records.tobytes()))
+    packed = pytest.importorskip("zstandard").ZstdCompressor().compress(records.tobytes())
+    (tmp_path / "a.oracleGeneral.bin.zst").write_bytes(packed)
     (tmp_path / "a.jsonl").write_text('{"hash_ids": [7, 9, 7]}\n{"hash_ids": [8, 9, 7]}\n')
     (tmp_path / "a.csv").write_text("key,size,cost\n" + "".join(f"{key},5,0.5\n" for key in keys))
     for path in sorted(tmp_path.iterdir()):
@@ -27,6 +30,36 @@ def test_readers_agree(tmp_path: Path) -> None:
         assert trace.keys.tolist() == [0, 1, 0, 2, 1, 0], path
         assert trace.next_use.tolist() == [2, 4, 5, -1, -1, -1]
     assert read_trace(tmp_path / "a.csv").costs.tolist() == [0.5, 0.5, 0.5]
+
+
+def test_cost_rules(tmp_path: Path) -> None:
+    """`--cost` replaces the column: 1, 1 ms a KiB, or drawn once for each key from a fixed seed."""
+    path = tmp_path / "a.csv"
+    path.write_text("key,size,cost\n7,2048,0.5\n9,1024,0.25\n7,2048,0.5\n")
+    assert read_trace(path, cost_rule="unit").costs.tolist() == [1, 1]
+    assert read_trace(path, cost_rule="size").costs.tolist() == [0.002, 0.001]
+    drawn = read_trace(path, cost_rule="lognormal").costs
+    assert (drawn == read_trace(path, cost_rule="lognormal").costs).all()
+    assert (drawn > 0).all()
+    assert drawn[0] != drawn[1]
+
+
+def test_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """One run gives the tables of both ratios, the rows as JSON and the plot as PNG."""
+    pytest.importorskip("matplotlib")
+    trace = tmp_path / "a.jsonl"
+    trace.write_text("".join(f'{{"hash_ids": [{number % 40}, {number % 7}]}}\n' for number in range(400)))
+    report = tmp_path / "out.json"
+    arguments = ["--sizes", "0.1,0.5", "--policies", "intelligent,engine-lru", "--cost", "lognormal", "--json", report]
+    monkeypatch.setattr("sys.argv", ["hit_ratio", str(trace), *map(str, arguments)])
+    main()
+    rows = json.loads(report.read_text())
+    assert [(row["policy"], row["size"]) for row in rows] == [
+        (policy, size) for size in (0.1, 0.5) for policy in ("intelligent", "engine-lru")
+    ]
+    assert all(row["requests"] == 800 and 0 < row["cost_miss_ratio"] <= 1 for row in rows)
+    assert report.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
+    assert "cost_miss_ratio, percent" in capsys.readouterr().out
 
 
 def test_generator_is_a_function_of_its_seed(tmp_path: Path) -> None:

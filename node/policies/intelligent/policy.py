@@ -1,15 +1,17 @@
 """The policy itself: stamps entries when they are used, gives up the worst of a row, follows the shadows' choice.
 
-Invariants: `order` of a held entry is its stamp, of an entry that has left it is GONE; the clock counts requests (hits,
-newcomers, refused newcomers) and nothing else; a hit changes at most one slot of the entry and moves nothing. Victims
-that were chosen ahead are still held, and are given up only if nobody has used them since.
+What can wait is done for a batch of newcomers or of condemned entries at once: that is what makes it fast in Python.
+
+Invariants: `order` of a held entry is its stamp, or the complement of it while the entry is condemned; of an entry that
+has left it is GONE. `link` is the list that it stands in: the newcomers, the condemned, or one of the residents'. The
+clock counts requests (hits, newcomers, refused newcomers) and nothing else; a hit changes at most one slot of the entry
+and moves nothing. A condemned entry is still held, and is given up only if nobody has used it since.
 """
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Sequence
-from typing import Final
+from collections.abc import Callable, Sequence
+from math import inf
 from zlib import crc32
 
 from ..base import Evictable
@@ -17,29 +19,22 @@ from .ghosts import Ghosts
 from .residents import Residents
 from .scores import all_scores
 from .shadows import Shadows
-from .stamps import GONE, SAMPLED, TICK_SHIFT, TICKS, VALUE_MASK, first_use, next_use, return_use, value_bits
-
-_ADMIT_ROWS_MAX: Final = 64
-_LARGE: Final = 2048
-_VICTIMS: Final = 4
-"""A cache of 2,048 entries or more gives up the worst four of a row, one after the other: a quarter of the work."""
-
-
-_Chosen = tuple[Evictable, int, list[Evictable], int]
-"""A victim chosen ahead: the entry, its stamp then, its row, its place in it."""
-
-
-class _Steps(dict[int, int]):
-    """Old stamp -> stamp after a use in the present tick; one int object for all entries of equal history."""
-
-    __slots__ = ("tick",)
-
-    def __init__(self, tick: int) -> None:
-        self.tick = tick
-
-    def __missing__(self, stamp: int) -> int:
-        new = self[stamp] = next_use(stamp, self.tick)
-        return new
+from .stamps import (
+    AGE_SHIFT,
+    GONE,
+    INTERVALS,
+    INTERVALS_MAX,
+    KEPT_MASK,
+    LEVEL_MASK,
+    SAMPLED,
+    TICK_SHIFT,
+    TICKS,
+    VALUE_MASK,
+    first_use,
+    levels_after,
+    return_use,
+    value_bits,
+)
 
 
 class IntelligentPolicy:
@@ -50,123 +45,157 @@ class IntelligentPolicy:
     def __init__(self, seed: int = 0) -> None:
         self._seed = seed & 0xFFFFFFFF
         self._residents = Residents()
+        self._newcomers: list[Evictable] = []
+        self._batch_length = 1
+        self._condemned: list[Evictable] = []
         self._ghosts = Ghosts()
         self._scores = all_scores()
         self._shadows = Shadows(self._scores)
+        self._score = self._scores[0]
         self._tick = 1
+        self._now = 1 << TICK_SHIFT
+        self._levels_after = levels_after(1)
+        self._tick_length = 1
         self._left = 1.0  # requests until the next tick
-        self._steps = _Steps(1)
-        self._fresh: dict[int, int] = {}
-        self._bytes = 0
+        self._shared = _sharing()
+        self._new = first_use(1, 0)  # the stamp of newcomers until their batch is complete
         self._resized = False  # a size changed in place: what it was is not known, so the bytes are counted anew
+        self._bytes = 0  # of the residents
         self._full = False
-        self._chosen: deque[_Chosen] = deque()
 
     def __len__(self) -> int:
-        return len(self._residents)
+        return len(self._residents) + len(self._newcomers) + len(self._condemned)
 
     @property
     def score(self) -> str:
         """Name of the score function in use."""
-        return self._scores[self._shadows.best].name
+        return self._score.name
 
     def on_insert(self, entry: Evictable) -> None:
         """Begin to hold an entry."""
-        self._left -= 1
+        entry.order = self._new
+        entry.link = newcomers = self._newcomers
+        newcomers.append(entry)
+        if len(newcomers) >= self._batch_length:
+            self._take_in()
+
+    def _take_in(self) -> None:
+        """Give the newcomers their stamps, by what is remembered of them, and let them wait at the door."""
+        newcomers = self._newcomers
+        self._newcomers = []
+        self._left -= len(newcomers)
         if self._left <= 0:
             self._advance()
-        entry.order = self._stamp_of_newcomer(entry.key, entry.size, entry.cost_s)
-        self._residents.add(entry)
-        self._bytes += entry.size
+        seed, shared, sample_limit = self._seed, self._shared, self._shadows.limit
+        digests = [crc32(entry.key, seed) for entry in newcomers]
+        size_before, cost_before = -1, -1.0
+        for entry, digest, remembered in zip(newcomers, digests, self._ghosts.recall(digests, self._tick), strict=True):
+            size = entry.size
+            cost_s = entry.cost_s
+            if size != size_before or cost_s != cost_before:
+                value = value_bits(cost_s, size)
+                first = self._now | value | 1
+                first = shared(first, first)
+                size_before = size
+                cost_before = cost_s
+            self._bytes += size
+            if remembered:
+                stamp = return_use(remembered, self._now | value, self._levels_after)
+                stamp = shared(stamp, stamp)
+            else:
+                stamp = first
+            if digest < sample_limit:
+                self._follow(digest, size, cost_s)
+                stamp |= SAMPLED
+            entry.order = stamp
+        self._residents.take_in(newcomers)
 
     def on_hits(self, entries: Sequence[Evictable]) -> None:
         """Take note of reads, in order."""
-        at, end = 0, len(entries)
-        while at < end:
-            stop = min(end, at + max(1, int(self._left)))
-            self._left -= stop - at
-            if self._left <= 0:
-                self._advance()
-            part = entries if not at and stop == end else entries[at:stop]
-            at = stop
-            steps = self._steps
-            limit = self._tick << TICK_SHIFT
-            for entry in part:
-                stamp = entry.order
-                if stamp < limit:
-                    entry.order = steps[stamp]
-                    if stamp & SAMPLED:
-                        self._follow(crc32(entry.key, self._seed), entry.size, entry.cost_s)
+        if len(entries) > self._tick_length:
+            for at in range(0, len(entries), self._tick_length):
+                self._on_hits_in_tick(entries[at : at + self._tick_length])
+        else:
+            self._on_hits_in_tick(entries)
+
+    def _on_hits_in_tick(self, entries: Sequence[Evictable]) -> None:
+        self._left -= len(entries)
+        if self._left <= 0:
+            self._advance()
+        now = self._now
+        for entry in entries:
+            stamp = entry.order
+            if stamp < now:
+                if stamp < 0:  # it was condemned
+                    entry.order = stamp = ~stamp
+                    if stamp >= now:
+                        continue
+                ticks = now - stamp >> TICK_SHIFT
+                new = (
+                    now
+                    | stamp & KEPT_MASK
+                    | INTERVALS[ticks if ticks < INTERVALS_MAX else -1]
+                    | self._levels_after[stamp & LEVEL_MASK]
+                )
+                entry.order = self._shared(new, new)
+                if stamp & SAMPLED:
+                    self._follow_hit(entry)
 
     def on_update(self, entry: Evictable) -> None:
         """Take note that size, cost or expiry changed in place."""
-        entry.order = entry.order & ~VALUE_MASK | value_bits(entry.cost_s, entry.size)
+        entry.order = _stamp(entry) & ~VALUE_MASK | value_bits(entry.cost_s, entry.size)
         self._resized = True
 
     def on_remove(self, entry: Evictable) -> None:
         """Forget an entry that left for another reason than eviction."""
-        self._residents.remove(entry)
-        self._bytes -= entry.size
+        self._take_out(entry, entry.link)
         entry.order = GONE
 
     def on_rewrite(self, entry: Evictable, grown: int) -> None:
         """A put of a held key, in place: what is known of the key stays."""
-        entry.order = entry.order & ~VALUE_MASK | value_bits(entry.cost_s, entry.size)
-        self._bytes += grown
+        entry.order = _stamp(entry) & ~VALUE_MASK | value_bits(entry.cost_s, entry.size)
+        if entry.link is not self._newcomers and entry.link is not self._condemned:
+            self._bytes += grown
 
     def admits(self, key: bytes, size: int, cost_s: float, bytes_needed: int) -> bool:
         """Whether a newcomer is worth what must leave for it; one that takes the room of one entry always is."""
         if size * len(self._residents) <= 2 * self._bytes or bytes_needed <= 0:
             return True
         digest = crc32(key, self._seed)
-        last_tick, count = self._ghosts.recall(digest, self._tick)
+        tick = self._tick
         value = value_bits(cost_s, size)
-        stamp = return_use(last_tick, count, self._tick, value) if count else first_use(self._tick, value)
-        if self._choose_below(stamp, bytes_needed):
-            if count:
-                self._ghosts.remember(digest, last_tick << TICK_SHIFT | count)
+        remembered = self._ghosts.recall([digest], tick)[0]
+        stamp = return_use(remembered, self._now | value, self._levels_after) if remembered else first_use(tick, value)
+        if self._condemn_below(stamp, bytes_needed):
+            if remembered:
+                age, level = remembered >> AGE_SHIFT, remembered & LEVEL_MASK
+                self._ghosts.remember([digest], [(tick - age) << TICK_SHIFT | level])
             return True
         self._full = True
-        self._ghosts.remember(digest, stamp)
+        self._ghosts.remember([digest], [stamp])
         self._left -= 1
         if self._left <= 0:
             self._advance()
-        if self._shadows.samples(digest):
+        if digest < self._shadows.limit:
             self._follow(digest, size, cost_s)
         return False
 
     def pop_victim(self) -> Evictable:
         """Give up one entry and forget it."""
-        self._full = True
-        chosen = self._chosen
-        residents = self._residents
-        while chosen:
-            entry, stamp, row, at = chosen.popleft()
-            if entry.order == stamp:
-                if at < len(row) and row[at] is entry:
-                    residents.remove_at(row, at)
-                else:
-                    residents.remove(entry)
-                self._note_leaving(entry)
-                return entry
-        row = residents.next_row()
-        stamps = [entry.order for entry in row]
-        ranks = self._scores[self._shadows.best].rank(stamps, self._tick)
-        if len(residents) >= _LARGE:
-            limit = sorted(ranks)[_VICTIMS - 1 if len(ranks) > _VICTIMS else 0]
-            below = [
-                (entry, stamp, row, at)
-                for at, (entry, stamp, rank) in enumerate(zip(row, stamps, ranks, strict=True))
-                if rank <= limit
-            ]
-            chosen.extend(below[1:_VICTIMS])
-            at = below[0][3]
-        else:
-            at = ranks.index(min(ranks))
-        entry = row[at]
-        residents.remove_at(row, at)
-        self._note_leaving(entry)
-        return entry
+        while True:
+            condemned = self._condemned
+            while condemned:
+                entry = condemned.pop()
+                if entry.order < 0:
+                    entry.order = GONE
+                    entry.link = None
+                    return entry
+                entry.link = self._newcomers  # it was used meanwhile
+                self._newcomers.append(entry)
+            if not len(self._residents):
+                self._take_in()
+            self._full = True
+            self._condemn(self._residents.worst(self._score, self._tick, self._batch_length))
 
     def validate(self) -> None:
         """Check the internals; raises AssertionError with what is wrong. For tests."""
@@ -174,60 +203,80 @@ class IntelligentPolicy:
         self._shadows.validate()
         if not self._resized and self._bytes != sum(entry.size for entry in self._residents):
             raise AssertionError("the bytes do not add up")
+        if any(entry.order < 0 for entry in (*self._residents, *self._newcomers)):
+            raise AssertionError("an entry is condemned and not among the condemned")
+        for entries in (self._newcomers, self._condemned):
+            if any(entry.link is not entries for entry in entries):
+                raise AssertionError("an entry does not link to the list that it stands in")
 
-    def _note_leaving(self, entry: Evictable) -> None:
-        self._bytes -= entry.size
-        self._ghosts.remember(crc32(entry.key, self._seed), entry.order)
-        entry.order = GONE
-
-    def _choose_below(self, stamp: int, bytes_needed: int) -> bool:
-        """Choose victims that are worth less than a newcomer, until they free enough; False when they can't."""
-        score, tick = self._scores[self._shadows.best], self._tick
-        limit = score.rank((stamp,), tick)[0]
-        found: list[_Chosen] = []
+    def _condemn(self, entries: list[Evictable]) -> None:
+        """Let entries that have left the residents leave the policy next, the last one first, unless they are used."""
+        seed, condemned = self._seed, self._condemned
+        stamps = [entry.order for entry in entries]
+        self._ghosts.remember([crc32(entry.key, seed) for entry in entries], stamps)
         freed = 0
-        rows = self._residents.rows
-        for _ in range(min(rows, _ADMIT_ROWS_MAX)):
-            row = self._residents.next_row()
-            ranked = score.rank([entry.order for entry in row], tick)
-            for rank, at in sorted(zip(ranked, range(len(row)), strict=True)):
-                if rank >= limit or freed >= bytes_needed:
-                    break
-                entry = row[at]
-                found.append((entry, entry.order, row, at))
-                freed += entry.size
-            if freed >= bytes_needed:
-                break
-        if freed < bytes_needed and (rows <= _ADMIT_ROWS_MAX or freed * rows < bytes_needed * _ADMIT_ROWS_MAX):
+        for entry, stamp in zip(entries, stamps, strict=True):
+            entry.order = ~stamp
+            entry.link = condemned
+            freed += entry.size
+        condemned += entries
+        self._bytes -= freed
+
+    def _condemn_below(self, stamp: int, bytes_needed: int) -> bool:
+        """Condemn entries that are worth less than a newcomer until they free enough; False when they can't."""
+        needed = bytes_needed - sum(entry.size for entry in self._condemned if entry.order < 0)
+        limit = self._score.rank([stamp], self._tick)[0]
+        found = self._residents.below(self._score, self._tick, limit, needed)
+        if found is None:
             return False
-        self._chosen = deque(found)
+        for entry in found:
+            entry.link.remove(entry)
+        self._residents.removed(len(found))
+        self._condemn(found)
         return True
 
-    def _stamp_of_newcomer(self, key: bytes, size: int, cost_s: float) -> int:
-        digest = crc32(key, self._seed)
-        tick = self._tick
-        value = value_bits(cost_s, size)
-        last_tick, count = self._ghosts.recall(digest, tick)
-        stamp = return_use(last_tick, count, tick, value) if count else first_use(tick, value)
-        if self._shadows.samples(digest):
-            self._follow(digest, size, cost_s)
-            stamp |= SAMPLED
-        return self._fresh.setdefault(stamp, stamp)
+    def _take_out(self, entry: Evictable, row: list[Evictable]) -> None:
+        row.remove(entry)
+        entry.link = None
+        if row is not self._newcomers and row is not self._condemned:
+            self._residents.removed(1)
+            self._bytes -= entry.size
 
     def _follow(self, digest: int, size: int, cost_s: float) -> None:
-        if self._shadows.samples(digest):
-            room = self._bytes if self._full else float("inf")
-            self._shadows.request(digest, size, cost_s, value_bits(cost_s, size), room)
+        self._shadows.request(digest, size, cost_s, self._bytes if self._full else inf)
+        self._score = self._scores[self._shadows.best]
+
+    def _follow_hit(self, entry: Evictable) -> None:
+        digest = crc32(entry.key, self._seed)
+        if digest < self._shadows.limit:
+            self._follow(digest, entry.size, entry.cost_s)
+        else:  # the sample has shrunk
+            entry.order &= ~SAMPLED
 
     def _advance(self) -> None:
-        entries = len(self._residents)
+        entries = len(self)
         step = entries / TICKS
+        self._tick_length = int(step) or 1
         while self._left <= 0:
             self._tick += 1
             self._left += max(step, 0.0625)
-        self._steps = _Steps(self._tick)
-        self._fresh = {}
+        self._now = self._tick << TICK_SHIFT
+        self._levels_after = levels_after(self._tick)
+        self._shared = _sharing()
+        self._new = first_use(self._tick, 0)
         self._ghosts.grow(entries)
+        self._batch_length = self._residents.resize(entries)
         if self._resized and not self._tick % TICKS:
             self._bytes = sum(entry.size for entry in self._residents)
             self._resized = False
+
+
+def _sharing() -> Callable[[int, int], int]:
+    """A function that gives the int object that stands for all equal ones: stamps of one tick are few."""
+    ints: dict[int, int] = {}
+    return ints.setdefault
+
+
+def _stamp(entry: Evictable) -> int:
+    stamp: int = entry.order
+    return stamp if stamp >= 0 else ~stamp

@@ -1,9 +1,10 @@
 """Miniature caches, one for each score function, that tell which function misses least at present.
 
 Each follows the requests whose key falls into a sample of all keys, and is as much smaller than the cache as the sample
-is smaller than the whole [1]; in a cache of up to 768 entries the sample is everything. What a miss costs is added up
+is smaller than the whole [1]; in a cache of up to 512 entries the sample is everything. What a miss costs is added up
 for each, fading with a time constant of 20 times what a shadow holds; every 64 sampled requests the function with the
-smallest sum is chosen if it is 0.3 % better than the present one.
+smallest sum is chosen if it is 0.3 % better than the present one. A second sum fades five times as fast: where it shows
+a function that is clearly better, the workload has changed, and that function is chosen at once.
 
 Invariants: what is known of a key is shared by all shadows, one record a key; bit i of the record's `held` says whether
 shadow i holds it; at most 3,072 keys are known; a request that hits in all shadows costs one look-up.
@@ -18,14 +19,29 @@ from math import exp
 from typing import Final
 
 from .scores import Score
-from .stamps import TICK_SHIFT, TICKS, first_use, next_use, return_use
+from .stamps import (
+    AGE_SHIFT,
+    LEVEL_MASK,
+    TICK_SHIFT,
+    TICKS,
+    first_use,
+    levels_after,
+    next_use,
+    return_use,
+    value_bits,
+)
 
-ENTRIES_MAX: Final = 768
-KNOWN_MAX: Final = 4 * ENTRIES_MAX
+ENTRIES_MAX: Final = 512
+KNOWN_MAX: Final = 6 * ENTRIES_MAX
 ROW_LENGTH: Final = 16
+BATCH_MAX: Final = 8
+_BATCH_SHARE: Final = 48
 JUDGE_EVERY: Final = 64
+MEASURE_EVERY: Final = 8
 BETTER_BY: Final = 0.003
 FADE_OVER: Final = 20
+CLEARLY_BETTER_BY: Final = 0.05
+FADE_SOON_OVER: Final = 4
 
 
 class _Known:
@@ -41,109 +57,137 @@ class _Known:
 
 
 class _Shadow:
-    """A cache without values under one score function."""
+    """A cache without values under one score function: rows and newcomers, as the cache itself has them."""
 
-    __slots__ = ("bit", "bytes_held", "hand", "held", "loss", "score")
+    __slots__ = ("bit", "bytes_held", "hand", "loss", "newcomers", "recent", "rows", "score")
 
     def __init__(self, score: Score, bit: int) -> None:
         self.score = score
         self.bit = bit
-        self.held: list[_Known] = []
+        self.rows: list[_Known] = []
+        self.newcomers: list[_Known] = []
         self.bytes_held = 0
         self.hand = 0
         self.loss = 0.0
+        self.recent = 0.0
 
-    def take(self, known: _Known, bytes_max: float, tick: int) -> None:
-        """Hold a key, unless it is larger than one victim and worth less than what would have to go for it."""
-        held = self.held
-        evicted = 0
-        while held and self.bytes_held + known.size > bytes_max:
-            start = self.hand if self.hand < len(held) else 0
-            row = held[start : start + ROW_LENGTH]
-            self.hand = start + ROW_LENGTH
-            ranks = self.score.rank([each.stamp for each in row], tick)
-            worst = min(ranks)
-            at = ranks.index(worst)
-            victim = row[at]
-            if (evicted or self.bytes_held - victim.size + known.size > bytes_max) and (
-                self.score.rank((known.stamp,), tick)[0] < worst
-            ):
-                return
-            evicted += 1
-            last = held.pop()
-            if last is not victim:
-                held[start + at] = last
-            victim.held &= ~self.bit
-            self.bytes_held -= victim.size
-        held.append(known)
+    def __len__(self) -> int:
+        return len(self.rows) + len(self.newcomers)
+
+    def take(self, known: _Known, bytes_max: float, batch: int, tick: int) -> None:
+        """Hold a key; when as many newcomers as a batch have come, let the worst go until the rest fits."""
+        newcomers = self.newcomers
+        newcomers.append(known)
         known.held |= self.bit
         self.bytes_held += known.size
+        if len(newcomers) >= batch or self.bytes_held > bytes_max * (1 + 1 / _BATCH_SHARE):
+            if self.bytes_held <= bytes_max:
+                self.rows += newcomers
+                self.newcomers = []
+            while self.bytes_held > bytes_max:
+                self._evict(bytes_max, tick)
+
+    def _evict(self, bytes_max: float, tick: int) -> None:
+        start = self.hand if self.hand < len(self.rows) else 0
+        end = start + ROW_LENGTH
+        together = self.newcomers + self.rows[start:end]
+        ranks = self.score.rank([known.stamp for known in together], tick)
+        most = max(1, len(self.newcomers))
+        held = self.bytes_held
+        bit = self.bit
+        for at in sorted(range(len(ranks)), key=ranks.__getitem__)[:most]:
+            victim = together[at]
+            victim.held ^= bit
+            held -= victim.size
+            if held <= bytes_max:
+                break
+        self.bytes_held = held
+        self.rows[start:end] = left = [known for known in together if known.held & bit]
+        self.newcomers = []
+        self.hand = start + len(left)
 
 
 class Shadows:
     """Follows the sampled requests; `best` is the index of the score function to use."""
 
-    __slots__ = ("_all", "_known", "_left", "_phase", "_shadows", "_tick", "best", "divisor")
+    __slots__ = ("_all", "_entries", "_known", "_left", "_phase", "_shadows", "_tick", "best", "divisor", "limit")
 
     def __init__(self, scores: tuple[Score, ...]) -> None:
         self._shadows = [_Shadow(score, 1 << number) for number, score in enumerate(scores)]
         self._all = (1 << len(scores)) - 1
         self._known: dict[int, _Known] = {}
+        self._entries = 1
         self._tick = 1
         self._phase = 0.0
         self._left = JUDGE_EVERY
         self.best = 0
         self.divisor = 1
+        self.limit = 1 << 32
+        """Keys with a 32-bit hash below it are the sample."""
 
-    def samples(self, digest: int) -> bool:
-        """Whether the key with this 32-bit hash belongs to the sample."""
-        return digest * 0x9E3779B1 & 0xFFFFFFFF < (1 << 32) // self.divisor
-
-    def request(self, digest: int, size: int, cost_s: float, value: int, bytes_max: float) -> None:
+    def request(self, digest: int, size: int, cost_s: float, bytes_max: float) -> None:
         """Follow a request for a sampled key; `bytes_max` is what the cache may hold, infinite while it fills."""
-        entries = max(1, sum(len(shadow.held) for shadow in self._shadows) // len(self._shadows))
-        self._phase += TICKS / entries
+        self._phase += TICKS / self._entries
         self._tick = tick = 1 + int(self._phase)
         known = self._known.get(digest)
         if known is None:
-            known = self._known[digest] = _Known(digest, size, first_use(tick, value))
+            known = self._known[digest] = _Known(digest, size, first_use(tick, value_bits(cost_s, size)))
         elif not known.held:
-            known.stamp = return_use(known.stamp >> TICK_SHIFT, known.stamp & 255, tick, value)
+            age = tick - (known.stamp >> TICK_SHIFT)
+            remembered = age << AGE_SHIFT | known.stamp & LEVEL_MASK
+            now = tick << TICK_SHIFT | value_bits(cost_s, size)
+            known.stamp = return_use(remembered, now, levels_after(tick))
             known.size = size
         elif known.stamp >> TICK_SHIFT < tick:
             known.stamp = next_use(known.stamp, tick)
         if known.held != self._all:
-            room = bytes_max / self.divisor
-            for shadow in self._shadows:
-                if not known.held & shadow.bit:
-                    shadow.loss += cost_s
-                    if size <= bytes_max:
-                        shadow.take(known, max(room, 1.0), tick)
-            if len(self._known) > KNOWN_MAX:
-                self._forget()
-            if entries > ENTRIES_MAX:
-                self._halve()
+            self._miss(known, cost_s, bytes_max)
         self._left -= 1
-        if not self._left:
-            self._judge(entries)
+        if not self._left % MEASURE_EVERY:
+            self._entries = max(1, sum(map(len, self._shadows)) // len(self._shadows))
+            if not self._left:
+                self._judge()
 
-    def _judge(self, entries: int) -> None:
+    def _miss(self, known: _Known, cost_s: float, bytes_max: float) -> None:
+        room = max(bytes_max / self.divisor, 1.0)
+        fits = known.size <= bytes_max
+        batch = min(BATCH_MAX, self._entries // _BATCH_SHARE + 1)
+        held = known.held
+        for shadow in self._shadows:
+            if not held & shadow.bit:
+                shadow.loss += cost_s
+                shadow.recent += cost_s
+                if fits:
+                    shadow.take(known, room, batch, self._tick)
+
+    def _judge(self) -> None:
         self._left = JUDGE_EVERY
         losses = [shadow.loss for shadow in self._shadows]
-        least = min(losses)
-        if least < losses[self.best] * (1 - BETTER_BY):
-            self.best = losses.index(least)
-        fade = exp(-JUDGE_EVERY / (FADE_OVER * max(entries, TICKS)))
+        recent = [shadow.recent for shadow in self._shadows]
+        long_run = losses.index(min(losses))
+        if min(recent) < recent[long_run] * (1 - CLEARLY_BETTER_BY):  # the workload has changed
+            self.best = recent.index(min(recent))
+        elif losses[long_run] < losses[self.best] * (1 - BETTER_BY):
+            self.best = long_run
+        entries = max(self._entries, TICKS)
+        fade, fade_soon = exp(-JUDGE_EVERY / (FADE_OVER * entries)), exp(-JUDGE_EVERY / (FADE_SOON_OVER * entries))
         for shadow in self._shadows:
             shadow.loss *= fade
+            shadow.recent *= fade_soon
+        if len(self._known) > KNOWN_MAX:
+            self._forget()
+        if self._entries > ENTRIES_MAX:
+            self._halve()
 
     def _halve(self) -> None:
         """The cache has grown: follow half as many keys, so that the shadows stay small."""
         self.divisor *= 2
-        self._known = {digest: known for digest, known in self._known.items() if self.samples(digest)}
+        self.limit //= 2
+        self._known = {digest: known for digest, known in self._known.items() if digest < self.limit}
         for shadow in self._shadows:
-            shadow.held = [known for known in shadow.held if self.samples(known.digest)]
-            shadow.bytes_held = sum(known.size for known in shadow.held)
+            shadow.rows = [known for known in shadow.rows if known.digest < self.limit]
+            shadow.newcomers = [known for known in shadow.newcomers if known.digest < self.limit]
+            shadow.bytes_held = sum(known.size for known in shadow.rows + shadow.newcomers)
 
     def _forget(self) -> None:
         """Forget the older half of the keys that no shadow holds."""
@@ -154,7 +198,8 @@ class Shadows:
     def validate(self) -> None:
         """Check the invariants; raises AssertionError with what is wrong."""
         for shadow in self._shadows:
-            if shadow.bytes_held != sum(known.size for known in shadow.held):
+            held = shadow.rows + shadow.newcomers
+            if shadow.bytes_held != sum(known.size for known in held):
                 raise AssertionError(f"{shadow.score.name}: the bytes do not add up")
-            if any(not known.held & shadow.bit for known in shadow.held):
+            if any(not known.held & shadow.bit for known in held):
                 raise AssertionError(f"{shadow.score.name}: holds a key whose record does not say so")

@@ -1,21 +1,23 @@
-"""What is remembered of an entry, packed into one int: last use, whether it is sampled, value, last interval, count.
+"""What is remembered of an entry, packed into one int: last use, whether it is sampled, value, last interval, uses.
 
     bits 25..  tick of the last use      a tick is 1/16 of the time in which as many requests come as entries are held
     bit  24    the key belongs to the sample that the shadow caches follow
     bits 16-23 value = 2 log2(cost_s / size) + 128
     bits 8-15  interval between the last two uses, in quarters of log2 of ticks, plus 1; 0: used once, or too long ago
-    bits 0-7   number of uses, at most one a tick
+    bits 0-7   level of the number of uses: 1, 2, 3, 4, 6, 8, 12, 16, 24 ... are levels 1, 2, 3 ...
 
 Invariants: stamps are immutable and mean the same for every score function, so that these can be exchanged at any
 moment; a later tick makes a greater stamp. Several uses within a tick count once: a burst is one use, as in LRU-K's
-correlated reference period [1]. Because time is coarse, many entries share one int object.
+correlated reference period [1]. Uses are counted as Morris does [2], with the tick for a die: a level is left in one
+tick of so many as it spans. Because time and counts are coarse, many entries share one int object.
 
 [1] O'Neil, O'Neil, Weikum: The LRU-K page replacement algorithm, SIGMOD 1993.
+[2] Morris: Counting large numbers of events in small registers, CACM 1978.
 """
 
 from __future__ import annotations
 
-from functools import lru_cache
+from itertools import pairwise
 from math import log2
 from typing import Final
 
@@ -23,10 +25,16 @@ TICKS: Final = 16
 """Ticks in the time of n requests, n being the entries held. 64 gave the same miss ratios, and shared fewer stamps."""
 
 TICK_SHIFT: Final = 25
+AGE_SHIFT: Final = 8
+"""What is recalled of a key that had left: ticks since the last use, above the level."""
 SAMPLED: Final = 1 << 24
-STATE_MASK: Final = (1 << 24) - 1
-VALUE_MASK: Final = 0xFF << 16
-COUNT_MAX: Final = 255
+VALUE_SHIFT: Final = 16
+VALUE_MASK: Final = 0xFF << VALUE_SHIFT
+INTERVAL_SHIFT: Final = 8
+INTERVAL_MASK: Final = 0xFF << INTERVAL_SHIFT
+LEVEL_MASK: Final = 0xFF
+KEPT_MASK: Final = SAMPLED | VALUE_MASK
+"""What a use does not change."""
 GONE: Final = 1 << 120
 """`order` of an entry that is not held: later than every tick, so that a late hit on it changes nothing."""
 
@@ -35,14 +43,26 @@ INTERVAL_TICKS_MAX: Final = 4 * TICKS
 MEMORY_TICKS: Final = 16 * TICKS
 """What was last used longer ago is a stranger when it comes back."""
 
-_INTERVALS: Final = tuple(min(255, 1 + round(4 * log2(max(1, ticks)))) for ticks in range(1024))
+INTERVALS_MAX: Final = 1024
+INTERVALS: Final = tuple(
+    min(255, 1 + round(4 * log2(max(1, ticks)))) << INTERVAL_SHIFT for ticks in range(INTERVALS_MAX)
+)
+_USES: Final = (1, 1, *(int(uses * 2**power) for power in range(1, 11) for uses in (1, 1.5)))
+LOG2_USES: Final = tuple(log2(uses) for uses in _USES)
+"""log2 of the number of uses, by level."""
+LEVEL_MAX: Final = len(_USES) - 1
+_SPANS: Final = tuple(after - uses for uses, after in pairwise(_USES))
+_LEVELS_AFTER: Final = tuple(
+    tuple(level + (level < LEVEL_MAX and _SPANS[level] <= 1 << zeros) for level in range(LEVEL_MAX + 1))
+    for zeros in range(_SPANS[-1].bit_length())
+)
+"""By the number of zeros at the end of the die: a level that spans 2^k is left when there are k of them."""
 
 
-@lru_cache(maxsize=512)
 def value_bits(cost_s: float, size: int) -> int:
     """Cost per byte, on a logarithmic scale, in its place within a stamp."""
-    value = round(2 * log2(max(cost_s, 1e-9) / max(size, 1))) + 128
-    return min(max(value, 0), 255) << 16
+    value = int(2 * log2(max(cost_s, 1e-9) / max(size, 1)) + 128.5)
+    return min(max(value, 0), 255) << VALUE_SHIFT
 
 
 def first_use(tick: int, value: int) -> int:
@@ -50,22 +70,29 @@ def first_use(tick: int, value: int) -> int:
     return tick << TICK_SHIFT | value | 1
 
 
+def return_use(remembered: int, now: int, levels_after: tuple[int, ...]) -> int:
+    """The stamp of a key that comes back after it had left, from what `Ghosts.recall` gives.
+
+    `now`: tick and value in their places; `levels_after`: of this tick.
+    """
+    ticks = remembered >> AGE_SHIFT
+    if ticks > MEMORY_TICKS:
+        return now | 1
+    return now | (INTERVALS[ticks] if ticks <= INTERVAL_TICKS_MAX else 0) | levels_after[remembered & LEVEL_MASK]
+
+
 def next_use(stamp: int, tick: int) -> int:
-    """The stamp after a use in a later tick of a held entry."""
-    count = stamp & 255
+    """The stamp after a use in a later tick of a held entry; policy.py has it inlined for hits."""
     ticks = tick - (stamp >> TICK_SHIFT)
     return (
         tick << TICK_SHIFT
-        | stamp & (SAMPLED | VALUE_MASK)
-        | _INTERVALS[min(ticks, 1023)] << 8
-        | (count + 1 if count < COUNT_MAX else count)
+        | stamp & KEPT_MASK
+        | (INTERVALS[ticks] if ticks < INTERVALS_MAX else INTERVALS[-1])
+        | levels_after(tick)[stamp & LEVEL_MASK]
     )
 
 
-def return_use(last_tick: int, count: int, tick: int, value: int) -> int:
-    """The stamp of a key that comes back after it had left."""
-    ticks = tick - last_tick
-    if ticks > MEMORY_TICKS:
-        return first_use(tick, value)
-    interval = _INTERVALS[max(ticks, 1)] if ticks <= INTERVAL_TICKS_MAX else 0
-    return tick << TICK_SHIFT | value | interval << 8 | min(count + 1, COUNT_MAX)
+def levels_after(tick: int) -> tuple[int, ...]:
+    """Level after a use in this tick, by level before it."""
+    die = tick * 0x9E3779B1 >> 12 | _SPANS[-1]
+    return _LEVELS_AFTER[(die & -die).bit_length() - 1]

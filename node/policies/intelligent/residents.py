@@ -3,10 +3,10 @@
 A batch of newcomers waits at the door for a short while, and then meets a row: the worst of both together leave, as
 many as the batch has, and the rest stays in the row. So each row is a sample of all ages, a newcomer that is worth
 nothing is gone soon, and the oldest entry of a row that is due is about as old as the oldest of so many drawn at
-random, without drawing (a cache of 64 ways and random placement; the sweep is CLOCK's). What one visit costs is shared
-by the whole batch: three entries are looked at for each that leaves, in a large cache.
+random, without drawing (a cache of 48 ways and random placement; the sweep is CLOCK's). What one visit costs is shared
+by the whole batch: four entries are looked at for each that leaves, in a large cache.
 
-Invariants: `link` of an entry is the row or batch that it stands in. No row is longer than 64; one that evictions find
+Invariants: `link` of an entry is the row or batch that it stands in. No row is longer than 48; one that evictions find
 nearly empty is joined to a neighbour. Memory: 10 bytes an entry.
 """
 
@@ -20,10 +20,10 @@ from typing import Final
 from ..base import Evictable
 from .scores import Score
 
-ROW_LENGTH: Final = 64
-"""Entries in a row: so many that meet a batch. 32 cost up to a point of miss ratio on one trace, 128 gained nothing."""
-BATCH_MAX: Final = 32
-"""Entries taken in and given up together in a cache of 8,192 or more; in smaller ones one for each 256 entries held."""
+ROW_LENGTH: Final = 48
+"""Entries in a row: so many that meet a batch. With 24 or 64 some traces lost half a point."""
+BATCH_MAX: Final = 16
+"""Entries taken in and given up together in a cache of 4,096 or more; in smaller ones one for each 256 entries held."""
 _BATCH_SHARE: Final = 256
 DOOR_SHARE: Final = 64
 """One entry in so many waits at the door."""

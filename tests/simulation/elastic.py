@@ -39,6 +39,7 @@ def choose_sizes(random: Random) -> int:
     """Set how much is handed over at a time in this seed; gives the window's length."""
     touched.BITS = random.choice((16, 256, 1 << 16))
     leftovers.BATCH_KEYS_MAX = random.choice((1, 3, 200))
+    leftovers.LOOKS_A_STEP = random.choice((1, 3000))
     intake.FETCH_AFTER_MS = random.choice((0, 3000, 10_000))
     intake.BATCH_PAUSE_MS = random.choice((5, 1000))
     return random.choice((1500, 6000, 20_000))

@@ -41,7 +41,7 @@ def sc_drain(connection: Connection, argv: list[bytes]) -> Reply:
     epoch = count_of(argv[1], "epoch")
     batch = _departures(connection).drain(epoch, argv[2].decode("utf-8", "replace"), argv[3])
     if batch is None:
-        return connection.null
+        return array([])
 
     def reply(found: list[bytes] | None) -> bytes:
         return array([ZERO] if found is None else [ONE, *map(bulk, found)])

@@ -48,7 +48,9 @@ class Transaction:
         return QUEUED
 
     def run(self) -> Reply:
-        """Fetch what lies on disk, then run all commands."""
+        """Fetch what lies on disk or with a former owner, then run all commands."""
+        if (waiting := self._arriving()) is not None:
+            return Later(waiting, lambda _: self.run())
         engine = self.connection.engine
         raws = {raw for found, argv in self.commands for raw in found.keys(argv)}
         asked = [engine.peek(canonical(raw)) for raw in raws]
@@ -58,6 +60,17 @@ class Transaction:
             engine.get(canonical(raw)) for raw, found in zip(raws, asked, strict=True) if isinstance(found, Future)
         ]
         return gather(fetched, lambda _: self._run_from(0, []))
+
+    def _arriving(self) -> Future[None] | None:
+        """What has just come to this shard with its key, so that nobody gets in between once the commands run."""
+        server = self.connection.server
+        if server.arrivals is None:
+            return None
+        keys = [canonical(raw) for found, argv in self.commands for raw in found.keys(argv)]
+        if server.forwarder is not None:
+            owner = server.forwarder.owner
+            keys = [key for key in keys if owner(key) is None]
+        return server.arrivals.settle(keys)
 
     def _run_from(self, start: int, replies: list[Reply]) -> Reply:
         for index in range(start, len(self.commands)):

@@ -39,11 +39,6 @@ class Address:
     seeds: tuple[Seed, ...] = ()
     directory: str = ""
 
-    @property
-    def tls(self) -> bool:
-        """Whether connections are encrypted."""
-        return self.scheme == "stratas"
-
 
 def parse_address(text: str | None) -> Address:
     """Read an address; None is the cache of the Ray cluster that this process runs in."""

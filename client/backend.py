@@ -22,7 +22,7 @@ from stratacache.client.core.refresh import bootstrap, seed_shard
 from stratacache.client.core.state import Core
 from stratacache.client.options import ClientOptions
 from stratacache.client.transport.blocking import BlockingShell
-from stratacache.client.transport.connection import tls_context
+from stratacache.client.transport.tls import refuse_unheeded, tls_context
 from stratacache.client.view import View
 from stratacache.node.errors import UnavailableError
 
@@ -34,8 +34,10 @@ def new_core(options: ClientOptions, address: Address) -> Core:
     seed = options.seed if options.seed is not None else int.from_bytes(os.urandom(8), "big")
     core = Core(options, monotonic=time.monotonic, random=Random(seed))  # noqa: S311 - jitter, not secrets
     core.seeds = tuple(seed_shard(seed) for seed in address.seeds)
-    if address.tls:
+    if address.scheme == "stratas":
         core.tls = tls_context(options)
+    elif address.scheme != "ray":  # there it comes with the view
+        refuse_unheeded(options, f"{options.address}: an address for TLS begins with stratas://")
     if options.near_bytes_max and address.scheme != "local":
         core.near = NearCache(core)
         core.view_listeners.append(core.near.view_changed)
@@ -62,7 +64,9 @@ def discover_into(core: Core, timeout_s: float) -> View:
     view, token, tls = discover(core.options, timeout_s)
     if core.options.token is None:
         core.token = token
-    if tls is not None and core.tls is None:
+    if tls is None:
+        refuse_unheeded(core.options, f"the cluster {view.cluster}, which runs without TLS")
+    elif core.tls is None:
         core.tls = tls_context(core.options, tls[0] or None)
         core.tls_name = core.options.tls_server_name or tls[1]
     return view

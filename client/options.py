@@ -25,6 +25,9 @@ class ClientOptions:
     themselves instead of copies, for callers that never change them. `ttl_jitter`: share by which a put's TTL is
     randomly stretched or cut, so that entries of one batch do not expire together. `lease_hold_s`: how long a
     computing process may take before another one gets its turn; `lease_wait_s`: how long to wait for that process.
+    `tls_ca`: file of the authority that signed the shards' certificates (None: those that the system trusts);
+    `tls_certificate` and `tls_key`: what this client shows; `tls_server_name`: the name in the shards' certificates,
+    when they do not carry their addresses. Inside Ray authority and name come with the view.
     """
 
     address: str | None = None

@@ -10,6 +10,7 @@ thread uses it at a time (the pool's part).
 from __future__ import annotations
 
 import contextlib
+import select
 import socket
 import ssl
 import struct
@@ -174,8 +175,10 @@ class Connection:
 
     def alive(self) -> bool:
         """Whether the other side still holds the connection, as far as the kernel knows."""
-        if self.tls:
-            return True
+        if self.tls:  # what comes unasked is the end of the session, or the end of the stream
+            readable = select.poll()
+            readable.register(self.sock, select.POLLIN)
+            return not readable.poll(0)
         try:
             return bool(self.sock.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT))
         except BlockingIOError:
@@ -283,12 +286,3 @@ def _greeted(
         refused = wrong if isinstance(wrong, AccessError) else None
         raise ShardFailure(shard.id, str(wrong), sent=False, refused=refused)
     return connection
-
-
-def tls_context(options: ClientOptions, ca: str | None = None) -> ssl.SSLContext:
-    """The client side of TLS: the shard's certificate is always checked, by the options' authority or else by `ca`."""
-    context = ssl.create_default_context(cafile=options.tls_ca or ca)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    if options.tls_certificate:
-        context.load_cert_chain(options.tls_certificate, options.tls_key)
-    return context

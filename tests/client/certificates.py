@@ -1,4 +1,4 @@
-"""A certificate authority for one test run, and a certificate for 127.0.0.1 that it signed."""
+"""A certificate authority for one test run, and a certificate that it signed."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 
-def make_certificates(directory: Path) -> tuple[Path, Path, Path]:
-    """Files of the authority's certificate, the server's certificate and its key."""
+def make_certificates(directory: Path, *dns: str) -> tuple[Path, Path, Path]:
+    """Files of the authority's certificate, of one that it signed, and its key: for these names, or for 127.0.0.1."""
     begin = dt.datetime(2024, 1, 1, tzinfo=dt.UTC)
     end = begin + dt.timedelta(days=36500)
 
@@ -30,7 +30,7 @@ def make_certificates(directory: Path) -> tuple[Path, Path, Path]:
         .sign(ca_key, hashes.SHA256())
     )
     key = ec.generate_private_key(ec.SECP256R1())
-    names = [x509.DNSName("localhost"), x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]
+    names = [x509.DNSName(name) for name in dns] or [x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]
     certificate = (
         builder("node", ca_name, key)
         .add_extension(x509.SubjectAlternativeName(names), critical=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import random
 import socket
@@ -9,15 +10,24 @@ import threading
 import time
 from typing import Any
 
-from stratacache.client import MISS, connect
+import pytest
 
-from .servers import Node, address, wait_until
+from stratacache.client import MISS, connect, connect_async
+from stratacache.client.core.near import NearCache, Part
+
+from .servers import Node, address
 
 CLIENTS = 20
 KEYS = 8
 SECONDS = 4.0
 PUSH_DEADLINE_S = 0.5
 SLACK_S = 0.25  # scheduling of forty threads on a busy machine
+READER: dict[str, Any] = {
+    "near_bytes_max": 1 << 20,
+    "push_deadline_s": PUSH_DEADLINE_S,
+    "use_unix": False,
+    "shared": False,
+}
 
 
 class Proxy:
@@ -82,83 +92,109 @@ def _shut(*sockets: socket.socket) -> None:
         sock.close()
 
 
-def test_no_reader_sees_what_was_invalidated_longer_ago_than_the_push_deadline(nodes: list[Node]) -> None:
-    """Values carry versions; each invalidation that was acknowledged makes the ones before it illegal after 0.5 s."""
-    proxy = Proxy(nodes[0], seed=7)
-    place = f"strata://127.0.0.1:{proxy.port}"
-    acknowledged: list[list[tuple[float, int]]] = [[(0.0, 0)] for _ in range(KEYS)]
-    violations: list[Any] = []
-    reads, hits = [0] * CLIENTS, [0] * CLIENTS
-    stop = threading.Event()
+class History:
+    """What the writer was told is done, and what the readers saw against it."""
 
-    def oldest_legal(key: int, at: float) -> int:
-        return max(version for when, version in list(acknowledged[key]) if when <= at)
+    def __init__(self) -> None:
+        self.acknowledged: list[list[tuple[float, int]]] = [[(0.0, 0)] for _ in range(KEYS)]
+        self.violations: list[Any] = []
+        self.near_hits = 0
+        self.stop = threading.Event()
 
-    def read(number: int) -> None:
-        pick = random.Random(number)
-        options = {"near_bytes_max": 1 << 20, "push_deadline_s": PUSH_DEADLINE_S, "use_unix": False, "shared": False}
-        with connect(place, **options) as cache:
-            while not stop.is_set():
-                key = pick.randrange(KEYS)
-                begun = time.monotonic()
-                value = cache.get(f"v{key}")
-                reads[number] += 1
-                if value is not MISS and value < oldest_legal(key, begun - PUSH_DEADLINE_S - SLACK_S):
-                    violations.append((number, key, value, acknowledged[key][-3:]))
-                time.sleep(0.002)
-            hits[number] = cache._backend.core.counters.near_hits
-
-    threads = [threading.Thread(target=read, args=(number,)) for number in range(CLIENTS)]
-    with connect(address(nodes[:1]), shared=False, strict=True, deadline_s=10.0) as writer:
-        for thread in threads:
-            thread.start()
-        version, end = 0, time.monotonic() + SECONDS
+    def write(self, writer: Any, seconds: float) -> None:
+        """Put versions; invalidate some by key or by tag, and put anew."""
+        version, end = 0, time.monotonic() + seconds
         pick = random.Random(1)
         while time.monotonic() < end:
             version += 1
             key = pick.randrange(KEYS)
             writer.put(f"v{key}", version, tags=[f"t{key}"])
             if version % 3:
-                # From here on, what was put before must not be seen: by key or by tag, and then put anew.
+                # From here on, what was put before must not be seen.
                 writer.invalidate(f"v{key}") if version % 2 else writer.invalidate_tags([f"t{key}"])
-                acknowledged[key].append((time.monotonic(), version + 1))
+                self.acknowledged[key].append((time.monotonic(), version + 1))
                 version += 1
                 writer.put(f"v{key}", version, tags=[f"t{key}"])
             time.sleep(0.01)
-        stop.set()
+
+    def saw(self, number: int, key: int, value: Any, begun: float) -> None:
+        """A read that began at `begun`: what was invalidated a push deadline earlier must not come back."""
+        at = begun - PUSH_DEADLINE_S - SLACK_S
+        oldest_legal = max(version for when, version in list(self.acknowledged[key]) if when <= at)
+        if value is not MISS and value < oldest_legal:
+            self.violations.append((number, key, value, self.acknowledged[key][-3:]))
+
+    def read(self, number: int, place: str) -> None:
+        """A reader with a near cache of its own, on the calling thread."""
+        pick = random.Random(number)
+        with connect(place, **READER) as cache:
+            while not self.stop.is_set():
+                key, begun = pick.randrange(KEYS), time.monotonic()
+                self.saw(number, key, cache.get(f"v{key}"), begun)
+                time.sleep(0.002)
+            self.near_hits += cache._backend.core.counters.near_hits
+
+    async def read_async(self, number: int, place: str) -> None:
+        """The same as a task."""
+        pick = random.Random(number)
+        async with connect_async(place, **READER) as cache:
+            while not self.stop.is_set():
+                key, begun = pick.randrange(KEYS), time.monotonic()
+                self.saw(number, key, await cache.get(f"v{key}"), begun)
+                await asyncio.sleep(0.002)
+            (backend,) = cache._backends.values()
+            self.near_hits += backend.core.counters.near_hits
+
+
+def start_readers(kind: str, history: History, place: str) -> list[threading.Thread]:
+    """Twenty readers: a thread each, or tasks of one loop."""
+
+    async def together() -> None:
+        await asyncio.gather(*(history.read_async(number, place) for number in range(CLIENTS)))
+
+    if kind == "async":
+        threads = [threading.Thread(target=lambda: asyncio.run(together()))]
+    else:
+        threads = [threading.Thread(target=history.read, args=(number, place)) for number in range(CLIENTS)]
+    for thread in threads:
+        thread.start()
+    return threads
+
+
+@pytest.mark.parametrize("kind", ["sync", "async"])
+def test_no_reader_sees_what_was_invalidated_longer_ago_than_the_push_deadline(nodes: list[Node], kind: str) -> None:
+    """Values carry versions; each invalidation that was acknowledged makes the ones before it illegal after 0.5 s."""
+    proxy = Proxy(nodes[0], seed=7)
+    history = History()
+    with connect(address(nodes[:1]), shared=False, strict=True, deadline_s=10.0) as writer:
+        threads = start_readers(kind, history, f"strata://127.0.0.1:{proxy.port}")
+        history.write(writer, SECONDS)
+        history.stop.set()
         for thread in threads:
             thread.join(30)
         writer.clear()
     proxy.close()
-    assert not violations
+    assert not history.violations
     assert proxy.dropped > 10
     assert proxy.cut > 3
-    assert sum(hits) > 50, "the near caches were of use all the same"
+    assert history.near_hits > 50, "the near caches were of use all the same"
 
 
-def test_the_oracle_can_fail(nodes: list[Node], monkeypatch: Any) -> None:
-    """A near cache that does not heed its pushes does show a reader what was invalidated."""
-    from stratacache.client.core.near import NearCache, Part
+@pytest.mark.parametrize("kind", ["sync", "async"])
+def test_the_oracle_can_fail(nodes: list[Node], monkeypatch: Any, kind: str) -> None:
+    """Near caches that do not heed their pushes do show readers what was invalidated, and the history says so."""
 
     def deaf(self: NearCache, part: Part, message: Any) -> bool:
         part.seq = max(part.seq, int(message[1]))
         return True
 
     monkeypatch.setattr(NearCache, "hear", deaf)
-    with (
-        connect(address(nodes[:1]), shared=False, near_bytes_max=1 << 20, near_age_max_s=60) as reader,
-        connect(address(nodes[:1]), shared=False) as writer,
-    ):
-        writer.put("k", "old")
-        near: Any = reader._backend.core.near
-
-        def held() -> bool:
-            reader.get("k")
-            return bool(near.entries)
-
-        wait_until(held, what="admission")
-        pushes = near._parts[next(iter(near._parts))].seq
-        writer.invalidate("k")
-        wait_until(lambda: near._parts[next(iter(near._parts))].seq > pushes, what="the push that is not heeded")
-        assert reader.get("k") == "old", "a deaf near cache must be stale, or this file shows nothing"
+    history = History()
+    with connect(address(nodes[:1]), shared=False, strict=True, deadline_s=10.0) as writer:
+        threads = start_readers(kind, history, address(nodes[:1]))
+        history.write(writer, 2.0)
+        history.stop.set()
+        for thread in threads:
+            thread.join(30)
         writer.clear()
+    assert history.violations

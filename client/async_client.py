@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import asyncio
 import weakref
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, Unpack, overload
 
 from stratacache.client.address import Address, parse_address
 from stratacache.client.backend import discover_into, new_core
-from stratacache.client.base import Fill, K, Key, T, Ttl
+from stratacache.client.base import ComputeManyOptions, ComputeOptions, Fill, K, Key, Results, T, Ttl
 from stratacache.client.core.effects import Join, Operation
 from stratacache.client.core.operations import Operations
 from stratacache.client.core.refresh import bootstrap
@@ -169,10 +169,22 @@ class AsyncCacheClient:
         """Seconds left as a float, None for an entry without expiry, MISS when there is no such entry."""
         return await self._run(lambda operations: operations.ttl(key, namespace))
 
+    @overload
+    async def get_or_compute(
+        self, key: Key, compute: Callable[[], Fill[T] | Awaitable[Fill[T]]], **options: Unpack[ComputeOptions]
+    ) -> T: ...
+    @overload
+    async def get_or_compute(
+        self, key: Key, compute: Callable[[], Awaitable[T | Fill[T]]], **options: Unpack[ComputeOptions]
+    ) -> T: ...
+    @overload
+    async def get_or_compute(
+        self, key: Key, compute: Callable[[], T | Fill[T]], **options: Unpack[ComputeOptions]
+    ) -> T: ...
     async def get_or_compute(
         self,
         key: Key,
-        compute: Callable[[], T | Fill[T] | Awaitable[T | Fill[T]]],
+        compute: Callable[[], Any],
         *,
         ttl: Ttl = None,
         tags: Iterable[str] = (),
@@ -181,7 +193,7 @@ class AsyncCacheClient:
         codec: str = "auto",
         wait_s: float | None = None,
         refresh: bool = False,
-    ) -> T:
+    ) -> Any:
         """The cached value, or that of `compute`, which runs once for all callers in the cluster.
 
         The computation is a task of its own: cancelling a caller, even the first, leaves it and the others alone.
@@ -193,22 +205,35 @@ class AsyncCacheClient:
         if mine:
             backend.shell.spawn(operations.run_flight(full, compute, options, flight))
         deadline = backend.core.monotonic() + (86400.0 if mine else options.wait_s)
-        result: T
         if await backend.shell.run(_join(Join(flight, deadline))):
-            result = flight.result()
-        else:
-            result = await backend.shell.run(operations.compute_alone(full, compute, options))
-        return result
+            return flight.result()
+        return await backend.shell.run(operations.compute_alone(full, compute, options))
 
+    @overload
     async def get_or_compute_many(
         self,
         keys: Iterable[K],
-        compute: Callable[
-            [list[K]],
-            Mapping[K, T | Fill[T]]
-            | Sequence[T | Fill[T]]
-            | Awaitable[Mapping[K, T | Fill[T]] | Sequence[T | Fill[T]]],
-        ],
+        compute: Callable[[list[K]], Results[K, Fill[T]] | Awaitable[Results[K, Fill[T]]]],
+        **options: Unpack[ComputeManyOptions],
+    ) -> dict[K, T]: ...
+    @overload
+    async def get_or_compute_many(
+        self,
+        keys: Iterable[K],
+        compute: Callable[[list[K]], Awaitable[Results[K, T | Fill[T]]]],
+        **options: Unpack[ComputeManyOptions],
+    ) -> dict[K, T]: ...
+    @overload
+    async def get_or_compute_many(
+        self,
+        keys: Iterable[K],
+        compute: Callable[[list[K]], Results[K, T | Fill[T]]],
+        **options: Unpack[ComputeManyOptions],
+    ) -> dict[K, T]: ...
+    async def get_or_compute_many(
+        self,
+        keys: Iterable[K],
+        compute: Callable[[list[K]], Any],
         *,
         ttl: Ttl = None,
         tags: Iterable[str] = (),
@@ -216,7 +241,7 @@ class AsyncCacheClient:
         cost_s: float | None = None,
         codec: str = "auto",
         wait_s: float | None = None,
-    ) -> dict[K, T]:
+    ) -> dict[K, Any]:
         """All values: the cached ones, and the others from one call of `compute` with the distinct missing keys."""
         backend, operations = await self._here()
         options = operations.fill_options(ttl, tags, cost_s, codec, wait_s)

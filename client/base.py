@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from types import TracebackType
-from typing import Any, Generic, Protocol, Self, TypeAlias, TypeVar
+from typing import Any, Generic, Protocol, Self, TypeAlias, TypedDict, TypeVar, Unpack, overload
 
 from stratacache.node.types import MISS, MissType
 
@@ -25,6 +25,9 @@ Ttl: TypeAlias = timedelta | float | None
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
 K = TypeVar("K", str, bytes)
+
+Results: TypeAlias = Mapping[K, T] | Sequence[T]
+"""What a function of many keys returns: the value of each, or all values in the order of the keys."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,6 +46,23 @@ class Fill(Generic[T_co]):
     tags: Iterable[str] | None = None
     cost_s: float | None = None
     codec: str | None = None
+
+
+class ComputeManyOptions(TypedDict, total=False):
+    """What `get_or_compute_many` takes beside the keys and the function."""
+
+    ttl: Ttl
+    tags: Iterable[str]
+    namespace: str | None
+    cost_s: float | None
+    codec: str
+    wait_s: float | None
+
+
+class ComputeOptions(ComputeManyOptions, total=False):
+    """What `get_or_compute` takes beside the key and the function."""
+
+    refresh: bool
 
 
 class Cache(Protocol):
@@ -99,19 +119,10 @@ class Cache(Protocol):
         """Seconds left as a float, None for an entry without expiry, MISS when there is no such entry."""
         ...
 
-    def get_or_compute(
-        self,
-        key: Key,
-        compute: Callable[[], T | Fill[T]],
-        *,
-        ttl: Ttl = None,
-        tags: Iterable[str] = (),
-        namespace: str | None = None,
-        cost_s: float | None = None,
-        codec: str = "auto",
-        wait_s: float | None = None,
-        refresh: bool = False,
-    ) -> T:
+    @overload
+    def get_or_compute(self, key: Key, compute: Callable[[], Fill[T]], **options: Unpack[ComputeOptions]) -> T: ...
+    @overload
+    def get_or_compute(self, key: Key, compute: Callable[[], T | Fill[T]], **options: Unpack[ComputeOptions]) -> T:
         """The cached value, or that of `compute`, which runs once for all callers in the cluster (single flight).
 
         The caller that gets the fill lease computes and stores; the others wait for it up to `wait_s` (default: the
@@ -124,17 +135,19 @@ class Cache(Protocol):
         """
         ...
 
+    @overload
     def get_or_compute_many(
         self,
         keys: Iterable[K],
-        compute: Callable[[list[K]], Mapping[K, T | Fill[T]] | Sequence[T | Fill[T]]],
-        *,
-        ttl: Ttl = None,
-        tags: Iterable[str] = (),
-        namespace: str | None = None,
-        cost_s: float | None = None,
-        codec: str = "auto",
-        wait_s: float | None = None,
+        compute: Callable[[list[K]], Results[K, Fill[T]]],
+        **options: Unpack[ComputeManyOptions],
+    ) -> dict[K, T]: ...
+    @overload
+    def get_or_compute_many(
+        self,
+        keys: Iterable[K],
+        compute: Callable[[list[K]], Results[K, T | Fill[T]]],
+        **options: Unpack[ComputeManyOptions],
     ) -> dict[K, T]:
         """All values: the cached ones, and the others from one call of `compute` with the distinct missing keys.
 
@@ -241,38 +254,41 @@ class AsyncCache(Protocol):
         """As `Cache.ttl`."""
         ...
 
+    @overload
     async def get_or_compute(
-        self,
-        key: Key,
-        compute: Callable[[], T | Fill[T] | Awaitable[T | Fill[T]]],
-        *,
-        ttl: Ttl = None,
-        tags: Iterable[str] = (),
-        namespace: str | None = None,
-        cost_s: float | None = None,
-        codec: str = "auto",
-        wait_s: float | None = None,
-        refresh: bool = False,
+        self, key: Key, compute: Callable[[], Fill[T] | Awaitable[Fill[T]]], **options: Unpack[ComputeOptions]
+    ) -> T: ...
+    @overload
+    async def get_or_compute(
+        self, key: Key, compute: Callable[[], Awaitable[T | Fill[T]]], **options: Unpack[ComputeOptions]
+    ) -> T: ...
+    @overload
+    async def get_or_compute(
+        self, key: Key, compute: Callable[[], T | Fill[T]], **options: Unpack[ComputeOptions]
     ) -> T:
         """As `Cache.get_or_compute`. Cancelling one waiter leaves the computation and the other waiters alone."""
         ...
 
+    @overload
     async def get_or_compute_many(
         self,
         keys: Iterable[K],
-        compute: Callable[
-            [list[K]],
-            Mapping[K, T | Fill[T]]
-            | Sequence[T | Fill[T]]
-            | Awaitable[Mapping[K, T | Fill[T]] | Sequence[T | Fill[T]]],
-        ],
-        *,
-        ttl: Ttl = None,
-        tags: Iterable[str] = (),
-        namespace: str | None = None,
-        cost_s: float | None = None,
-        codec: str = "auto",
-        wait_s: float | None = None,
+        compute: Callable[[list[K]], Results[K, Fill[T]] | Awaitable[Results[K, Fill[T]]]],
+        **options: Unpack[ComputeManyOptions],
+    ) -> dict[K, T]: ...
+    @overload
+    async def get_or_compute_many(
+        self,
+        keys: Iterable[K],
+        compute: Callable[[list[K]], Awaitable[Results[K, T | Fill[T]]]],
+        **options: Unpack[ComputeManyOptions],
+    ) -> dict[K, T]: ...
+    @overload
+    async def get_or_compute_many(
+        self,
+        keys: Iterable[K],
+        compute: Callable[[list[K]], Results[K, T | Fill[T]]],
+        **options: Unpack[ComputeManyOptions],
     ) -> dict[K, T]:
         """As `Cache.get_or_compute_many`."""
         ...

@@ -6,12 +6,12 @@ again where it is read; every method is one operation, run by the shell of this 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, Unpack, overload
 
 from stratacache.client.backend import BACKENDS, Backend
-from stratacache.client.base import Fill, K, Key, T, Ttl
+from stratacache.client.base import ComputeManyOptions, ComputeOptions, Fill, K, Key, Results, T, Ttl
 from stratacache.client.core.effects import Command, Operation, ShardFailure
 from stratacache.client.core.fills import join_or_run
 from stratacache.client.core.flight import Flight
@@ -144,10 +144,14 @@ class CacheClient:
         """Seconds left as a float, None for an entry without expiry, MISS when there is no such entry."""
         return self._run(self._ops.ttl(key, namespace))
 
+    @overload
+    def get_or_compute(self, key: Key, compute: Callable[[], Fill[T]], **options: Unpack[ComputeOptions]) -> T: ...
+    @overload
+    def get_or_compute(self, key: Key, compute: Callable[[], T | Fill[T]], **options: Unpack[ComputeOptions]) -> T: ...
     def get_or_compute(
         self,
         key: Key,
-        compute: Callable[[], T | Fill[T]],
+        compute: Callable[[], Any],
         *,
         ttl: Ttl = None,
         tags: Iterable[str] = (),
@@ -156,7 +160,7 @@ class CacheClient:
         codec: str = "auto",
         wait_s: float | None = None,
         refresh: bool = False,
-    ) -> T:
+    ) -> Any:
         """The cached value, or that of `compute`, which runs once for all callers in the cluster."""
         options = self._ops.fill_options(ttl, tags, cost_s, codec, wait_s, refresh=refresh)
         full = self._ops.full(key, namespace)
@@ -167,13 +171,26 @@ class CacheClient:
         landed, value = self._run(join_or_run(self._backend.core, full, options, run))
         if not landed:
             value = self._run(self._ops.compute_alone(full, compute, options))
-        result: T = value
-        return result
+        return value
 
+    @overload
     def get_or_compute_many(
         self,
         keys: Iterable[K],
-        compute: Callable[[list[K]], Mapping[K, T | Fill[T]] | Sequence[T | Fill[T]]],
+        compute: Callable[[list[K]], Results[K, Fill[T]]],
+        **options: Unpack[ComputeManyOptions],
+    ) -> dict[K, T]: ...
+    @overload
+    def get_or_compute_many(
+        self,
+        keys: Iterable[K],
+        compute: Callable[[list[K]], Results[K, T | Fill[T]]],
+        **options: Unpack[ComputeManyOptions],
+    ) -> dict[K, T]: ...
+    def get_or_compute_many(
+        self,
+        keys: Iterable[K],
+        compute: Callable[[list[K]], Any],
         *,
         ttl: Ttl = None,
         tags: Iterable[str] = (),
@@ -181,7 +198,7 @@ class CacheClient:
         cost_s: float | None = None,
         codec: str = "auto",
         wait_s: float | None = None,
-    ) -> dict[K, T]:
+    ) -> dict[K, Any]:
         """All values: the cached ones, and the others from one call of `compute` with the distinct missing keys."""
         options = self._ops.fill_options(ttl, tags, cost_s, codec, wait_s)
         return self._run(self._ops.get_or_compute_many(keys, compute, options, namespace))

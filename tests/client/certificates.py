@@ -13,7 +13,7 @@ from cryptography.x509.oid import NameOID
 
 
 def make_certificates(directory: Path, *dns: str) -> tuple[Path, Path, Path]:
-    """Files of the authority's certificate, of one that it signed, and its key: for these names, or for 127.0.0.1."""
+    """Files of an authority, of a certificate that it signed, and its key: for these names, or for this machine."""
     begin = dt.datetime(2024, 1, 1, tzinfo=dt.UTC)
     end = begin + dt.timedelta(days=36500)
 
@@ -30,7 +30,10 @@ def make_certificates(directory: Path, *dns: str) -> tuple[Path, Path, Path]:
         .sign(ca_key, hashes.SHA256())
     )
     key = ec.generate_private_key(ec.SECP256R1())
-    names = [x509.DNSName(name) for name in dns] or [x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]
+    names = [x509.DNSName(name) for name in dns] or [
+        x509.DNSName("localhost"),
+        x509.IPAddress(ipaddress.ip_address("127.0.0.1")),
+    ]
     certificate = (
         builder("node", ca_name, key)
         .add_extension(x509.SubjectAlternativeName(names), critical=False)

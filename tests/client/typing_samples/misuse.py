@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from stratacache.client import cached, connect, connect_async
+from stratacache.client import Fill, cached, connect, connect_async
 
 cache = connect("local:./cache")
 cache.get(5)  # wrong: a key is str or bytes
@@ -12,6 +12,7 @@ cache.put("k", 1, tags=[1])  # wrong: tags are strings
 cache.put("k", 1, time_to_live=5)  # wrong: no such option
 number: int = cache.get_or_compute("k", lambda: "text")  # wrong: the type of compute's result
 cache.get_or_compute("k", 5)  # wrong: not a function
+inside: str = cache.get_or_compute("k", lambda: Fill(value=1))  # wrong: an int is inside
 cache.get_or_compute_many(["k"], lambda: [1])  # wrong: takes the missing keys
 cache.put_many([("k", 1)])  # wrong: a mapping
 cache.invalidate_tags(5)  # wrong: tags are iterable

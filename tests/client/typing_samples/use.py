@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from typing import assert_type
 
 from stratacache.client import (
     MISS,
@@ -10,6 +11,7 @@ from stratacache.client import (
     AsyncCache,
     Cache,
     CacheClient,
+    Fill,
     cached,
     cached_batch,
     connect,
@@ -24,6 +26,25 @@ def load(cache: Cache, text: str) -> float:
         cache.put(text, 1.5, ttl=timedelta(hours=2), tags={"model:minilm"}, cost_s=0.8)
     score: float = cache.get_or_compute(text, lambda: len(text) / 2, ttl=60)
     return score
+
+
+def judged(cache: Cache, text: str) -> str:
+    """A compute function that decides on its storing: the caller gets what is inside the Fill."""
+
+    def compute() -> Fill[str]:
+        return Fill(value=text.upper(), ttl=60, store=bool(text))
+
+    def sometimes() -> str | Fill[str]:
+        return text or Fill(value="nothing", store=False)
+
+    def many(keys: list[str]) -> list[Fill[int]]:
+        return [Fill(value=len(key), tags=[key]) for key in keys]
+
+    shouted = assert_type(cache.get_or_compute(text, compute), str)
+    either = assert_type(cache.get_or_compute(text, sometimes), str)
+    length = assert_type(cache.get_or_compute(text, lambda: Fill(value=len(text))), int)
+    lengths = assert_type(cache.get_or_compute_many([text], many), dict[str, int])
+    return shouted + either + str(length + sum(lengths.values()))
 
 
 def batch(keys: list[str]) -> list[int]:
@@ -50,7 +71,17 @@ async def amain() -> str:
 
     async with connect_async("local:./cache") as cache:
         client: AsyncCache = cache
-        text: str = await cache.get_or_compute("k", compute)
+
+        async def judged() -> Fill[int]:
+            return Fill(value=1, ttl=60)
+
+        async def many(keys: list[str]) -> dict[str, Fill[float]]:
+            return {key: Fill(value=1.5) for key in keys}
+
+        text = assert_type(await cache.get_or_compute("k", compute), str)
+        number = assert_type(await cache.get_or_compute("n", judged), int)
+        shares = assert_type(await cache.get_or_compute_many(["m"], many), dict[str, float])
+        text += f"{number} {shares}"
         await client.invalidate("k")
         return text
 

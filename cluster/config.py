@@ -16,6 +16,7 @@ from stratacache.node.types import EvictionPolicy
 
 MIB: Final = 1 << 20
 SHARDS_MAX: Final = 1000
+REPLICAS_MAX: Final = 3
 RAY_NAMESPACE: Final = "stratacache"
 _NAME: Final = re.compile(r"[a-z0-9]([a-z0-9-]{0,45}[a-z0-9])?")
 _RESOURCE: Final = re.compile(r"([A-Za-z0-9_.-]+)?")
@@ -74,8 +75,12 @@ class ClusterConfig:
             )
         if not 1 <= self.shards <= SHARDS_MAX:
             raise UsageError(f"shards is {self.shards}; it must be from 1 to {SHARDS_MAX}")
-        if self.replicas != 1:
-            raise UsageError(f"replicas is {self.replicas}; this version keeps one copy of each key: use --replicas 1")
+        if not 1 <= self.replicas <= REPLICAS_MAX:
+            raise UsageError(f"replicas is {self.replicas}; it must be from 1 to {REPLICAS_MAX}")
+        if self.replicas > self.shards:
+            raise UsageError(
+                f"replicas is {self.replicas} and shards {self.shards}: a shard keeps one copy of a key, so use as many"
+            )
         if not _RESOURCE.fullmatch(self.node_resource):
             raise UsageError(f"node_resource {self.node_resource!r} is not valid: use letters, digits, _ . and -")
         self._validate_network()

@@ -7,6 +7,7 @@ import sys
 import time
 from collections import Counter
 
+from tests.simulation import breaks_copies  # noqa: F401 - lists its breaks
 from tests.simulation.breaks import BREAKS, broken
 from tests.simulation.run import simulate
 

@@ -90,9 +90,8 @@ def begin_joining(
         was = before.by_id.get(shard) if before is not None else None
         if before is not None and member.started is not None and was is not None:
             logs = [owed[shard] for owed in change.owed.values() if shard in owed]
-            keep, debts = keep_at_return(
-                member.started.stored, was, before, uid, away_since=member.away_since, logs=logs
-            )
+            away = {one.id: one.away_since for one in members.values() if one.away_since is not None}
+            keep, debts = keep_at_return(member.started.stored, was, before, uid, away=away, logs=logs)
             keep = keep and not moves_keys(before, change.view)  # what it has must be of the ring that comes
         change.prepares[shard] = _prepare(
             change, members, shard, member.incarnation, term, keep, debts, returns=before is not None

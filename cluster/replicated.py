@@ -41,6 +41,8 @@ class ReplicatedCache(MultiLevelCache):
         self.replication = replication
         unsettled, found = replication.outbox.unsettled, self.table.get
         self.lookup = lambda key: None if key in unsettled else found(key)
+        if self.l3 is not None:
+            self.l3.wait_for(unsettled)
 
     # -- looking -------------------------------------------------------------------------------------------------
 

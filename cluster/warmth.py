@@ -10,7 +10,7 @@ paying the debts handed to it, does not know of.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 from stratacache.client.view import SUSPENDED, ShardInfo, View
 from stratacache.cluster.messages import Debt, DebtLog, Stored
@@ -50,19 +50,27 @@ def keep_at_first_start(found: Mapping[str, Stored | None], ring: str, replicas:
 
 
 def keep_at_return(
-    stored: Stored | None, before: ShardInfo, view: View, uid: str, *, away_since: int | None, logs: Iterable[DebtLog]
+    stored: Stored | None,
+    before: ShardInfo,
+    view: View,
+    uid: str,
+    *,
+    away: Mapping[str, int],
+    logs: Sequence[DebtLog],
 ) -> tuple[bool, tuple[Debt, ...]]:
     """Whether a shard that comes back into a living cluster may keep its disk, and the debts to pay first.
 
-    `before` is its entry in `view`, the view in force while it was away; `away_since` the epoch that suspended it
-    (None: it was never suspended, so nothing could be acknowledged without it); `logs` what its peers recorded.
+    `before` is its entry in `view`, the view in force while it was away; `away` the epochs that suspended the shards
+    which are (it is not among them: it was never suspended, so nothing could be acknowledged without it); `logs` what
+    its peers recorded.
     """
+    away_since = away.get(before.id)
     if stored is None or stored.uid != uid or str(stored.incarnation) != before.incarnation:
         return False, ()
     if stored.ring != view_ring(view) or stored.mixed:
         return False, ()
     if view.replicas > 1:
-        return False, ()  # the other owners have it all, and tell it key by key
+        return _keep_copies(before.id, view, away, logs)
     if away_since is None:
         return True, ()
     if away_since == view.epoch and all(shard.state == SUSPENDED for shard in view.shards):
@@ -71,3 +79,22 @@ def keep_at_return(
         if log.whole and log.since <= away_since:
             return True, log.debts
     return False, ()
+
+
+def _keep_copies(
+    shard: str, view: View, away: Mapping[str, int], logs: Sequence[DebtLog]
+) -> tuple[bool, tuple[Debt, ...]]:
+    """The same where keys have several owners: others changed them meanwhile, and each knows which ones it changed.
+
+    So all that were active when it went away must still be, each with a whole log. What lies on its disk had reached
+    every owner that was active then (`PendingWrites.unsettled`): nothing of it is ahead of the others.
+    """
+    since = away.get(shard)
+    if since is None or any(other > since for other in away.values()):
+        return False, ()
+    active = [one for one in view.shards if one.state != SUSPENDED]
+    if not active:
+        return since == view.epoch, ()  # nobody was left to change anything
+    if len(logs) < len(active) or not all(log.whole and log.since <= since for log in logs):
+        return False, ()
+    return True, tuple(dict.fromkeys(debt for log in logs for debt in log.debts))

@@ -28,7 +28,7 @@ from .upkeep import Upkeep
 from .writer import Writer
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Collection
 
     from ..clock import Clock
     from ..config import NodeConfig
@@ -120,6 +120,10 @@ class DiskLevel:
     def count_by(self, now_seq: Callable[[], int]) -> None:
         """Learn from the gate the number of the latest put or invalidation."""
         self._writer.now_seq = now_seq
+
+    def wait_for(self, unsettled: Collection[bytes]) -> None:
+        """Write no change of a key while it is among these, nor what came after it."""
+        self._writer.pending.unsettled = unsettled
 
     # -- changes -------------------------------------------------------------------------------------------------
 

@@ -19,6 +19,8 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from .compressed import unpack
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
     from ..entry import Entry
     from ..groups import Group
 
@@ -73,6 +75,8 @@ class PendingWrites:
         self._batch_bytes = self._batch_doomed = self._batch_end = 0
         self.entered = self.due = self.taken = self.settled = 0
         self._entered_at: deque[tuple[int, int]] = deque()
+        self.unsettled: Collection[bytes] = ()
+        """Keys whose last change is not to reach the file yet; what waits behind such a key waits too."""
 
     @property
     def idle(self) -> bool:
@@ -135,7 +139,10 @@ class PendingWrites:
             return {}
         batch = self.batch
         held = doomed = 0
+        unsettled = self.unsettled
         for key, change in waiting.items():
+            if key in unsettled:
+                break
             if isinstance(change, bool):
                 held += DELETE_BYTES
                 doomed += change

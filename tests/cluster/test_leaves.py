@@ -190,7 +190,8 @@ def test_a_returning_shard_needs_a_whole_log_that_began_in_time() -> None:
     debt = m.Debt(kind="tags", names=(b"t",))
 
     def keep(stored: m.Stored | None, log: m.DebtLog, away_since: int | None = 8) -> tuple[bool, tuple[m.Debt, ...]]:
-        return keep_at_return(stored, before, view, "life", away_since=away_since, logs=[log])
+        away = {} if away_since is None else {before.id: away_since}
+        return keep_at_return(stored, before, view, "life", away=away, logs=[log])
 
     good = m.DebtLog(since=8, whole=True, debts=(debt,))
     assert keep(stored, good) == (True, (debt,))

@@ -7,6 +7,7 @@ from concurrent.futures import Future
 from typing import Any
 from unittest.mock import patch
 
+from stratacache.cluster import warmth
 from stratacache.cluster.chains import Chains
 from stratacache.cluster.coordinator import Coordinator
 from stratacache.cluster.replicated import ReplicatedCache
@@ -15,6 +16,7 @@ from stratacache.cluster.streams import Inflow, Outbox
 from stratacache.node.engine import MultiLevelCache
 from stratacache.node.gate import InvalidationGate
 from tests.simulation.breaks import plant
+from tests.simulation.shards import ShardProcess
 
 
 @plant
@@ -159,4 +161,36 @@ def stale_disk_beside_other_owners() -> Iterator[None]:
         return True, ()
 
     with patch.object(changes, "keep_at_return", keep):
+        yield
+
+
+@plant
+def hints_dropped_silently() -> Iterator[None]:
+    """Owners do not record the keys that a suspended owner misses."""
+    with patch.object(ShardProcess, "_missed", lambda self, shard, keys: None):
+        yield
+
+
+@plant
+def hints_of_one_are_enough() -> Iterator[None]:
+    """A shard that returns keeps its disk though an owner that changed its keys is gone, and its hints with it."""
+
+    def keep(shard: str, view: Any, away: Any, logs: Sequence[Any]) -> tuple[bool, Any]:
+        return True, tuple(dict.fromkeys(debt for log in logs for debt in log.debts))
+
+    with patch.object(warmth, "_keep_copies", keep):
+        yield
+
+
+@plant
+def unsettled_on_disk() -> Iterator[None]:
+    """What had not reached the other owners is found on the disk by the next process of its shard."""
+    leave = ShardProcess._leave_disk
+
+    def forget(self: ShardProcess) -> None:
+        if self.replication is not None:
+            self.replication.outbox.unsettled.clear()
+        leave(self)
+
+    with patch.object(ShardProcess, "_leave_disk", forget):
         yield

@@ -15,7 +15,7 @@ from stratacache.client.core.effects import Operation
 from stratacache.client.core.operations import Operations
 from stratacache.client.core.reads import fetch
 from stratacache.client.core.refresh import bootstrap
-from stratacache.client.core.state import Core
+from stratacache.client.core.state import Core, Groups
 from stratacache.client.options import ClientOptions
 from stratacache.node.errors import CacheError, InvalidationIncompleteError
 from stratacache.node.keys import full_key, namespace_of
@@ -33,6 +33,25 @@ NAMESPACES = ("default", "docs")
 DEADLINE_S = 2.0
 LATE_MS = 1500.0
 """How far an operation may pass its deadline: delays of the network, the last connection attempt, a slow clock."""
+
+
+class AnyOwnerCore(Core):
+    """A core whose reads often begin at another owner than the first: all must give the same answers."""
+
+    def route(
+        self,
+        keys: Sequence[bytes],
+        indices: Sequence[int],
+        *,
+        read: bool,
+        avoid: dict[int, set[str]],
+        failed: dict[int, CacheError],
+    ) -> Groups:
+        """As Core.route."""
+        if read and self.random.random() < 0.6:
+            shunned = {self.random.choice(view.shards).id for view in [self.view] if view.shards}
+            avoid = {index: avoid.get(index, set()) | shunned for index in indices}
+        return super().route(keys, indices, read=read, avoid=avoid, failed=failed)
 
 
 class ClientProcess(Process):
@@ -58,7 +77,8 @@ class ClientProcess(Process):
         )
         self.random = Random(cluster.world.random.getrandbits(64))
         self.shell = Shell(self, cluster, options)
-        self.core = Core(options, monotonic=self.shell.monotonic, random=Random(cluster.world.random.getrandbits(64)))
+        made = Core if cluster.config.replicas == 1 else AnyOwnerCore
+        self.core = made(options, monotonic=self.shell.monotonic, random=Random(cluster.world.random.getrandbits(64)))
         self.operations = Operations(self.core, "default", strict=True)
         self._values = 0
         for _ in range(lanes):

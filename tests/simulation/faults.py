@@ -46,6 +46,8 @@ class Faults:
         self._kinds = self.random.sample(kinds, self.random.randint(1, len(kinds)))
         if self.random.random() < 0.5:  # what most mechanisms are for
             self._kinds += [self.kill_shard, self.orphan]
+        if cluster.config.replicas > 1 and self.random.random() < 0.6:
+            self._kinds += [self.part_owners, self.part_owners]
         self.pause_ms = self.random.choice(PAUSES_MS)
         self.world.after(self.random.uniform(500, 8000), self._next)
 
@@ -118,6 +120,23 @@ class Faults:
             here, there = coordinator.machine.name, machine
             pairs = [(here, there), (there, here)]
             self._cut(self.random.choice((pairs, pairs, pairs[:1], pairs[1:])), "shards cut off from the coordinator")
+
+    def part_owners(self) -> None:
+        """Keep one shard's changes from another for a while, and kill or stop it meanwhile: others go on for it."""
+        alive = [one for one in self.cluster.processes if one.alive and one.started is not None]
+        if len({one.machine.name for one in alive}) < 2:
+            return
+        first = self.random.choice(alive)
+        second = self.random.choice([one for one in alive if one.machine is not first.machine])
+        pair = (first.machine.name, second.machine.name)
+        self._cut([pair], "owners parted")
+
+        def strike() -> None:
+            if first.alive and self.random.random() < 0.6:
+                self._count("shards killed", first.name)
+                first.die()
+
+        self.world.after(self.random.uniform(100, 2500), strike)
 
     def isolate(self) -> None:
         """Cut one machine off from all others, or from all but the clients, which makes zombies."""

@@ -165,11 +165,12 @@ class ShardProcess(Process):
         if self.home.holder is self and self.started is not None and self.cluster.has_disk:
             now_ms = self.machine.now_ms()
             random = self.world.random
+            unsettled = self.replication.outbox.unsettled if self.replication is not None else ()
             kept = 1.0 if random.random() < 0.5 else 0.8
             self.home.records = [
                 Record(one.key, one.payload, one.expires_ms, one.tags, one.codec)
                 for one in self.engine.table.values()
-                if one.expires_ms > now_ms and random.random() < kept
+                if one.expires_ms > now_ms and random.random() < kept and one.key not in unsettled
             ]
 
     def may_serve(self) -> bool:

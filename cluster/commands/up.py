@@ -27,7 +27,7 @@ _DEFAULTS = ClusterConfig()
 @click.command("up")
 @click.option("--shards", type=int, default=_DEFAULTS.shards, show_default=True, help="How many shards to start.")
 @name_option
-@click.option("--replicas", type=int, default=1, show_default=True, help="Copies of each key (this version: 1).")
+@click.option("--replicas", type=int, default=1, show_default=True, help="Copies of each key, 1 to 3.")
 @click.option(
     "--l1-bytes", "l1", type=Bytes(), default=_DEFAULTS.l1_bytes_max, help="L1 (memory) of each shard.  [256MiB]"
 )

@@ -39,7 +39,8 @@ STORED = m.Stored(uid="life", incarnation=1, epoch=7, ring="r", clean=True, pinn
     [
         ({"name": "A b"}, "cluster name 'A b'"),
         ({"shards": 0}, "shards is 0"),
-        ({"replicas": 3}, "--replicas 1"),
+        ({"replicas": 4}, "from 1 to 3"),
+        ({"replicas": 3, "shards": 2}, "replicas is 3 and shards 2"),
         ({"host": "10.0.0.1"}, "set a token"),
         ({"token": ""}, "the token is empty"),
         ({"data_dir": "relative"}, "absolute path"),

@@ -45,7 +45,7 @@ NOT_VALUES = {
     "tls_key": "likewise",
     "tls_ca": "likewise",
     "tls_name": "a value of its own, tls.serverName",
-    "replicas": "one copy of each key is all that there is yet",
+    "replicas": "not offered by the chart yet: one copy of each key",
 }
 
 

@@ -62,7 +62,10 @@ class ClientProcess(Process):
         cluster.machines[self.machine.name] = self.machine
         self.cluster = cluster
         self.oracle = oracle
-        self.ops_left = ops
+        several = cluster.config.replicas > 1
+        self.ops_left = 2 * ops if several else ops
+        self.keys = 3 if several else KEYS  # what several owners can get wrong takes milliseconds: let keys be hot
+        self.pauses_ms = (0, 0, 2, 20, 200, 1000) if several else (0, 5, 100, 500, 1500)
         self.busy = 0
         self.halt = False
         self.pauses_ms: tuple[float, ...] = (0, 5, 100, 500, 1500)
@@ -152,7 +155,7 @@ class ClientProcess(Process):
 
     def _key(self) -> tuple[str, str, bytes]:
         namespace = self.random.choice(NAMESPACES)
-        key = f"k{self.random.randrange(KEYS)}"
+        key = f"k{self.random.randrange(self.keys)}"
         return namespace, key, full_key(namespace, key)
 
     def _new_write(self, full: bytes, what: str) -> tuple[Write, list[str], float | None]:
@@ -245,7 +248,7 @@ class ClientProcess(Process):
 
     def _invalidate_keys(self) -> None:
         namespace = self.random.choice(NAMESPACES)
-        keys = sorted({f"k{self.random.randrange(KEYS)}" for _ in range(self.random.choice((1, 1, 3)))})
+        keys = sorted({f"k{self.random.randrange(self.keys)}" for _ in range(self.random.choice((1, 1, 3)))})
         fulls = [full_key(namespace, key) for key in keys]
         self._invalidation("keys", fulls, self.operations.invalidate(keys, namespace))
 

@@ -32,7 +32,7 @@ SYNC_KEYS: Final = 1024
 SYNC_BATCH: Final = 64
 SYNC_AGAIN_MS: Final = 1000
 MISSING_MS: Final = 600_000
-"""How long a shard that came back asks others for what it does not find, when they may hold it on their disks only."""
+"""How long a shard that came back asks others for what it does not find, when it never gets through their keys."""
 
 
 class Replication:
@@ -154,7 +154,7 @@ class Replication:
         return [self.engine.settled(key) for key in keys]
 
     def shared(self, shard: str, cursor: int, count: int) -> tuple[int, list[bytes]]:
-        """Keys in memory here that another shard owns too, step by step."""
+        """Keys held here that another shard owns too, step by step."""
         return self.engine.scan(cursor, count, lambda key: self.chains.is_owner(shard, key))
 
     def is_missing(self, now_ms: int) -> bool:
@@ -198,11 +198,11 @@ class Replication:
         self._check_synced()
 
     def _check_synced(self) -> None:
-        if not self._unsynced and self.engine.l3 is None:
+        if not self._unsynced:
             self._missing_until_ms = 0
 
     def _sync(self, peer: str, incarnation: str, cursor: int) -> None:
-        """Take over what a peer has in memory of the keys that it shares with this shard."""
+        """Take over what a peer has of the keys that it shares with this shard."""
         if self._unsynced.get(peer) != incarnation or self.chains.peers.get(peer) != incarnation:
             if self._unsynced.get(peer) == incarnation:
                 del self._unsynced[peer]

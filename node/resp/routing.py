@@ -82,5 +82,5 @@ class Copies(Protocol):
         ...
 
     def shared(self, shard: str, cursor: int, count: int) -> tuple[int, list[bytes]]:
-        """About `count` keys in memory from `cursor` on that a shard owns too, and the next cursor (0: the end)."""
+        """About `count` keys from `cursor` on that a shard owns too, and the next cursor (0: the end)."""
         ...

@@ -64,7 +64,7 @@ def sc_pull(connection: Connection, argv: list[bytes]) -> Reply:
 
 @command("sc.shared", 4, Flag.READ, group="native")
 def sc_shared(connection: Connection, argv: list[bytes]) -> Reply:
-    """Keys in memory here that another shard owns too, step by step as with SCAN."""
+    """Keys held here that another shard owns too, step by step as with SCAN."""
     shard = argv[1].decode("utf-8", "replace")
     cursor, keys = _copies(connection).shared(shard, cursor_of(argv[2]), count_of(argv[3], "count", 1, 100_000))
-    return array([integer(cursor), bulks(keys)])
+    return array([bulk(b"%d" % cursor), bulks(keys)])

@@ -21,6 +21,7 @@ from stratacache.node.entry import NEVER_MS, Entry
 from stratacache.node.errors import CacheError, UsageError
 from stratacache.node.handoff import then, then_ask
 from stratacache.node.keys import namespace_of
+from stratacache.node.leases import LeaseReply
 from stratacache.node.residents import copy_of
 
 if TYPE_CHECKING:
@@ -79,6 +80,40 @@ class ReplicatedCache(MultiLevelCache):
 
     def _elsewhere(self, key: bytes) -> Future[Entry | None]:
         return self.replication.pull(key)
+
+    def lease(
+        self, key: bytes, wait_ms: int, hold_ms: int, *, refresh: bool = False
+    ) -> LeaseReply | Future[LeaseReply]:
+        """As the node's, but who waits for a fill is answered when the other owners have it."""
+        answer = super().lease(key, wait_ms, hold_ms, refresh=refresh)
+        if not isinstance(answer, Future):
+            return answer
+        asked = answer
+        shown: Future[LeaseReply] = then_ask(asked, lambda reply: cast("Any", self._filled(key, reply)))
+        shown.add_done_callback(lambda _: asked.cancel() if shown.cancelled() else None)
+        return shown
+
+    def _filled(self, key: bytes, reply: LeaseReply) -> LeaseReply | Future[LeaseReply]:
+        """The fill is told of while its put is under way: only in the next turn it is on its way to others."""
+        post = self._handoff.post
+        if reply.entry is None or post is None:
+            return reply
+        kept = LeaseReply(reply.state, _kept(reply.entry))
+        result: Future[LeaseReply] = Future()
+
+        def tell(_: object = None) -> None:
+            if result.set_running_or_notify_cancel():
+                result.set_result(kept)
+
+        def look() -> None:
+            wait = self.replication.outbox.unsettled.get(key)
+            if wait is None:
+                tell()
+            else:
+                wait.future.add_done_callback(tell)
+
+        post(look)
+        return result
 
     def settled(self, key: bytes) -> Entry | Future[Entry | None] | None:
         """What this shard itself holds for another owner that asks; waits for what is on its way."""

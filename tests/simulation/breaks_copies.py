@@ -7,16 +7,12 @@ from concurrent.futures import Future
 from typing import Any
 from unittest.mock import patch
 
-from stratacache.cluster import warmth
-from stratacache.cluster.chains import Chains
-from stratacache.cluster.coordinator import Coordinator
 from stratacache.cluster.replicated import ReplicatedCache
 from stratacache.cluster.replication import Replication
 from stratacache.cluster.streams import Inflow, Outbox
 from stratacache.node.engine import MultiLevelCache
 from stratacache.node.gate import InvalidationGate
 from tests.simulation.breaks import plant
-from tests.simulation.shards import ShardProcess
 
 
 @plant
@@ -88,67 +84,9 @@ def changes_not_handed_on() -> Iterator[None]:
 
 
 @plant
-def tags_not_handed_on() -> Iterator[None]:
-    """An invalidation by tag, namespace or of everything does not follow the puts that are on their way."""
-    with patch.object(Replication, "spread", lambda self, words: None):
-        yield
-
-
-@plant
-def chains_not_held() -> Iterator[None]:
-    """An owner goes on changing keys between prepare and activate, though their owners change."""
-
-    def check(self: Chains, key: bytes) -> None:
-        self._changing = frozenset()
-
-    with patch.object(Chains, "check_change", check):
-        yield
-
-
-@plant
-def two_steps_made_one() -> Iterator[None]:
-    """A view is activated as soon as it is proposed, whoever has prepared it."""
-    advance = Coordinator._advance
-
-    def hasty(self: Coordinator, now_ms: int, effects: list[Any]) -> None:
-        advance(self, now_ms, effects)
-        change = self.change
-        if change is not None and change.remembered and self.view is not None:
-            change.waiting.clear()
-            advance(self, now_ms, effects)
-
-    with patch.object(Coordinator, "_advance", hasty):
-        yield
-
-
-@plant
-def late_streams_taken() -> Iterator[None]:
-    """Changes of a shard that is out of the view are still applied."""
-    with (
-        patch.object(Inflow, "_check", lambda self, peer, incarnation: None),
-        patch.object(Inflow, "follow", lambda self, peers: None),
-    ):
-        yield
-
-
-@plant
 def pulls_pass_the_gate() -> Iterator[None]:
     """What another owner gave is stored whatever has happened since it was asked."""
     with patch.object(InvalidationGate, "admits", lambda self, ticket, namespace, tags: True):
-        yield
-
-
-@plant
-def joins_without_a_pause() -> Iterator[None]:
-    """A new process of a shard takes the place of the one before without a view in which the shard is suspended."""
-    from stratacache.cluster import coordinator
-
-    wanted = coordinator.wanted_shards
-
-    def at_once(members: Any, view: Any, now_ms: int, replicas: int = 1, **options: Any) -> Any:
-        return wanted(members, view, now_ms, **options)
-
-    with patch.object(coordinator, "wanted_shards", at_once):
         yield
 
 
@@ -161,36 +99,4 @@ def stale_disk_beside_other_owners() -> Iterator[None]:
         return True, ()
 
     with patch.object(changes, "keep_at_return", keep):
-        yield
-
-
-@plant
-def hints_dropped_silently() -> Iterator[None]:
-    """Owners do not record the keys that a suspended owner misses."""
-    with patch.object(ShardProcess, "_missed", lambda self, shard, keys: None):
-        yield
-
-
-@plant
-def hints_of_one_are_enough() -> Iterator[None]:
-    """A shard that returns keeps its disk though an owner that changed its keys is gone, and its hints with it."""
-
-    def keep(shard: str, view: Any, away: Any, logs: Sequence[Any]) -> tuple[bool, Any]:
-        return True, tuple(dict.fromkeys(debt for log in logs for debt in log.debts))
-
-    with patch.object(warmth, "_keep_copies", keep):
-        yield
-
-
-@plant
-def unsettled_on_disk() -> Iterator[None]:
-    """What had not reached the other owners is found on the disk by the next process of its shard."""
-    leave = ShardProcess._leave_disk
-
-    def forget(self: ShardProcess) -> None:
-        if self.replication is not None:
-            self.replication.outbox.unsettled.clear()
-        leave(self)
-
-    with patch.object(ShardProcess, "_leave_disk", forget):
         yield

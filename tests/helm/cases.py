@@ -40,6 +40,21 @@ VARIATIONS: dict[str, tuple[str, ...]] = {
         "worker.extraEnv[0].name=LANG",
         "worker.extraEnv[0].value=C.UTF-8",
     ),
+    "encrypted": ("tls.enabled=true", "tls.existingSecret=cache-tls"),
+    "encrypted-kuberay": (
+        "mode=kuberay",
+        "tls.enabled=true",
+        "tls.existingSecret=cache-tls",
+        "tls.serverName=my.cache",
+    ),
+    "encrypted-existing": (
+        "mode=existing",
+        "existing.address=ray://head:10001",
+        "existing.podSelector.app=ray",
+        "ray.auth.existingSecret=ray-token",
+        "tls.enabled=true",
+        "tls.existingSecret=cache-tls",
+    ),
     "monitored": (
         "metrics.serviceMonitor.enabled=true",
         "metrics.prometheusRule.enabled=true",

@@ -118,19 +118,20 @@ class Kubelet:
         self.pods[name] = Pod(template, name, f"{self.net}.{len(self.pods) + 10}", ports)
 
     def _write_volumes(self) -> None:
-        for name in ("data", "gcs", "home", "etc"):
+        for name in ("data", "gcs", "home", "etc", "tls"):
             (self.folder / name).mkdir()
         for one in self.manifests:
             if one["kind"] == "ConfigMap":
                 config = json.loads(one["data"]["cluster.json"])
-                config["data_dir"] = config.get("data_dir") and self._local(config["data_dir"])
+                for key in config.keys() & {"data_dir", "tls_certificate", "tls_key", "tls_ca"}:
+                    config[key] = self._local(config[key])
                 (self.folder / "etc" / "cluster.json").write_text(json.dumps(config))
 
     # -------------------------------------------------------------- what a pod sees
 
     def _local(self, text: str) -> str:
         """Paths of volumes as directories of this run."""
-        for inside, outside in (("/etc/stratacache", "etc"), ("/data", "data"), ("/gcs", "gcs")):
+        for inside, outside in (("/etc/stratacache", "etc"), ("/data", "data"), ("/gcs", "gcs"), ("/tls", "tls")):
             text = re.sub(rf"(?<![\w/]){inside}(?=/|\b)", str(self.folder / outside), text)
         return text
 

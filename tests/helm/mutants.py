@@ -19,7 +19,7 @@ from tests.helm.tools import CHART, Helm, fetch
 
 KUBE = "1.30"
 # The fewest renderings that show every mutation.
-SETS = [VARIATIONS[name] for name in ("defaults", "kuberay-rocksdb", "monitored", "many-shards-a-pod")]
+SETS = [VARIATIONS[name] for name in ("defaults", "kuberay-rocksdb", "monitored", "many-shards-a-pod", "encrypted")]
 
 
 @dataclass(frozen=True)
@@ -63,6 +63,8 @@ MUTATIONS = (
     Mutation("claim that nobody made", "raycluster.yaml", "claimName: {{ include \"stratacache.fullname\" . }}-gcs", "claimName: gcs"),
     Mutation("monitor of a port that is not there", "monitoring.yaml", "port: http", "port: metrics"),
     Mutation("too few places for the shards", "_node.tpl", 'stratacache\\": {{ int64 .spec.shardsPerPod }}', 'stratacache\\": 1'),
+    Mutation("certificate mounted elsewhere", "_pod.tpl", "mountPath: /tls", "mountPath: /certificates"),
+    Mutation("test without TLS", "tests/connection.yaml", 'ternary "stratas" "strata"', 'ternary "strata" "strata"'),
 )  # fmt: skip
 
 

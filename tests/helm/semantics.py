@@ -310,6 +310,25 @@ def ray_cluster(manifests: list[Object]) -> Iterator[str]:
             yield "RayCluster: authOptions and the pods' environment differ about the token"
 
 
+def certificates(manifests: list[Object]) -> Iterator[str]:
+    """The files of TLS lie in a Secret, mounted where the configuration looks: in shards, controller and test."""
+    config = json.loads(find(manifests, "ConfigMap", controller_config(manifests))["data"]["cluster.json"])
+    files = {config[name] for name in ("tls_certificate", "tls_key", "tls_ca") if name in config}
+    if files and not config.get("tls_name"):
+        yield "ConfigMap: TLS without a name to check"
+    for pod in pods(manifests):
+        if not pod.labels.get("app.kubernetes.io/instance"):
+            continue  # a group of the user's own
+        secrets = {one["name"] for one in pod.spec["volumes"] if "secret" in one}
+        container = pod.container()
+        mounted = {one["mountPath"] for one in container.get("volumeMounts", []) if one["name"] in secrets}
+        if {file.rpartition("/")[0] for file in files} - mounted:
+            yield f"{pod.owner}: no Secret is mounted where {min(files)} should be"
+        address = next((env["value"] for env in container["env"] if env["name"] == "STRATACACHE_ADDRESS"), None)
+        if address is not None and address.startswith("stratas://") != bool(files):
+            yield f"{pod.owner}: its address {address} does not fit the shards' TLS"
+
+
 def dangling_network(manifests: list[Object]) -> Iterator[str]:
     """With policies on, every pod of ours that listens has one, and what must be reached can be."""
     policies = [one for one in manifests if one["kind"] == "NetworkPolicy"]
@@ -347,6 +366,7 @@ ALL: tuple[Check, ...] = (
     shutdown,
     memory,
     ray_cluster,
+    certificates,
     dangling_network,
 )
 

@@ -9,7 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from stratacache.client import MISS, connect
+from stratacache.client import MISS, CacheClient, connect
+from stratacache.node.errors import UnavailableError
+from tests.client.certificates import make_certificates
 from tests.helm.kubelet import Kubelet, until
 from tests.helm.objects import find, pods
 from tests.helm.tools import RELEASE, Helm
@@ -32,6 +34,7 @@ def release(helm: Helm, *sets: str) -> Iterator[Kubelet]:
     """A release in mode standalone, with every container started."""
     with tempfile.TemporaryDirectory(prefix="sc", dir="/tmp") as folder:
         kubelet = Kubelet(helm.manifests(sets=(*SMALL, *sets)), Path(folder))
+        issue_certificate(kubelet.folder / "tls")
         try:
             start_all(kubelet)
             yield kubelet
@@ -64,10 +67,29 @@ def wait_ready(kubelet: Kubelet, deadline_s: float = 120) -> None:
     until("readiness", ready, deadline_s, kubelet.logs)
 
 
-def service(kubelet: Kubelet) -> str:
+def service(kubelet: Kubelet, scheme: str = "strata") -> str:
     """The cache's address for clients, through the Service."""
     one = find(kubelet.manifests, "Service", FULL)
-    return f"strata://{kubelet.address_of(one)}:{one['spec']['ports'][0]['port']}"
+    return f"{scheme}://{kubelet.address_of(one)}:{one['spec']['ports'][0]['port']}"
+
+
+def issue_certificate(folder: Path) -> None:
+    """The Secret of `tls.existingSecret` as cert-manager makes it, mounted."""
+    for made, name in zip(make_certificates(folder), ("ca.crt", "tls.crt", "tls.key"), strict=True):
+        made.rename(folder / name)
+
+
+def through_tls(kubelet: Kubelet) -> CacheClient:
+    """A client of the Service that believes the certificate's authority and nobody else."""
+    trust = {"tls_ca": str(kubelet.folder / "tls" / "ca.crt"), "tls_server_name": "localhost", "use_unix": False}
+    return connect(service(kubelet, "stratas"), token=kubelet.secrets[FULL]["token"], strict=True, **trust)
+
+
+def run_test_pod(kubelet: Kubelet) -> None:
+    """What `helm test` runs ends well."""
+    check = next(pod for pod in pods(kubelet.manifests) if pod.kind == "Pod").container()
+    done = kubelet.run(kubelet.pods[CONTROLLER], [*check["command"], *check["args"]], extra=test_environment(kubelet))
+    assert done.returncode == 0, done.stderr
 
 
 def metric(kubelet: Kubelet, name: str) -> float:
@@ -93,11 +115,7 @@ def test_standalone_with_rocksdb(helm4: Helm) -> None:
             assert cache.get_many(kept) == kept
             assert cache.get("k1") is MISS
 
-        check = next(pod for pod in pods(kubelet.manifests) if pod.kind == "Pod").container()
-        done = kubelet.run(
-            kubelet.pods[CONTROLLER], [*check["command"], *check["args"]], extra=test_environment(kubelet)
-        )
-        assert done.returncode == 0, done.stderr
+        run_test_pod(kubelet)
         assert metric(kubelet, "stratacache_controller_shards_ready") == 2
         assert metric(kubelet, 'stratacache_level_used_bytes{cluster="default",level="l1_memory"') >= 0
 
@@ -144,12 +162,15 @@ def shard_processes(kubelet: Kubelet) -> set[int]:
 
 
 def test_standalone_without_fault_tolerance(helm4: Helm) -> None:
-    """With ray.gcs.faultTolerance none the head's loss ends the cluster; the controller forms it anew."""
+    """With ray.gcs.faultTolerance none the head's loss ends the cluster; the controller forms it anew. With TLS."""
     sets = ("cache.shards=2", "worker.shardsPerPod=2", "ray.gcs.reconnectTimeoutSeconds=5")
-    with release(helm4, *sets) as kubelet:
+    tls = ("tls.enabled=true", "tls.existingSecret=cache-tls", "tls.serverName=localhost")
+    with release(helm4, *sets, *tls) as kubelet:
         wait_ready(kubelet)
-        token = kubelet.secrets[FULL]["token"]
-        with connect(service(kubelet), token=token, strict=True) as cache:
+        with pytest.raises(UnavailableError):
+            connect(service(kubelet), token=kubelet.secrets[FULL]["token"], strict=True, use_unix=False)
+        run_test_pod(kubelet)
+        with through_tls(kubelet) as cache:
             assert cache.put("kept", "v1")
             assert cache.put("gone", "v1")
             assert cache.invalidate("gone")
@@ -162,7 +183,7 @@ def test_standalone_without_fault_tolerance(helm4: Helm) -> None:
 
         until("a new cluster", formed_anew, 150, kubelet.logs)
         assert not (shard_processes(kubelet) & before), "a shard outlived its cluster"
-        with connect(service(kubelet), token=token, strict=True) as cache:
+        with through_tls(kubelet) as cache:
             assert cache.get("gone") is MISS
             assert cache.get("kept") in ("v1", MISS)
             assert cache.put("kept", "v2")

@@ -94,6 +94,28 @@ resources:
 {{- end }}
 {{- end }}
 
+{{/* The shards' certificate; a renewed one appears in the files by itself. In mode existing your pods mount it likewise. */}}
+{{- define "stratacache.tlsMounts" -}}
+{{- if .Values.tls.enabled }}
+- name: tls
+  mountPath: /tls
+  readOnly: true
+{{- end }}
+{{- end }}
+
+{{- define "stratacache.tlsVolumes" -}}
+{{- if .Values.tls.enabled }}
+- name: tls
+  secret:
+    secretName: {{ .Values.tls.existingSecret }}
+    defaultMode: 288
+{{- end }}
+{{- end }}
+
+{{- define "stratacache.tlsName" -}}
+{{- .Values.tls.serverName | default (printf "%s.%s.svc" (include "stratacache.fullname" .) .Release.Namespace) }}
+{{- end }}
+
 {{/* A Ray node's environment: the head's and the workers', in both modes that run Ray. */}}
 {{- define "stratacache.nodeEnv" -}}
 {{ include "stratacache.rayEnv" . }}
@@ -133,6 +155,9 @@ resources:
   mountPath: /tmp
 - name: shm
   mountPath: /dev/shm
+{{- with include "stratacache.tlsMounts" .root | trim }}
+{{ . }}
+{{- end }}
 {{- with .spec.extraVolumeMounts }}
 {{ toYaml . }}
 {{- end }}
@@ -146,6 +171,9 @@ resources:
   emptyDir:
     medium: Memory
     sizeLimit: {{ include "stratacache.shmBytes" . | quote }}
+{{- with include "stratacache.tlsVolumes" .root | trim }}
+{{ . }}
+{{- end }}
 {{- with .spec.extraVolumes }}
 {{ toYaml . }}
 {{- end }}

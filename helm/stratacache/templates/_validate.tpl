@@ -42,6 +42,12 @@
 {{- if and (not .Values.auth.enabled) .Values.auth.existingSecret }}
 {{- fail "auth.existingSecret is set, but auth.enabled is false: set auth.enabled to true, or leave auth.existingSecret empty" }}
 {{- end }}
+{{- if and .Values.tls.enabled (not .Values.tls.existingSecret) }}
+{{- fail "tls.existingSecret is empty: name a Secret with tls.crt, tls.key and ca.crt (cert-manager makes one), or set tls.enabled to false" }}
+{{- end }}
+{{- if and .Values.tls.existingSecret (not .Values.tls.enabled) }}
+{{- fail "tls.existingSecret is set, but tls.enabled is false: set tls.enabled to true, or leave tls.existingSecret empty" }}
+{{- end }}
 {{- if and (eq .Values.mode "existing") $ray.auth.enabled (not $ray.auth.existingSecret) }}
 {{- fail "ray.auth.existingSecret is empty: name the Secret with your Ray cluster's token (key auth_token), or set ray.auth.enabled to false if that cluster has none" }}
 {{- end }}

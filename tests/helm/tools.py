@@ -9,12 +9,14 @@ from __future__ import annotations
 import hashlib
 import io
 import os
+import pickle
 import subprocess
 import sys
 import tarfile
 import tempfile
 import zipfile
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -133,14 +135,25 @@ class Helm:
             arguments += ["--set", one]
         return self.run(*arguments)
 
-    def manifests(self, *values: str | Path, sets: tuple[str, ...] = (), **more: Any) -> list[dict[str, Any]]:
-        """The rendered objects; fails with Helm's own message when it refuses."""
-        done = self.template(*values, sets=sets, **more)
-        assert done.returncode == 0, done.stderr
-        return load(done.stdout)
+    def manifests(self, *values: str | Path, sets: tuple[str, ...] = (), **more: str) -> list[dict[str, Any]]:
+        """The rendered objects; fails with Helm's own message when it refuses.
+
+        The same call is rendered once for a run of tests. Everybody gets objects of their own.
+        """
+        objects: list[dict[str, Any]] = pickle.loads(_rendered(self, values, sets, tuple(sorted(more.items()))))
+        return objects
 
 
-class StrictLoader(yaml.SafeLoader):
+@lru_cache(maxsize=512)
+def _rendered(
+    helm: Helm, values: tuple[str | Path, ...], sets: tuple[str, ...], more: tuple[tuple[str, str], ...]
+) -> bytes:
+    done = helm.template(*values, sets=sets, **dict(more))
+    assert done.returncode == 0, done.stderr
+    return pickle.dumps(load(done.stdout))
+
+
+class StrictLoader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
     """Refuses a key that stands twice in one mapping, as an API server does."""
 
 

@@ -36,7 +36,8 @@ class Fill(Generic[T_co]):
 
     `get_or_compute` hands `value` to the caller and stores `stored` (or `value` when `stored` is not given) with those
     options that are given here; the others are those of the call. `store=False` hands the value out without storing
-    it. Negative caching is `Fill(value=error, stored=CachedError(...), ttl=60)`.
+    it. Negative caching is `Fill(value=error, stored=CachedError(...), ttl=60)`. `metadata` travels with the entry
+    (docs/PROTOCOL.md); it holds the recipe of a value that can be refreshed ahead.
     """
 
     value: T_co
@@ -46,6 +47,7 @@ class Fill(Generic[T_co]):
     tags: Iterable[str] | None = None
     cost_s: float | None = None
     codec: str | None = None
+    metadata: bytes = b""
 
 
 class ComputeManyOptions(TypedDict, total=False):
@@ -178,7 +180,7 @@ class Cache(Protocol):
         ...
 
     def stats(self) -> dict[str, Any]:
-        """`client` (this process's counters), `shards` (id -> what the shard reports) and `missing` (no answer)."""
+        """`client` (this process's counters), `shards` (id -> its figures), `total` (merged), `missing` (no answer)."""
         ...
 
     def patterns(self) -> dict[str, Any]:

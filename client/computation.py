@@ -16,6 +16,7 @@ from stratacache.client.base import Fill
 from stratacache.client.failures import CachedFailure
 from stratacache.client.notice import notices
 from stratacache.client.recipe import Recipe
+from stratacache.client.refreshable import try_recipe
 from stratacache.node.errors import CacheError
 from stratacache.node.types import MISS
 
@@ -36,6 +37,8 @@ class Computation:
         self.kwargs = kwargs
         self.value: Any = MISS
         self.error: BaseException | None = None
+        self.refreshable = True
+        """False once it was seen that the arguments can't be kept."""
 
     def run(self) -> Fill[Any]:
         """Call the function; declared exceptions become values."""
@@ -89,7 +92,15 @@ class Computation:
         return self.recipe.tags(self.recipe.bind(self.args, self.kwargs))
 
     def _filled(self) -> Fill[Any]:
-        return Fill(value=self.value, tags=self._tags())
+        return Fill(value=self.value, tags=self._tags(), metadata=self._metadata())
+
+    def _metadata(self) -> bytes:
+        recipe = self.recipe
+        if not recipe.options.refreshable:
+            return b""
+        kept = try_recipe(recipe.loader, recipe.ttl, [list(self.args), self.kwargs])
+        self.refreshable = kept is not None
+        return kept or b""
 
     def _failed(self, error: Exception) -> Fill[Any]:
         self.value = Raised(error)

@@ -102,6 +102,7 @@ def cached(
     codec: str = "auto",
     automatic_tags: bool = True,
     strict: bool = False,
+    refreshable: bool = False,
     client: Cache | AsyncCache | str | None = None,
 ) -> Decorator:
     """Cache the results of a function, an async function or a method.
@@ -118,6 +119,9 @@ def cached(
     - `negative`: exceptions that are results too: cached for `negative_ttl` and raised again on a hit.
     - `automatic_tags`: also tag with the operation, `model:...`, `mode:...`, `large_input` or `small_input`.
     - `strict`: raise when there is no cache or it fails, instead of computing without it.
+    - `refreshable`: keep each call's arguments (up to 64 KiB) with its result, so that the cluster can compute it again
+      in a Ray task before a regular reader finds it expired. The function must be importable where Ray's workers run,
+      or be defined in the driver's script.
     - `client`: a client or an address; default is what `connect()` finds, at the first call, once for the process.
     """
     options = Options(
@@ -134,6 +138,7 @@ def cached(
         codec=codec,
         automatic_tags=automatic_tags,
         strict=strict,
+        refreshable=refreshable,
     )
 
     def decorate(function: Any) -> Any:

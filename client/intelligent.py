@@ -19,9 +19,11 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any, Final
 
-from stratacache.client.base import Cache
+from stratacache.client.base import Cache, Fill
+from stratacache.client.efficiency import Prices, efficiency
 from stratacache.client.keys import key_for
 from stratacache.client.prefetch import PrefetchAccount
+from stratacache.client.refreshable import try_recipe
 from stratacache.client.tags import automatic_tags, input_size, model_tag
 from stratacache.node.patterns import AccessPatterns
 from stratacache.node.types import MISS, AIOperation
@@ -149,11 +151,17 @@ class IntelligentCacheManager:
         """Remove all results of a model from every level. Raises InvalidationIncompleteError."""
         return self.cache.invalidate_tags({model_tag(model_type)})
 
-    def get_cache_efficiency_report(self) -> dict[str, Any]:
-        """What the cache did for this manager: requests, seconds saved, patterns, prefetching, and all statistics."""
+    def get_cache_efficiency_report(self, prices: Prices | None = None) -> dict[str, Any]:
+        """What the cache did: for this manager, and under `cluster` for everybody.
+
+        With `prices` the report has dollars, too. `cluster` has seconds saved by operation, model and namespace from
+        measured costs, and recommendations in words.
+        """
         account = self._account
+        statistics = self.cache.stats()
         return {
-            "cache_statistics": self.cache.stats(),
+            "cache_statistics": statistics,
+            "cluster": efficiency(statistics.get("total", {}), prices=prices),
             "ai_cache_performance": {
                 "hits": account.hits,
                 "misses": account.misses,
@@ -211,17 +219,22 @@ class IntelligentCacheManager:
     def _compute(self, key: str, request: _Request, loader: Loader, *, refresh: bool = False) -> Any:
         """Compute under a fill lease, so that an invalidation meanwhile keeps the result out."""
 
+        operation = request.operation
+        recipe = try_recipe(
+            f"op:{operation.value}", operation.default_ttl, [operation.value, request.input, request.parameters]
+        )
+
         def compute() -> Any:
             started = time.perf_counter()
             result = loader(request.input, request.parameters)
             with self._lock:
-                self._account.learn(request.operation, time.perf_counter() - started)
-            return result
+                self._account.learn(operation, time.perf_counter() - started)
+            return Fill(value=result, metadata=recipe or b"")
 
         return self.cache.get_or_compute(
             key,
             compute,
-            ttl=request.operation.default_ttl,
+            ttl=operation.default_ttl,
             tags=automatic_tags(request.operation.value, request.input, request.parameters),
             refresh=refresh,
         )

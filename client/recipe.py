@@ -48,6 +48,7 @@ class Options:
     codec: str = "auto"
     automatic_tags: bool = True
     strict: bool = False
+    refreshable: bool = False
 
 
 class Recipe:
@@ -90,6 +91,11 @@ class Recipe:
     @property
     def all_tag(self) -> str:
         """The tag that every entry of this function has."""
+        return f"fn:{self.name}"
+
+    @property
+    def loader(self) -> str:
+        """The name under which this function computes values ahead."""
         return f"fn:{self.name}"
 
     def bind(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:

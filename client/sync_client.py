@@ -7,6 +7,7 @@ again where it is read; every method is one operation, run by the shell of this 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from types import TracebackType
 from typing import Any, Self, Unpack, overload
 
@@ -173,6 +174,34 @@ class CacheClient:
             value = self._run(self._ops.compute_alone(full, compute, options))
         return value
 
+    def count_not_refreshable(self) -> None:
+        """A value was stored whose inputs could not be kept with it."""
+        self._core.counters.not_refreshable += 1
+
+    def recipe(self, key: Key, *, namespace: str | None = None) -> bytes:
+        """What it takes to compute the value of a key again, as it was put with it; empty where that is not kept."""
+        return self._run(self._ops.recipe(self._ops.full(key, namespace)))
+
+    def recompute(
+        self,
+        key: Key,
+        compute: Callable[[], T | Fill[T]],
+        *,
+        ttl: Ttl = None,
+        namespace: str | None = None,
+        codec: str = "auto",
+    ) -> Any:
+        """Compute a value anew under a fill lease and store it; MISS, and nothing computed, when another holds it."""
+        options = self._ops.fill_options(ttl, (), None, codec, 0.0, refresh=True)
+        options = replace(options, leased_only=True)
+        full = self._ops.full(key, namespace)
+
+        def run(flight: Flight) -> Operation[None]:
+            return self._ops.run_flight(full, compute, options, flight)
+
+        landed, value = self._run(join_or_run(self._backend.core, full, options, run))
+        return value if landed else MISS
+
     @overload
     def get_or_compute_many(
         self,
@@ -224,7 +253,7 @@ class CacheClient:
         return self._run(self._ops.clear())
 
     def stats(self) -> dict[str, Any]:
-        """`client` (this process's counters), `shards` (id -> what the shard reports) and `missing` (no answer)."""
+        """`client` (this process's counters), `shards` (id -> its figures), `total` (merged), `missing` (no answer)."""
         return self._run(self._ops.stats())
 
     def patterns(self) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from stratacache.client.base import AsyncCache, Cache
 from stratacache.client.computation import Computation
 from stratacache.client.default import Source
 from stratacache.client.recipe import Options, Recipe
+from stratacache.client.refreshable import announcer, loader_name
 from stratacache.node.errors import CacheError, UnavailableError, UsageError
 from stratacache.node.types import MISS
 
@@ -34,6 +35,8 @@ def wrap(function: Any, options: Options, client: Cache | AsyncCache | str | Non
     blocking = not inspect.iscoroutinefunction(function)
     if not (client is None or isinstance(client, str)) and inspect.iscoroutinefunction(client.get) is blocking:
         raise UsageError(f"{function.__qualname__}: an async function needs an asyncio client, another a blocking one")
+    if options.refreshable and not blocking:
+        raise UsageError(f"{function.__qualname__}: refreshable=True takes plain functions, not async ones")
     recipe = Recipe(function, options)
     source = Source(client, name=recipe.name, strict=options.strict)
     shell: Shell | AsyncShell
@@ -52,8 +55,8 @@ class Shell:
         self.recipe = recipe
         self.source = source
 
-    def call(self, args: tuple[Any, ...], kwargs: dict[str, Any], *, refresh: bool = False) -> Any:
-        """The cached or computed result."""
+    def call(self, args: tuple[Any, ...], kwargs: dict[str, Any], *, refresh: bool = False, loader: Any = None) -> Any:
+        """The cached or computed result. `loader`: what computes it ahead, announced where it has computed here."""
         recipe, options = self.recipe, self.recipe.options
         key = recipe.key(args, kwargs)
         client = self.source.blocking()
@@ -71,12 +74,32 @@ class Shell:
             )
         except CacheError as error:
             result = computation.after_failure(error)
+        if options.refreshable and computation.value is not MISS:
+            self._announce(client, computation, loader)
         known, value = computation.outcome(result)
         if known:
             return value
         if result is MISS or refresh:
             return recipe.function(*args, **kwargs)
         return self.call(args, kwargs, refresh=True)
+
+    def _announce(self, client: Any, computation: Computation, loader: Any) -> None:
+        if not hasattr(client, "recompute"):  # a cache inside this process, or of another make: nobody computes ahead
+            return
+        if loader is None or not computation.refreshable:
+            client.count_not_refreshable()
+        else:
+            announcer.announce(loader_name(self.recipe.loader), loader, {}, client.view.cluster)
+
+    def recompute(self, client: Any, key: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool | None:
+        """Compute one call ahead of its readers, unless somebody does; None when it is another key's call."""
+        recipe = self.recipe
+        if recipe.key(args, kwargs) != key:
+            return None
+        computation = Computation(recipe, args, kwargs)
+        options = recipe.options
+        found = client.recompute(key, computation.run, ttl=recipe.ttl, namespace=options.namespace, codec=options.codec)
+        return found is not MISS
 
     def key_for(self, *args: Any, **kwargs: Any) -> str:
         """The key of a call."""
@@ -182,6 +205,13 @@ def _stand_in(shell: Shell | AsyncShell, bound: tuple[Any, ...]) -> Any:
             return await shell.call(bound + args, kwargs)
 
         function = call_async
+    elif shell.recipe.options.refreshable and not bound:
+
+        def call_refreshable(*args: Any, **kwargs: Any) -> Any:
+            return shell.call(args, kwargs, loader=call_refreshable)
+
+        function = call_refreshable
+        function.recompute = shell.recompute
     else:
 
         def call(*args: Any, **kwargs: Any) -> Any:

@@ -39,6 +39,8 @@ class ClusterConfig:
     With `tls_certificate` and `tls_key`, files that every machine has, the shards speak TLS on their TCP ports (Unix
     sockets stay within a machine). Whoever connects checks the certificate with the authority in `tls_ca` (a file that
     every machine has, clients' included; "": the system's) and by the name `tls_name`.
+    `refresh_ahead` and `wake` allow the two kinds of prefetch, `prefetch_tasks` at once and for so many seconds a
+    minute; `patterns_every_ms` is how often the coordinator asks the shards for access patterns.
     """
 
     name: str = "default"
@@ -64,6 +66,11 @@ class ClusterConfig:
     l3_bytes_max: int = 1024 * MIB
     policy: str = EvictionPolicy.LRU.value
     cpus_per_shard: float = 0.0
+    refresh_ahead: bool = True
+    wake: bool = True
+    prefetch_tasks: int = 4
+    prefetch_seconds_a_minute: float = 240.0
+    patterns_every_ms: int = 5_000
     lease_ms: int = 10_000
     start_timeout_ms: int = 60_000
 
@@ -92,6 +99,11 @@ class ClusterConfig:
             raise UsageError(f"cpus per shard is {self.cpus_per_shard}; it can't be negative")
         if self.lease_ms < 1_000:
             raise UsageError(f"lease_ms is {self.lease_ms}; it must be at least 1000, or a busy machine ends it")
+        if self.prefetch_tasks < 1 or self.prefetch_seconds_a_minute <= 0 or self.patterns_every_ms < 100:
+            raise UsageError(
+                "prefetching needs at least 1 task, more than 0 seconds a minute, and patterns every 100 ms or more: "
+                "switch it off with refresh_ahead=False and wake=False"
+            )
         if self.start_timeout_ms < 1_000:
             raise UsageError(f"start_timeout_ms is {self.start_timeout_ms}; it must be at least 1000")
 

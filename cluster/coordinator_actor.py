@@ -20,8 +20,8 @@ from typing import Any, Final, NoReturn
 from stratacache.cluster import messages as m
 from stratacache.cluster.config import RAY_NAMESPACE, ClusterConfig, shard_actor_name
 from stratacache.cluster.coordinator import Coordinator, Phase
+from stratacache.cluster.intelligence_shell import IntelligenceShell
 from stratacache.cluster.membership import shard_number
-from stratacache.cluster.merge import counters, merged_stats
 from stratacache.cluster.metrics import ClusterCollector, serve_metrics
 from stratacache.cluster.placement import node_seen
 from stratacache.cluster.ray_metrics import keep_recording
@@ -29,6 +29,7 @@ from stratacache.cluster.registry import Registry
 from stratacache.cluster.shard_actor import ShardActor, ShardSpec, listen_address
 from stratacache.cluster.tls import trust_of
 from stratacache.node.errors import CacheError, UnavailableError, UsageError
+from stratacache.node.merging import counters, merged_stats
 
 TICK_S: Final = 0.25
 PROBE_DEADLINE_S: Final = 3.0
@@ -65,6 +66,8 @@ class CoordinatorActor:
         collector = ClusterCollector(asyncio.get_running_loop(), self.status)
         self.metrics = serve_metrics(config, collector, None)
         self._spawn(keep_recording(collector.totals))
+        self.intelligence = IntelligenceShell(config, self.registry, lambda: self._handles, self._totals)
+        self._spawn(self.intelligence.run())
         self._spawn(self._run())
 
     # -------------------------------------------------------------- what others ask
@@ -163,6 +166,7 @@ class CoordinatorActor:
         for shard in status["shards"]:
             shard["stats"] = self._last_stats.get(shard["id"], {})
         status["total"] = merged_stats(shard["stats"] for shard in status["shards"])
+        status["prefetch"] = self.intelligence.report()
         return status
 
     async def _gather_stats(self) -> None:
@@ -171,6 +175,13 @@ class CoordinatorActor:
     async def _ask_stats(self, shard: str, handle: Any) -> None:
         with suppress(Exception):  # a shard that can't answer has no news
             self._last_stats[shard] = await asyncio.wait_for(handle.stats.remote(), STATS_DEADLINE_S)
+
+    async def register_loader(self, packed: bytes) -> None:
+        """Take a loader, by whose name recipes ask for it."""
+        await self.intelligence.register(packed)
+
+    def _totals(self) -> dict[str, Any]:
+        return merged_stats(self._last_stats.values())
 
     async def drain(self, node: str, deadline_s: float) -> list[str]:
         """Close the shards of a Ray node that is about to go, and start none there; returns which those were."""

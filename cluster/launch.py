@@ -15,6 +15,7 @@ from dataclasses import replace
 from types import TracebackType
 from typing import Any, Final
 
+from stratacache.client.efficiency import Prices, efficiency
 from stratacache.client.view import ACTIVE, View
 from stratacache.cluster.config import MIB, RAY_NAMESPACE, ClusterConfig, coordinator_name
 from stratacache.cluster.discovery import Access, find_coordinator
@@ -75,6 +76,11 @@ class ClusterHandle:
         """The status, with each shard's figures (`stats`) and their sum (`total`)."""
         stats: dict[str, Any] = _ask(self._coordinator.stats.remote())
         return stats
+
+    def efficiency_report(self, prices: Prices | None = None) -> dict[str, Any]:
+        """Seconds (and with `prices` dollars) saved by operation, model and namespace, prefetching, recommendations."""
+        stats = self.stats()
+        return efficiency(stats["total"], prices=prices, prefetch=stats["prefetch"])
 
     def drain(self, node: str, deadline_s: float) -> list[str]:
         """Close the shards of a Ray node, given by its id, that is about to go; returns their ids."""

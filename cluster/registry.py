@@ -73,6 +73,23 @@ class Registry:
         blob = _internal_kv_get(f"{self._prefix}/target".encode(), namespace=_KV_NAMESPACE)
         return {} if blob is None else {str(shard): float(weight) for shard, weight in json.loads(blob).items()}
 
+    def remember_loader(self, name: str, blob: bytes) -> None:
+        """Keep a loader for the coordinator's next process."""
+        from ray.experimental.internal_kv import _internal_kv_put
+
+        _internal_kv_put(self._loader_key(name), blob, overwrite=True, namespace=_KV_NAMESPACE)
+
+    def loaders(self) -> list[bytes]:
+        """The loaders that were kept."""
+        from ray.experimental.internal_kv import _internal_kv_get, _internal_kv_list
+
+        keys = _internal_kv_list(self._loader_key(""), namespace=_KV_NAMESPACE)
+        found = (_internal_kv_get(key, namespace=_KV_NAMESPACE) for key in keys)
+        return [blob for blob in found if blob is not None]
+
+    def _loader_key(self, name: str) -> bytes:
+        return f"{self._prefix}/loader/{name}".encode()
+
     def forget(self) -> None:
         """Remove everything that this life of the cluster has kept."""
         from ray.experimental.internal_kv import _internal_kv_del

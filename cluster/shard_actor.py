@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from stratacache.cluster import messages as m
 from stratacache.cluster.config import RAY_NAMESPACE, ClusterConfig, coordinator_name
@@ -25,7 +25,6 @@ from stratacache.cluster.forwarder import RingForwarder
 from stratacache.cluster.handoff import Handoffs
 from stratacache.cluster.home import ShardHome
 from stratacache.cluster.links import Credentials
-from stratacache.cluster.merge import with_base
 from stratacache.cluster.peers import LinkPeers
 from stratacache.cluster.replicated import ReplicatedCache
 from stratacache.cluster.replication import Replication
@@ -35,11 +34,15 @@ from stratacache.cluster.tls import Renewal, check_files, credentials_of, server
 from stratacache.node.config import NodeConfig
 from stratacache.node.engine import MultiLevelCache
 from stratacache.node.errors import UsageError
+from stratacache.node.merging import with_base
 from stratacache.node.pages import PageServer
 from stratacache.node.resp.config import ServerConfig
 from stratacache.node.resp.server import Identity, NodeServer
 from stratacache.node.tuning import tune_process
 from stratacache.node.types import EvictionPolicy, RemovalCause
+
+if TYPE_CHECKING:
+    from stratacache.cluster.intelligence.facts import PatternReporter
 
 CERTIFICATE_EVERY_S: Final = 30.0
 RENEW_MAX_S: Final = 1.0
@@ -97,6 +100,7 @@ class ShardActor:
         self.metrics: PageServer | None = None
         self._turn = asyncio.Lock()
         self._ask = asyncio.Event()
+        self._reporter: PatternReporter | None = None
         self._coordinator: Any = None
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -405,6 +409,24 @@ class ShardActor:
             "epoch": self.serving.epoch,
             "uptime_ms": self.engine.now_ms() - self.server.started_ms,
         }
+
+    async def patterns(self, reader: str, keys_max: int) -> bytes:
+        """What changed of this shard's access patterns since `reader` asked last."""
+        if self._reporter is None:
+            from stratacache.cluster.intelligence.facts import PatternReporter
+
+            self._reporter = PatternReporter(self.engine, f"{self.spec.shard}/{self.spec.incarnation}")
+        return self._reporter.report(reader, keys_max).to_bytes()
+
+    async def wake(self, keys: Sequence[bytes]) -> list[bytes]:
+        """Bring keys up to L1, some at a time; those that were not there before."""
+        woken = []
+        for number, key in enumerate(keys):
+            if self.serving.may_serve(self.engine.now_ms()) and await settled(self.engine.wake(key)):
+                woken.append(key)
+            if number % 16 == 15:
+                await asyncio.sleep(0)
+        return woken
 
     async def watch(self) -> None:
         """Never returns: the caller learns of this process's end by the error."""

@@ -98,26 +98,33 @@ class Below:
         self._node.insight.missed(key)
 
     def wake(self, key: bytes) -> bool | Future[bool]:
-        """Bring a live entry up to L1 without counting a hit; False when there is none, or L1 refuses it."""
-        now_ms = self._node.now_ms()
-        entry = self._node.residents.find(key)
+        """Bring a live entry up to L1 before it is asked for; False when it is there, is nowhere, or L1 refuses it."""
+        node = self._node
+        entry = node.residents.find(key)
         if entry is not None:
-            if entry.expires_ms <= now_ms:
+            if entry.expires_ms <= node.now_ms() or entry.level is node.l1 or entry.size > UNPACK_INLINE_BYTES_MAX:
                 return False
-            return entry.level is self._node.l1 or self._node.residents.promote(entry).level is self._node.l1
+            return self._was_woken(node.residents.promote(entry))
         self._handoff.run_done()
-        if self._node.l3 is None:
+        if node.l3 is None:
             return False
-        found = self._node.l3.find(key, wait=self._handoff.waits)
+        found = node.l3.find(key, wait=self._handoff.waits)
         if isinstance(found, Future):
             return then(found, lambda entry: self._woken(key, entry))
         return self._woken(key, found)
 
     def _woken(self, key: bytes, entry: Entry | None) -> bool:
-        newer = self._node.residents.find(key)
-        if newer is not None or entry is None:  # put or read while the disk was read
-            return newer is not None and newer.level is self._node.l1
-        placed = self._node.residents.place(entry, entry.page.group)
-        if placed and self._node.l3 is not None:
-            self._node.l3.counters.promotions += 1
-        return placed and entry.level is self._node.l1
+        node = self._node
+        if entry is None or node.residents.find(key) is not None:  # put or read while the disk was read
+            return False
+        if node.residents.place(entry, entry.page.group) and node.l3 is not None:
+            node.l3.counters.promotions += 1
+        return self._was_woken(entry)
+
+    def _was_woken(self, entry: Entry) -> bool:
+        node = self._node
+        if entry.level is not node.l1:
+            return False
+        node.residents.left_l1 = node.insight.left_l1
+        node.insight.was_woken(entry.key)
+        return True

@@ -134,7 +134,7 @@ class MultiLevelCache:
         self.insight.touched(key, entry, count)
 
     def wake(self, key: bytes) -> bool | Future[bool]:
-        """Bring a live entry up to L1 without counting a hit; False when there is none, or L1 refuses it."""
+        """Bring a live entry up to L1 before it is asked for; False when it is there, is nowhere, or L1 refuses it."""
         return self._below.wake(key)
 
     def peek(self, key: bytes) -> Entry | Future[Entry | None] | None:

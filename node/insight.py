@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 LABELS_MAX: Final = 512
 NOTES_PER_TICK: Final = 1024
 PATTERNS_SHOWN: Final = 1000
+WOKEN_MAX: Final = 8192
 _DIGEST_CHARS: Final = 32
 _MODEL: Final = b"model:"
 OTHER: Final = "other"
@@ -56,6 +57,10 @@ class Insight:
         self._tallies: dict[tuple[str, str, str], Tally] = {}
         self._misses: dict[str, int] = {}
         self._notes_left = NOTES_PER_TICK
+        self.woken: dict[bytes, None] = {}
+        """Keys that were brought up to L1 and have not been hit there since."""
+        self._woken_used: list[bytes] = []
+        self._woken_gone: list[bytes] = []
         self.skipped = 0
         """Accesses that were not noted as patterns because too many keys were read at once."""
 
@@ -66,6 +71,7 @@ class Insight:
         counted = Counter(log)
         now_s = self._now_ms() // 1000
         note = self.patterns.note
+        woken = self.woken
         left = self._notes_left
         for entry, count in counted.items():
             group = entry.page.group
@@ -73,6 +79,9 @@ class Insight:
             tally.hits += count
             if entry.cost_s != COST_UNKNOWN_S:
                 tally.saved_s += entry.cost_s * count
+            if entry.key in woken:
+                del woken[entry.key]
+                self._woken_used.append(entry.key)
             if left > 0:
                 left -= 1
                 note(entry.key, now_s, count)
@@ -105,6 +114,23 @@ class Insight:
         tally = group.tally or self._label(key, group)
         tally.computed += 1
         tally.computed_s += cost_s
+
+    def was_woken(self, key: bytes) -> None:
+        """A key was brought up to L1 before it was asked for."""
+        if len(self.woken) < WOKEN_MAX:
+            self.woken[key] = None
+
+    def left_l1(self, key: bytes) -> None:
+        """A key left L1; if it had been woken, that was in vain."""
+        if key in self.woken:
+            del self.woken[key]
+            self._woken_gone.append(key)
+
+    def take_woken(self) -> tuple[list[bytes], list[bytes]]:
+        """The woken keys that were hit, and those that left without a hit, since this was asked last."""
+        used, gone = self._woken_used, self._woken_gone
+        self._woken_used, self._woken_gone = [], []
+        return used, gone
 
     def tick(self) -> None:
         """Allow the next notes; called with the engine's tick."""

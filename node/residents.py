@@ -52,6 +52,8 @@ class Residents:
         self.drain_hits: Callable[[], None] = self.hit_log.clear
         self.gone: Callable[[bytes, RemovalCause], object] | None = None
         self.expired: Callable[[Entry], object] | None = None
+        self.left_l1: Callable[[bytes], object] | None = None
+        """When set, hears of what is evicted from L1, wherever it goes."""
         self.dead = 0
         self.stored = 0
         """How many live entries have a record on disk too."""
@@ -162,6 +164,8 @@ class Residents:
                 self._evict(l2)
             elif level.table:
                 victim = level.pop_victim()
+                if self.left_l1 is not None:
+                    self.left_l1(victim.key)
                 if not self._demote(victim):
                     self._let_go(level, victim, RemovalCause.EVICTED)
             else:

@@ -29,6 +29,7 @@ class Counters:
     invalidations: int = 0
     invalidations_incomplete: int = 0
     undecodable: int = 0
+    not_refreshable: int = 0
     retries: int = 0
     views: int = 0
     near_cleared: int = 0

@@ -40,6 +40,7 @@ class FillOptions:
     codec: str
     wait_s: float
     refresh: bool = False  # compute although a value is cached
+    leased_only: bool = False  # and not at all when somebody else computes it
 
 
 class _LeasePlan:
@@ -152,6 +153,8 @@ def get_or_compute(
         token = found if word == "LEASE" else b""
     except UnavailableError as error:
         core.fail_open("get_or_compute", error, strict=strict)
+    if options.leased_only and not token:
+        return MISS
     core.counters.misses += 1
     kept = False
     try:
@@ -211,7 +214,8 @@ def _ttl(fill: Fill[Any], options: FillOptions) -> Ttl:
 
 def _tail(fill: Fill[Any], options: FillOptions, cost_s: float, expires_in_ms: int | None) -> Command:
     tags = tag_list(options.tags if fill.tags is None else fill.tags)
-    return put_options(expires_in_ms, fill.cost_s if fill.cost_s is not None else cost_s, tags)
+    cost_s = fill.cost_s if fill.cost_s is not None else cost_s
+    return put_options(expires_in_ms, cost_s, tags, fill.metadata)
 
 
 def join_or_run(
@@ -321,7 +325,9 @@ class _Batch:
                 if fill is not None and index in leases:
                     given = fill.tags
                     tags = given if given is None or isinstance(given, str) else tuple(sorted(set(given)))
-                    groups.setdefault((fill.ttl, tags, fill.cost_s), []).append((index, replace(fill, tags=tags)))
+                    groups.setdefault((fill.ttl, tags, fill.cost_s, fill.metadata), []).append(
+                        (index, replace(fill, tags=tags))
+                    )
             for alike in groups.values():
                 yield from self._store_alike(alike, leases, cost_s)
                 for index, _ in alike:

@@ -25,6 +25,7 @@ from stratacache.client.core.state import Core
 from stratacache.client.core.writes import put_all, put_one
 from stratacache.node.errors import UnavailableError, UsageError
 from stratacache.node.keys import KEY_BYTES_MAX, NAMESPACE_BYTES_MAX, check_namespace, full_key
+from stratacache.node.merging import merged_stats
 from stratacache.node.types import MISS
 
 SURELY_SHORT_BYTES = KEY_BYTES_MAX - NAMESPACE_BYTES_MAX - 1
@@ -277,12 +278,26 @@ class Operations:
         if self.core.near is not None:
             client["near"] = self.core.near.stats()
         view = self.core.view
-        return {"epoch": view.epoch, "cluster": view.cluster, "client": client, "shards": shards, "missing": missing}
+        known = {shard.id: str(shard.incarnation) for shard in view.shards}
+        shards = {name: self.core.ledger.take(name, known.get(name, ""), stats) for name, stats in shards.items()}
+        return {
+            "epoch": view.epoch,
+            "cluster": view.cluster,
+            "client": client,
+            "shards": shards,
+            "total": merged_stats(shards.values()),
+            "missing": missing,
+        }
 
     def patterns(self) -> Operation[dict[str, Any]]:
         """What each shard knows of access patterns."""
         shards, _ = yield from self.gather(b"SC.PATTERNS")
         return shards
+
+    def recipe(self, full: bytes) -> Operation[bytes]:
+        """What it takes to compute a value again; empty where that is not kept."""
+        reply = yield from ask_one(self.core, full, EachPlan((full,), b"SC.RECIPE", read=False))
+        return bytes(reply[0]) if reply and reply[0] is not None else b""
 
     def ping(self) -> Operation[dict[str, float]]:
         """One round trip to each shard, one after the other, so that none waits for another."""

@@ -67,7 +67,7 @@ def tag_list(tags: Iterable[str]) -> list[bytes]:
     return sorted(encoded)
 
 
-def put_options(expires_in_ms: int | None, cost_s: float | None, tags: list[bytes]) -> Command:
+def put_options(expires_in_ms: int | None, cost_s: float | None, tags: list[bytes], metadata: bytes = b"") -> Command:
     """The optional part of SC.PUT and SC.MPUT."""
     options: list[Any] = []
     if expires_in_ms is not None:
@@ -78,6 +78,8 @@ def put_options(expires_in_ms: int | None, cost_s: float | None, tags: list[byte
         options += (b"COST", b"%.6g" % cost_s)
     if tags:
         options += (b"TAGS", len(tags), *tags)
+    if metadata:
+        options += (b"META", metadata)
     return tuple(options)
 
 

@@ -18,6 +18,7 @@ from stratacache.client.options import ClientOptions
 from stratacache.client.ring import Ring
 from stratacache.client.view import ACTIVE, ShardInfo, View
 from stratacache.node.errors import AccessError, CacheError, UnavailableError
+from stratacache.node.merging import Ledger
 from stratacache.node.types import MISS
 
 if TYPE_CHECKING:
@@ -49,6 +50,7 @@ class Core:
         self.refresh_after = 0.0  # no view refresh that a failure asks for before this time
         self.view_listeners: list[Callable[[View], None]] = []
         self.near: NearCache | None = None
+        self.ledger = Ledger()
 
     @property
     def view(self) -> View:

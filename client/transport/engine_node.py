@@ -182,6 +182,8 @@ def _put_options(words: Sequence[Any], now_ms: int) -> dict[str, Any]:
             options["cost_s"] = float(value)
         elif word == b"LEASE":
             options["lease"] = value
+        elif word == b"META":
+            options["metadata"] = value
         elif word == b"TAGS":
             options["tags"] = tuple(words[at : at + value])
             at += value

@@ -46,7 +46,8 @@ def summary(stats: dict[str, Any]) -> dict[str, Any]:
         shards.append({**shard, "endpoint": endpoint, "metrics": metrics, **_figures(figures)})
     report = {name: stats[name] for name in ("name", "phase", "ready", "epoch", "term", "replicas", "metrics")}
     report["change"] = stats["change"]
-    return {**report, "shards": shards, "total": _figures(stats["total"])}
+    prefetch = stats.get("prefetch", {})
+    return {**report, "shards": shards, "total": _figures(stats["total"]), "prefetch": prefetch}
 
 
 def _figures(stats: dict[str, Any]) -> dict[str, Any]:
@@ -55,6 +56,7 @@ def _figures(stats: dict[str, Any]) -> dict[str, Any]:
     return {
         "keys": stats.get("entries", 0),
         "hits": stats.get("hits", 0),
+        "near_hits": stats.get("near_hits", 0),
         "misses": stats.get("misses", 0),
         "hit_ratio": round(stats.get("hit_ratio", 0.0), 4),
         "puts": stats.get("puts", 0),
@@ -89,6 +91,16 @@ def print_summary(report: dict[str, Any]) -> None:
     if change["phase"]:
         what = change["waits_for"] or f"{change['left']} entries left"
         click.echo(f"{change['phase']} ({len(change['target'])} shards are wanted): {what}")
+    if total["near_hits"]:
+        click.echo(f"near caches served {total['near_hits']} hits more")
+    for kind in ("refresh_ahead", "wake"):
+        account = report["prefetch"].get(kind, {})
+        if account.get("issued"):
+            click.echo(
+                f"{kind.replace('_', ' ')}: {account['issued']} issued, {account['used']} used in time, "
+                f"{account['seconds_saved']:.1f} s of waiting saved, {account['seconds_wasted']:.1f} s wasted"
+                f"{'' if account['on'] else ', off for now'}"
+            )
     for shard in report["shards"]:
         if shard["reason"]:
             click.echo(f"{shard['id']}: {shard['reason']}")

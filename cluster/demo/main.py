@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 EMBED_MODELS: Final = ("lsa", "minilm")
 WORKERS_MIN: Final = 2
 OBJECT_STORE_BYTES: Final = 256 << 20
+PATTERNS_EVERY_MS: Final = 500
+"""The schedule of the demo runs every few seconds, not every few minutes."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,7 +77,7 @@ def run(options: Options, json_path: Path | None = None) -> Report:
     try:
         with (
             tempfile.TemporaryDirectory(prefix="stratacache-demo-") as data_dir,
-            start(shards=options.shards, data_dir=data_dir) as handle,
+            start(shards=options.shards, data_dir=data_dir, patterns_every_ms=PATTERNS_EVERY_MS) as handle,
             connect() as cache,
         ):
             click.echo(f"cache: {options.shards} shards at {handle.address}, {workers} workers")

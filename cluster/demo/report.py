@@ -16,7 +16,8 @@ class Report:
 
     Seconds are wall-clock seconds of whole passes. `shards` maps a shard's id to its keys, hits, misses and bytes;
     `levels` maps a level to its hits and misses. `seconds_saved` is the work that the uncached pass did and the warm
-    one did not.
+    one did not. `refreshed_ahead` counts the scheduled reads that found a result which a Ray task had computed after
+    the one of the last read.
     """
 
     chunks: int
@@ -38,6 +39,8 @@ class Report:
     survived_shard_kill: bool
     killed_shard: str
     recomputed_after_kill: int
+    scheduled_reads: int
+    refreshed_ahead: int
     wrong_results: int
 
     @property
@@ -49,6 +52,7 @@ class Report:
             and self.recomputed_after_invalidation == self.invalidated > 0
             and self.recomputed_of_other_models == 0
             and self.survived_shard_kill
+            and self.refreshed_ahead > 0
         )
 
     def to_json(self) -> dict[str, Any]:

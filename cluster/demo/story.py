@@ -18,6 +18,7 @@ import click
 from stratacache.client import AIOperation
 from stratacache.cluster.demo import models, operations, pipeline
 from stratacache.cluster.demo.report import Report
+from stratacache.cluster.demo.schedule import PERIOD_S, TTL_S, Schedule
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -60,6 +61,14 @@ class Story:
 
     def run(self) -> Report:
         """Tell the whole story; every pass through the cache is compared with the uncached reference."""
+        schedule = Schedule()
+        schedule.begin()
+        try:
+            return self._tell(schedule)
+        finally:
+            schedule.end()
+
+    def _tell(self, schedule: Schedule) -> Report:
         reference = self._pass("without the cache", self.first, through_cache=False)
         cold = self._pass("cold", self.first)
         warm = self._pass("warm", self.first)
@@ -85,6 +94,11 @@ class Story:
         replaced = self.handle.pids()[victim] != victim_pid
         wrong += struck.differs_from(renewed)
         click.echo(f"{struck.differs_from(renewed)} wrong results; {victim} serves again")
+        scheduled = schedule.finish()
+        click.echo(
+            f"a scheduled step of {scheduled.reads} reads every {PERIOD_S:g} s, results that live {TTL_S:g} s: "
+            f"{scheduled.refreshed_ahead} found a result that a Ray task had computed before they came"
+        )
         return Report(
             chunks=len(self.texts),
             distinct_chunks=len(set(self.texts)),
@@ -105,7 +119,9 @@ class Story:
             survived_shard_kill=replaced and struck.differs_from(renewed) == 0,
             killed_shard=victim,
             recomputed_after_kill=struck.computed.total(),
-            wrong_results=wrong,
+            scheduled_reads=scheduled.reads,
+            refreshed_ahead=scheduled.refreshed_ahead,
+            wrong_results=wrong + scheduled.wrong,
         )
 
     def _pass(

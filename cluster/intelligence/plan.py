@@ -39,6 +39,8 @@ BELOW_SAVES_S: Final = 3e-4
 BELOW_BYTES_A_SECOND: Final = 5e8
 """What a read below L1 waits longer than one in L1; benchmarks/engine.py measured both."""
 PATIENCE_S: Final = 15.0
+DUE_MAX: Final = 16_384
+"""Of more keys that are due at once the first are looked at: a tick stays below some milliseconds."""
 TASK_S_MAX: Final = 2.0
 """Keys share a task, one after the other, to spare the start of tasks; dear ones get a task of their own."""
 
@@ -171,6 +173,8 @@ class Planner:
         rows = self.table.due(now_s, self.settings.horizon_s)
         if not len(rows):
             return []
+        if len(rows) > DUE_MAX:
+            rows = rows[np.argpartition(self.table.columns["next_s"][rows], DUE_MAX)[:DUE_MAX]]
         return [*self._refreshes(rows, now_s), *self._wakes(rows, now_s)]
 
     def _refreshes(self, rows: NDArray[np.int64], now_s: float) -> list[Effect]:

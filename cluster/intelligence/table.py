@@ -71,8 +71,10 @@ class PatternTable:
         self.keys: list[bytes | None] = []
         self.loader_names: list[str] = []
         self.source_names: list[str] = []
-        self.visits = np.zeros((0, VISITS_KEPT), np.uint32)
-        self.columns: dict[str, NDArray[Any]] = {name: np.zeros(0, dtype) for name, dtype in _COLUMNS.items()}
+        # All rows at once: the kernel gives the memory when it is first written, and no step has to copy what is there.
+        self.visits = np.zeros((rows_max, VISITS_KEPT), np.uint32)
+        self._whole: dict[str, NDArray[Any]] = {name: np.zeros(rows_max, dtype) for name, dtype in _COLUMNS.items()}
+        self.columns = {name: column[:0] for name, column in self._whole.items()}
         self._rows: dict[bytes, int] = {}
         self._free: list[int] = []
         self._parts: dict[bytes, dict[int, Pattern]] = {}
@@ -220,21 +222,18 @@ class PatternTable:
                 found = [table.get(key, -1) for key in keys]
                 new = found.count(-1)
             if len(self._free) < new:
-                self._grow(new - len(self._free))
+                self._use_more(new - len(self._free))
             free = self._free
             for at in [at for at, row in enumerate(found) if row < 0]:
                 found[at] = table[keys[at]] = free.pop()
                 self.keys[found[at]] = keys[at]
         return np.array(found, np.int64)
 
-    def _grow(self, count: int) -> None:
-        size = len(self.keys)
-        grown = min(max(count, size, 1024), max(count, self.rows_max - size))
-        self.keys += [None] * grown
-        self.visits = np.concatenate([self.visits, np.zeros((grown, VISITS_KEPT), np.uint32)])
-        for name, column in self.columns.items():
-            self.columns[name] = np.concatenate([column, np.zeros(grown, column.dtype)])
-        self._free += range(size + grown - 1, size - 1, -1)
+    def _use_more(self, count: int) -> None:
+        used = len(self.keys)
+        self.keys += [None] * count
+        self.columns = {name: column[: used + count] for name, column in self._whole.items()}
+        self._free += range(used + count - 1, used - 1, -1)
 
     def _let_go(self, count: int) -> None:
         """Forget the least recently visited rows, a sixteenth at once."""

@@ -21,11 +21,11 @@ from stratacache.cluster import messages as m
 from stratacache.cluster.debts import OpenLog, merged
 from stratacache.cluster.home import ShardHome, private_dir, runtime_dir
 from stratacache.cluster.local_ray import RayHead, end_head
-from stratacache.cluster.merge import counters, merged_stats, with_base
 from stratacache.cluster.placement import place
 from stratacache.cluster.state import ClusterState, forget_state, known_states, load_state, save_state
 from stratacache.cluster.warmth import keep_at_first_start, keep_at_return, ring_digest, view_ring
 from stratacache.node.errors import UsageError
+from stratacache.node.merging import counters, merged_stats, with_base
 from tests.cluster.waiting import is_alive, wait_until
 
 STORED = m.Stored(uid="life", incarnation=1, epoch=7, ring="r", clean=True, pinned=False)

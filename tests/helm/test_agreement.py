@@ -45,6 +45,11 @@ NOT_VALUES = {
     "tls_key": "likewise",
     "tls_ca": "likewise",
     "tls_name": "a value of its own, tls.serverName",
+    "refresh_ahead": "on; it switches itself off where it does not pay",
+    "wake": "likewise",
+    "prefetch_tasks": "a budget that Ray's own limits of the pods stand above",
+    "prefetch_seconds_a_minute": "likewise",
+    "patterns_every_ms": "for demonstrations",
     "replicas": "not offered by the chart yet: one copy of each key",
 }
 

@@ -65,6 +65,39 @@ def with_base(stats: Mapping[Any, Any], base: Mapping[Any, Any]) -> dict[Any, An
     return _derived(whole)
 
 
+class Ledger:
+    """Figures of shards as one observer sees them, never falling: for who can't ask what a lost process had counted.
+
+    A successor counts what it was handed of its predecessor's figures; what the observer had seen beyond that is
+    carried on here.
+    """
+
+    def __init__(self) -> None:
+        self._seen: dict[str, tuple[str, dict[Any, Any]]] = {}
+        self._carried: dict[str, dict[Any, Any]] = {}
+
+    def take(self, shard: str, incarnation: str, stats: Mapping[Any, Any]) -> dict[Any, Any]:
+        """The figures of one incarnation of a shard, no counter below what was given for the shard before."""
+        before = self._seen.get(shard)
+        if before is not None and before[0] != incarnation:
+            self._carried[shard] = _beyond(before[1], counters(stats))
+        whole = with_base(stats, self._carried.get(shard, {}))
+        self._seen[shard] = (incarnation, counters(whole))
+        return whole
+
+
+def _beyond(before: Mapping[Any, Any], now: Mapping[Any, Any]) -> dict[Any, Any]:
+    """By how much each counter of `before` is above that of `now`."""
+    found: dict[Any, Any] = {}
+    for name, value in before.items():
+        other = now.get(name, {} if isinstance(value, Mapping) else 0)
+        if isinstance(value, Mapping):
+            found[name] = _beyond(value, other)
+        elif value > other:
+            found[name] = value - other
+    return found
+
+
 def _add(total: dict[Any, Any], part: Mapping[Any, Any], *, skip: frozenset[str]) -> None:
     if "mean_us" in part:
         asked = total.get("count", 0) + part["count"]

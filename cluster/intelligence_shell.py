@@ -1,0 +1,205 @@
+"""The coordinator's side of prefetching: asks the shards for patterns, and carries out what the planner decides.
+
+A thin shell round cluster/intelligence. It lives on the coordinator's event loop, beside views and leases, so it never
+works for long at a time: slices are merged some keys a step, and others get their turn between steps.
+
+Invariants: at most one pull runs at a time; a shard that gives no answer is asked again at the next pull; no value and
+no input passes here, only keys, times, and loaders as bytes that are never unpickled here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, Final
+
+from stratacache.cluster.config import ClusterConfig
+from stratacache.node.clock import NodeClock
+from stratacache.node.errors import UsageError
+
+if TYPE_CHECKING:
+    from stratacache.cluster.intelligence.plan import Planner, Refresh, Wake
+    from stratacache.cluster.loaders import Loader
+    from stratacache.cluster.registry import Registry
+
+TICK_S: Final = 1.0
+PULL_DEADLINE_S: Final = 2.0
+TASK_DEADLINE_S: Final = 3600.0
+SLICE_KEYS: Final = 1000
+STEP_KEYS: Final = 500
+"""Keys that are merged at a time: below a millisecond."""
+SLICES_A_PULL: Final = 4
+LOADERS_MAX: Final = 256
+
+log = logging.getLogger(__name__)
+
+
+class IntelligenceShell:
+    """Pulls, ticks, and acts for one coordinator. `handles` gives the shards' actors by (id, incarnation)."""
+
+    def __init__(
+        self,
+        config: ClusterConfig,
+        registry: Registry,
+        handles: Callable[[], Mapping[tuple[str, int], Any]],
+        totals: Callable[[], Mapping[str, Any]],
+    ) -> None:
+        self._config = config
+        self._registry = registry
+        self._handles = handles
+        self._totals = totals
+        self._clock = NodeClock()
+        self._reader = secrets.token_hex(4)
+        self._planner: Planner | None = None
+        self._loaders: dict[str, Loader] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._computed_s: float | None = None
+        self._spent_s = 0.0
+        self.longest_step_s = 0.0
+        """The longest time for which one step has held the loop."""
+
+    @property
+    def planner(self) -> Planner:
+        """The decisions; made when they are first needed, since they import NumPy."""
+        if self._planner is None:
+            from stratacache.cluster.intelligence.budget import Limits
+            from stratacache.cluster.intelligence.plan import Planner, Settings
+
+            config = self._config
+            limits = Limits(tasks_max=config.prefetch_tasks, seconds_a_minute=config.prefetch_seconds_a_minute)
+            self._planner = Planner(Settings(refresh_ahead=config.refresh_ahead, wake=config.wake, limits=limits))
+        return self._planner
+
+    async def register(self, packed: bytes) -> None:
+        """Take a loader, and keep it for the next process of this coordinator."""
+        loader = self._enter(packed)
+        await asyncio.to_thread(self._registry.remember_loader, loader.name, packed)
+
+    def _enter(self, packed: bytes) -> Loader:
+        from stratacache.cluster.loaders import Loader
+
+        loader = Loader.from_bytes(packed)
+        loader.validate()
+        if loader.name not in self._loaders and len(self._loaders) >= LOADERS_MAX:
+            raise UsageError(f"there are {LOADERS_MAX} loaders already: that is the limit of one cache")
+        self._loaders[loader.name] = loader
+        self.planner.batches[loader.name] = loader.batch_size_max
+        return loader
+
+    def report(self) -> dict[str, Any]:
+        """What each kind of prefetch has brought and cost."""
+        return {
+            **self.planner.report(),
+            "loaders": sorted(self._loaders),
+            "longest_step_ms": round(1000 * self.longest_step_s, 3),
+        }
+
+    async def run(self) -> None:
+        """Pull and tick until the coordinator ends."""
+        with suppress(Exception):  # none were kept, or Ray can't be asked: they will be announced again
+            for packed in await asyncio.to_thread(self._registry.loaders):
+                self._enter(packed)
+        tick_s = min(TICK_S, self._config.patterns_every_ms / 1000)
+        pulled_s = 0.0
+        while True:
+            await asyncio.sleep(tick_s)
+            try:
+                if time.monotonic() - pulled_s >= self._config.patterns_every_ms / 1000:
+                    pulled_s = time.monotonic()
+                    await self._pull()
+                self._tick()
+            except Exception:
+                log.exception("prefetching skipped a step")
+
+    # -- hearing -------------------------------------------------------------------------------------------------
+
+    async def _pull(self) -> None:
+        await asyncio.gather(*(self._ask(handle) for handle in list(self._handles().values())))
+        computed_s = sum(figures["computed_s"] for figures in self._totals().get("operations", {}).values())
+        if self._computed_s is not None:
+            self.planner.demand(computed_s - self._computed_s - self._spent_s)
+        self._computed_s, self._spent_s = computed_s, 0.0
+
+    async def _ask(self, handle: Any) -> None:
+        from stratacache.cluster.intelligence.slices import PatternSlice
+
+        for _ in range(SLICES_A_PULL):
+            try:
+                blob = await asyncio.wait_for(handle.patterns.remote(self._reader, SLICE_KEYS), PULL_DEADLINE_S)
+            except Exception:  # noqa: BLE001 - it starts, stops or died: there will be another pull
+                return
+            whole = PatternSlice.from_bytes(blob)
+            for start in range(0, max(1, len(whole)), STEP_KEYS):
+                begun_s = time.perf_counter()
+                self.planner.take(whole.part(start, start + STEP_KEYS), self._now_s())
+                self._stepped(begun_s)
+                await asyncio.sleep(0)
+            if not whole.more:
+                return
+
+    # -- acting --------------------------------------------------------------------------------------------------
+
+    def _tick(self) -> None:
+        from stratacache.cluster.intelligence.plan import Refresh
+
+        begun_s = time.perf_counter()
+        for effect in self.planner.tick(self._now_s()):
+            self._spawn(self._refresh(effect) if isinstance(effect, Refresh) else self._wake(effect))
+        self._stepped(begun_s)
+
+    def _spawn(self, work: Any) -> None:
+        task: asyncio.Task[None] = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _wake(self, effect: Wake) -> None:
+        shard, _, incarnation = effect.source.rpartition("/")
+        handle = self._handles().get((shard, int(incarnation)))
+        if handle is None:
+            return
+        with suppress(Exception):  # the shard is gone, and what it had to wake with it
+            woken = await asyncio.wait_for(handle.wake.remote(list(effect.keys)), PULL_DEADLINE_S)
+            self.planner.woken(woken, self._now_s())
+
+    async def _refresh(self, effect: Refresh) -> None:
+        import ray
+
+        from stratacache.cluster.loaders import FAILED, REFRESHED, refresh_values
+
+        loader = self._loaders[effect.loader]
+        outcomes: dict[bytes, tuple[str, float]] = {}
+        try:
+            task = ray.remote(refresh_values).options(
+                name=f"refresh-ahead {loader.name}",
+                num_cpus=loader.num_cpus,
+                max_retries=0,
+                runtime_env=dict(loader.runtime_env) or None,
+            )
+            reference = task.remote(self._config.name, loader.name, loader.blob, list(effect.keys))
+            found = await asyncio.wait_for(_value(reference), TASK_DEADLINE_S)
+            outcomes = {key: (outcome, seconds) for key, outcome, seconds in found}
+        except Exception as error:  # noqa: BLE001 - whatever a loader does, the coordinator goes on
+            log.warning("refresh-ahead by %s failed: %s", loader.name, type(error).__name__)
+        finally:
+            self.planner.task_ended()
+        for key in effect.keys:
+            outcome, seconds = outcomes.get(key, (FAILED, 0.0))
+            if outcome == REFRESHED:
+                self._spent_s += seconds
+            self.planner.refreshed(key, self._now_s(), good=outcome == REFRESHED, spent_s=seconds)
+
+    # -- time ----------------------------------------------------------------------------------------------------
+
+    def _now_s(self) -> float:
+        return self._clock.now_ms() / 1000
+
+    def _stepped(self, begun_s: float) -> None:
+        self.longest_step_s = max(self.longest_step_s, time.perf_counter() - begun_s)
+
+
+async def _value(reference: Any) -> Any:
+    return await reference

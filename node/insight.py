@@ -79,7 +79,7 @@ class Insight:
             tally.hits += count
             if entry.cost_s != COST_UNKNOWN_S:
                 tally.saved_s += entry.cost_s * count
-            if entry.key in woken:
+            if woken and entry.key in woken:
                 del woken[entry.key]
                 self._woken_used.append(entry.key)
             if left > 0:

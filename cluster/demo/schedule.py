@@ -1,6 +1,6 @@
 """A scheduled step: a short report on some topics every few seconds, whose results expire between two runs.
 
-It runs beside the demo's passes, in a thread of the driver. What it reads is compared with what the report must be,
+It runs beside the demo's later passes, in a thread of the driver. What it reads is compared with what the report must be,
 and each result says which process computed it: one that another process computed was refreshed ahead of the schedule,
 since this one is the only reader.
 
@@ -23,7 +23,7 @@ from stratacache.cluster.demo.operations import NAMESPACE
 TOPICS: Final = ("class", "exceptions", "for", "import", "try", "with")
 PERIOD_S: Final = 4.0
 TTL_S: Final = 3.5
-RUNS_MIN: Final = 7
+RUNS_MIN: Final = 6
 """Four runs to see that the reads are regular, and some to profit from it."""
 RUNS_MAX: Final = 20
 WORDS: Final = 5

@@ -62,7 +62,6 @@ class Story:
     def run(self) -> Report:
         """Tell the whole story; every pass through the cache is compared with the uncached reference."""
         schedule = Schedule()
-        schedule.begin()
         try:
             return self._tell(schedule)
         finally:
@@ -73,6 +72,7 @@ class Story:
         cold = self._pass("cold", self.first)
         warm = self._pass("warm", self.first)
         counters, levels = self._counters()
+        schedule.begin()
         wrong = cold.differs_from(reference) + warm.differs_from(reference)
 
         name = self.first.model_names[AIOperation.EMBED]

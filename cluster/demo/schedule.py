@@ -1,8 +1,8 @@
 """A scheduled step: a short report on some topics every few seconds, whose results expire between two runs.
 
-It runs beside the demo's later passes, in a thread of the driver. What it reads is compared with what the report must be,
-and each result says which process computed it: one that another process computed was refreshed ahead of the schedule,
-since this one is the only reader.
+It runs beside the demo's later passes, in a thread of the driver. What it reads is compared with what the report must
+be, and each result says which process computed it: one that another process computed was refreshed ahead of the
+schedule, since this one is the only reader.
 
 Invariant: evidence comes from the results themselves, not from the cache's own counters.
 """

@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 SEED ?= 0
 SECONDS ?= 60
-BENCHES ?= engine server client ring
+BENCHES ?= engine server client ring prefetch
 
 .PHONY: help setup demo test check fix clean soak fuzz sim chaos bench docs helm-image helm-mutants
 help: ## show this list

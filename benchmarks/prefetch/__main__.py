@@ -16,6 +16,7 @@ from benchmarks.prefetch.wake import wake_report
 from benchmarks.prefetch.workloads import KINDS, workload
 from benchmarks.prefetch.world import compare
 
+TRACE = Path("../shared/traces/mooncake-conversation.oracleGeneral.bin.xz")
 PARTS = (*KINDS, "mix", "wake", "memory", "merging")
 
 
@@ -27,13 +28,15 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--scale", type=float, default=1.0, help="shorten the workloads")
     parser.add_argument("--keys", type=int, default=10_000_000, help="distinct keys of `memory`")
-    parser.add_argument("--trace", type=Path, help="an oracleGeneral.bin.xz whose times are milliseconds, for `wake`")
+    parser.add_argument(
+        "--trace", type=Path, default=TRACE, help="an oracleGeneral.bin.xz whose times are milliseconds, for `wake`"
+    )
     options = parser.parse_args()
     results: dict[str, Any] = {}
     for part in options.only:
         if part == "wake":
-            if options.trace is None:
-                print("wake: left out, no --trace")
+            if not options.trace.is_file():
+                print(f"wake: left out, there is no {options.trace}")
                 continue
             results[part] = wake_report(options.trace)
         elif part == "memory":

@@ -46,6 +46,20 @@ def test_an_entry_of_unknown_cost_saves_no_seconds(node: MultiLevelCache) -> Non
     assert (figures["hits"], figures["saved_s"], figures["computed"]) == (1, 0.0, 0)
 
 
+def test_at_full_load_one_hit_in_eight_stands_for_all(node: MultiLevelCache) -> None:
+    """Past the notes of a tick the figures by operation go on from samples, and a woken key is still seen."""
+    node.put(KEY, b"v", cost_s=0.25)
+    for number in range(NOTES_PER_TICK):
+        node.get(b"k%d" % number)
+    entry = node.table[KEY]
+    node.insight.was_woken(KEY)
+    node.insight.hits([entry] * 80)
+    figures = node.stats()["operations"]["embed"]
+    assert (figures["hits"], figures["saved_s"]) == (80, 20.0)
+    assert node.stats()["patterns"]["skipped"] == 80
+    assert node.insight.take_woken() == ([KEY], [])
+
+
 def test_labels_are_bounded(node: MultiLevelCache) -> None:
     """Made-up operations end under one label."""
     for number in range(LABELS_MAX + 50):

@@ -8,14 +8,17 @@ import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from stratacache.client import CacheClient, connect
 from stratacache.client.ring import Ring
+from stratacache.client.view import SUSPENDED
 from stratacache.cluster import ClusterHandle, start
 from stratacache.node.errors import UnavailableError
+from tests.cluster.test_on_ray import _flush, _take
 from tests.cluster.waiting import wait_until
 
 pytestmark = [pytest.mark.ray, pytest.mark.xdist_group("ray")]
@@ -193,3 +196,41 @@ def _read_all(cache: CacheClient, count: int) -> dict[str, Any]:
         return cache.get_many([f"key-{number}" for number in range(count)])
     except UnavailableError:
         return {}
+
+
+def test_a_shard_that_was_down_forgets_what_others_changed(ray_session: str, tmp_path: Path) -> None:
+    """Keys put anew and invalidated while one of their owners is away: it comes back warm, and with none of the old."""
+    with (
+        start(
+            name="hints",
+            shards=3,
+            replicas=2,
+            l1_bytes_max=32 << 20,
+            l2_bytes_max=0,
+            lease_ms=3_000,
+            data_dir=str(tmp_path / "data"),
+            l3_bytes_max=64 << 20,
+        ) as handle,
+        connect(handle.address, token=handle.token, strict=True, deadline_s=5.0) as here,
+    ):
+        names = [f"key-{number}" for number in range(300)]
+        here.put_many(dict.fromkeys(names, 1))
+        mine = [name for name in names if Ring(handle.view).primary(name.encode()).id == "shard-1"]
+        _flush(handle, "shard-1")
+        with (tmp_path / "data" / "hints" / "shard-1" / "lock").open("r+b") as lock:
+            kill(handle, "shard-1")
+            _take(lock.fileno())  # before its successor can: now it stays away
+            wait_until(lambda: handle.view.by_id["shard-1"].state == SUSPENDED, what="the suspension")
+            assert _read_all(here, 300).keys() == set(names), "the others do not go on for it"
+            here.put_many(dict.fromkeys(mine[::2], 2))
+            assert here.invalidate(mine[1]) == 1
+        wait_until(lambda: handle.status()["ready"], 40, "the return of shard-1")
+        view = handle.view.by_id["shard-1"]
+        with connect(f"strata://{view.address}", token=handle.token, strict=True) as there:
+            wait_until(lambda: len(_read_all(there, 300)) == 299, what="an answer to every key")
+            found = _read_all(there, 300)
+        assert {found[name] for name in mine[::2]} == {2}
+        assert mine[1] not in found
+        assert {found[name] for name in names if name not in mine[::2] and name != mine[1]} == {1}
+        stats = next(one["stats"] for one in handle.stats()["shards"] if one["id"] == "shard-1")
+        assert stats["levels"]["l3_disk"]["hits"] > 0, "it came back cold"

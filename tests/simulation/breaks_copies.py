@@ -7,6 +7,7 @@ from concurrent.futures import Future
 from typing import Any
 from unittest.mock import patch
 
+from stratacache.cluster import changes
 from stratacache.cluster.replicated import ReplicatedCache
 from stratacache.cluster.replication import Replication
 from stratacache.cluster.streams import Inflow, Outbox
@@ -93,7 +94,6 @@ def pulls_pass_the_gate() -> Iterator[None]:
 @plant
 def stale_disk_beside_other_owners() -> Iterator[None]:
     """A shard that returns keeps its disk as it is, though the other owners of its keys went on."""
-    from stratacache.cluster import coordinator as changes
 
     def keep(*_: Any, **__: Any) -> tuple[bool, Sequence[Any]]:
         return True, ()

@@ -26,6 +26,7 @@ VARIATIONS: dict[str, tuple[str, ...]] = {
         "worker.resources.limits.memory=4Gi",
         "worker.persistence.size=20Gi",
     ),
+    "two-copies": ("cache.shards=4", "cache.replicas=2"),
     "one-shard": ("cache.shards=1",),
     "plain-bytes": ("cache.l1BytesMax=300000000", "cache.l2BytesMax=0", "worker.objectStoreMemory=104857600"),
     "long-names": (f"fullnameOverride={'cache-' * 12}x", "mode=kuberay"),

@@ -14,7 +14,7 @@ import yaml
 
 from stratacache.cluster.cli import COMMANDS, cli
 from stratacache.cluster.commands.controller import read_config
-from stratacache.cluster.config import SHARDS_MAX, ClusterConfig
+from stratacache.cluster.config import REPLICAS_MAX, SHARDS_MAX, ClusterConfig
 from stratacache.cluster.controller_metrics import NAMES
 from stratacache.node.config import NodeConfig
 from stratacache.node.errors import UsageError
@@ -50,7 +50,6 @@ NOT_VALUES = {
     "prefetch_tasks": "a budget that Ray's own limits of the pods stand above",
     "prefetch_seconds_a_minute": "likewise",
     "patterns_every_ms": "for demonstrations",
-    "replicas": "not offered by the chart yet: one copy of each key",
 }
 
 
@@ -112,6 +111,7 @@ def test_the_schemas_bounds_are_the_codes() -> None:
     cache = SCHEMA["properties"]["cache"]["properties"]
     assert set(cache["policy"]["enum"]) == {policy.value for policy in EvictionPolicy}
     assert cache["shards"]["maximum"] == SHARDS_MAX
+    assert cache["replicas"]["maximum"] == REPLICAS_MAX
     for name in ("a", "a-b", "-a", "a-", "A", "a" * 47, "a" * 48, "", "a.b"):
         allowed = re.fullmatch(cache["name"]["pattern"].strip("^$"), name) is not None
         assert allowed == accepts(name=name), name
@@ -121,6 +121,7 @@ def test_the_schemas_bounds_are_the_codes() -> None:
     ("value", "field", "edge"),
     [
         ("shards", "shards", 1),
+        ("replicas", "replicas", 1),
         ("leaseMs", "lease_ms", 1_000),
         ("startTimeoutMs", "start_timeout_ms", 1_000),
         ("cpusPerShard", "cpus_per_shard", 0),

@@ -60,6 +60,9 @@
 {{- end }}
 
 {{- define "stratacache.validateLevels" -}}
+{{- if gt (int64 .Values.cache.replicas) (int64 .Values.cache.shards) }}
+{{- fail (printf "cache.replicas is %d, but there are %d shards, and a shard keeps one copy of a key: raise cache.shards, or lower cache.replicas" (int64 .Values.cache.replicas) (int64 .Values.cache.shards)) }}
+{{- end }}
 {{- range $name := list "l1BytesMax" "l2BytesMax" "l3BytesMax" }}
 {{- $bytes := int64 (include "stratacache.bytes" (index $.Values.cache $name)) }}
 {{- if and (lt $bytes 1048576) (or (eq $name "l1BytesMax") (gt $bytes 0)) }}

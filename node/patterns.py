@@ -28,7 +28,7 @@ objects. Measured: tests/intelligence/test_patterns.py."""
 KEY_BYTES_MAX: Final = 512
 """Longer keys are not followed."""
 BYTES_MAX: Final = 16 << 20
-KEYS_MAX: Final = 32_768
+KEYS_MAX: Final = 24_576
 _NEW_SHARE: Final = 4  # keys of one or two visits may take a quarter of the places when others need them
 
 K = TypeVar("K", str, bytes)

@@ -4,8 +4,8 @@ In the default mode the table remembers which client read which key, and forgets
 In broadcast mode a client hears of every change under its prefixes. A removal by tag or namespace becomes one message
 for each tracked key that it covers; a broadcast client, whose keys nobody knows, is told to forget everything.
 
-Invariants: a client is told of a change before whoever made it has its answer; the table holds at most
-`tracked_keys_max` keys, and one that has to make room is reported as changed.
+Invariants: a client is told of a change before whoever else made it has its answer, and of its own behind its replies;
+the table holds at most `tracked_keys_max` keys, and one that has to make room is reported as changed.
 """
 
 from __future__ import annotations

@@ -19,6 +19,7 @@ from tests.simulation.run import simulate
 REGRESSIONS = {
     3: "an incarnation given twice: the disk of an earlier process elsewhere was kept",
     61: "a coordinator that found nobody began at once, beside shards that still served",
+    5083: "a process that had been suspended was let in again, beside owners that had forgotten its streams",
     2177: "keys of a suspended owner were acknowledged, and nobody had recorded them",
     2892019538: "two coordinators lived on, each holding locks that the other's shards waited for",
 }
@@ -36,7 +37,7 @@ SEEDS_MAX = 40
 @pytest.mark.parametrize("seed", sorted({*FIXED, *REGRESSIONS}))
 def test_a_fixed_seed_shows_no_violation(seed: int) -> None:
     """The same misfortunes in every run, those that once found a hole among them."""
-    replicas = 1 if seed in REGRESSIONS else None
+    replicas = None if seed == 5083 else 1 if seed in REGRESSIONS else None
     violation = simulate(seed, replicas=replicas).violation
     assert violation is None, f"{violation}; replay: python -m tests.simulation --seeds {seed} --trace"
 

@@ -160,6 +160,6 @@ def open_base() -> list[str]:
 
 
 if __name__ == "__main__":
-    from tests.helm.kubelet import free_port
+    from tests.standalone.kubelet import free_port
 
     print(replay((free_port(), free_port()), full=True, isolated=may_isolate()))

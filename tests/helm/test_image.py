@@ -10,8 +10,8 @@ import pytest
 import yaml
 
 from tests.helm.image import ROOT, context, may_isolate, replay, stages
-from tests.helm.kubelet import free_port
 from tests.helm.tools import CHART
+from tests.standalone.kubelet import free_port
 
 
 def test_the_final_stage_is_small_and_unprivileged() -> None:

@@ -12,9 +12,9 @@ import pytest
 from stratacache.client import MISS, CacheClient, connect
 from stratacache.node.errors import UnavailableError
 from tests.client.certificates import make_certificates
-from tests.helm.kubelet import Kubelet, until
 from tests.helm.objects import find, pods
 from tests.helm.tools import RELEASE, Helm
+from tests.standalone.kubelet import Kubelet, until
 
 pytestmark = [pytest.mark.ray, pytest.mark.xdist_group("ray"), pytest.mark.timeout(240)]
 

@@ -1,0 +1,1 @@
+"""The chart in its standalone mode: what its rendered manifests would start really runs."""

@@ -55,8 +55,13 @@ def recover_member(member: Member, view: View | None, event: m.Recovered, latest
             member.fence = started.fence
         if member.served_by != started.incarnation:
             continue
-        if entry is None or (own is not None and own.state == ACTIVE and own.incarnation == str(started.incarnation)):
+        was_active = own is not None and own.state == ACTIVE and own.incarnation == str(started.incarnation)
+        knows_newest = found.view is not None and view is not None and found.view.epoch >= view.epoch
+        if entry is None or (was_active and (found.serves or knows_newest)):
             member.fence = started.fence
+        elif was_active and found.view is not None:
+            # It may have been suspended since, and the newest view be the one that lets it in again.
+            member.served_by, member.away_since = 0, found.view.epoch + 1
         else:  # the view that lets it join never reached it: it has not served, and is not prepared to
             member.served_by = member.serving_until_ms = 0
 

@@ -91,7 +91,7 @@ class Serving:
                 return []  # a late duplicate of what has been activated since
             answer = m.Outpaced(shard=self.shard, incarnation=self.incarnation, epoch=newest.epoch)
             return [m.Answer(event=answer)]
-        if event.view.replicas > 1 and event.keep is not None and self.view is not None:
+        if event.view.replicas > 1 and event.returns and newest is not None:
             # Others have gone on without this process and forgot its streams: only a new one can begin anew.
             self.lease_until_ms = 0
             return [m.ServeUntil(ms=0), m.End()]

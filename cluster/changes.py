@@ -12,7 +12,7 @@ from typing import Final
 
 from stratacache.client.view import ACTIVE, View
 from stratacache.cluster import messages as m
-from stratacache.cluster.members import Member
+from stratacache.cluster.members import Member, Process
 from stratacache.cluster.membership import moves_keys
 from stratacache.cluster.warmth import keep_at_first_start, keep_at_return, view_ring
 
@@ -41,6 +41,11 @@ class Change:
     joining_ms: int = 0
     owed: dict[str, dict[str, m.DebtLog]] = field(default_factory=dict)
     prepares: dict[str, m.Prepare] = field(default_factory=dict)
+
+    def awaits(self, member: Member) -> bool:
+        """Whether it is this very process that has yet to prepare, not one that has taken its place."""
+        prepare = self.prepares[member.id]
+        return member.id in self.waiting and member.process is Process.UP and member.incarnation == prepare.incarnation
 
 
 def begin_change(

@@ -207,6 +207,8 @@ class Coordinator:
         if change is not None and change.joining and now_ms - change.joining_ms > JOIN_TIMEOUT_MS:
             for shard in sorted(change.waiting):
                 member = self.members[shard]
+                if not change.awaits(member):
+                    continue  # its successor is on its way, and joins by a view of its own
                 effects.append(m.KillShard(shard=shard, incarnation=member.incarnation))
                 self._forget_process(member, "it did not get ready to serve in time", now_ms)
                 member.retry_ms = now_ms + RETRY_MAX_MS  # the others would soon hold invalidations back again
@@ -231,10 +233,8 @@ class Coordinator:
     def _send_prepares(self, change: Change, now_ms: int, effects: list[m.CoordinatorEffect]) -> None:
         """To all that have not prepared; one whose successor is up already is not sent to, only waited for."""
         change.sent_ms = now_ms
-        for shard in sorted(change.waiting):
-            prepare, member = change.prepares[shard], self.members[shard]
-            if member.process is Process.UP and member.incarnation == prepare.incarnation:
-                effects.append(prepare)
+        awaited = (shard for shard in sorted(change.waiting) if change.awaits(self.members[shard]))
+        effects.extend(change.prepares[shard] for shard in awaited)
 
     def _is_hung(self, member: Member, now_ms: int) -> bool:
         in_view = self.view is not None and member.id in self.view.by_id

@@ -57,6 +57,9 @@ class FakeCluster:
         self.closed: list[tuple[str, int, bool]] = []
         self.unheard: set[str] = set()
         """Shards whose answers to a prepare are lost."""
+        self.slow: set[str] = set()
+        """Shards whose processes take their time to start: they stand in `held`."""
+        self.held: list[m.StartShard] = []
         self.leftovers: dict[str, int] = {}
         """What each shard says that it still holds of keys that moved."""
         self.prepares: list[m.Prepare] = []
@@ -136,6 +139,9 @@ class FakeCluster:
         shard, incarnation = effect.shard, effect.incarnation
         if shard in self.failing:
             self.tell(m.ShardStartFailed(shard=shard, incarnation=incarnation, reason=self.failing[shard]))
+            return
+        if shard in self.slow:
+            self.held.append(effect)
             return
         disk = self.disks.setdefault(shard, Disk())
         started = m.ShardStarted(

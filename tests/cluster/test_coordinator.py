@@ -6,6 +6,7 @@ import pytest
 
 from stratacache.client.view import ACTIVE, SUSPENDED
 from stratacache.cluster import messages as m
+from stratacache.cluster.changes import JOIN_TIMEOUT_MS
 from stratacache.cluster.coordinator import Phase
 from tests.cluster.harness import LEASE_MS, Disk, FakeCluster
 
@@ -33,6 +34,25 @@ def test_one_shard_that_cannot_start_undoes_the_rest() -> None:
     assert fake.coordinator.phase is Phase.FAILED
     assert fake.reported == ["port 7 is in use"]
     assert fake.processes == {}
+
+
+def test_a_shard_lost_while_the_cluster_forms_is_waited_for_however_slowly_it_starts() -> None:
+    """The view that waits for the lost process is given up when its successor is up, and nobody kills that one."""
+    fake = FakeCluster()
+    fake.unheard.add("shard-1")
+    fake.start()
+    assert fake.coordinator.phase is Phase.FORMING
+    fake.slow.add("shard-1")
+    fake.lose("shard-1")
+    fake.run(JOIN_TIMEOUT_MS + 2_000)
+    assert ("shard-1", 2) not in fake.killed
+    fake.unheard.clear()
+    fake.slow.clear()
+    for effect in fake.held:
+        fake.start_process(effect)
+    fake.run(2_000)
+    assert fake.coordinator.is_ready()
+    assert fake.view().by_id["shard-1"].incarnation == "2"
 
 
 def test_a_lost_shard_is_replaced_under_a_higher_epoch(cluster: FakeCluster) -> None:

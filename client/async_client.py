@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import weakref
 from collections.abc import Awaitable, Callable, Iterable, Mapping
+from dataclasses import replace
 from types import TracebackType
 from typing import Any, Self, Unpack, overload
 
@@ -208,6 +209,35 @@ class AsyncCacheClient:
         if await backend.shell.run(_join(Join(flight, deadline))):
             return flight.result()
         return await backend.shell.run(operations.compute_alone(full, compute, options))
+
+    async def count_not_refreshable(self) -> None:
+        """A value was stored whose inputs could not be kept with it."""
+        backend, _ = await self._here()
+        backend.core.counters.not_refreshable += 1
+
+    async def recipe(self, key: Key, *, namespace: str | None = None) -> bytes:
+        """What it takes to compute the value of a key again, as it was put with it; empty where that is not kept."""
+        backend, operations = await self._here()
+        return await backend.shell.run(operations.recipe(operations.full(key, namespace)))
+
+    async def recompute(
+        self,
+        key: Key,
+        compute: Callable[[], Any],
+        *,
+        ttl: Ttl = None,
+        namespace: str | None = None,
+        codec: str = "auto",
+    ) -> Any:
+        """Compute a value anew under a fill lease and store it; MISS, and nothing computed, when another holds it."""
+        backend, operations = await self._here()
+        options = replace(operations.fill_options(ttl, (), None, codec, 0.0, refresh=True), leased_only=True)
+        full = operations.full(key, namespace)
+        flight, mine = backend.core.flights.board(full, refresh=True)
+        if mine:
+            backend.shell.spawn(operations.run_flight(full, compute, options, flight))
+        deadline = backend.core.monotonic() + (86400.0 if mine else options.wait_s)
+        return flight.result() if await backend.shell.run(_join(Join(flight, deadline))) else MISS
 
     @overload
     async def get_or_compute_many(

@@ -100,13 +100,14 @@ class Coordinator:
     # -------------------------------------------------------------- reading
 
     def is_ready(self) -> bool:
-        """Whether every shard is active and has said that it works under the present view."""
+        """Whether every shard is active, works under the present view, and has been granted the right to serve."""
         return (
             self.phase is Phase.RUNNING
             and self.change is None
             and self.view is not None
             and all(shard.state == ACTIVE for shard in self.view.shards)
             and all(self.members[shard.id].epoch == self.view.epoch for shard in self.view.shards)
+            and all(self.members[shard.id].granted == self.view.epoch for shard in self.view.shards)
         )
 
     def is_settled(self) -> bool:
@@ -265,7 +266,7 @@ class Coordinator:
         if event.epoch < self.view.epoch:
             effects.append(self._activate(event.shard))
             return
-        member.serving_until_ms = now_ms + self.lease_bound_ms
+        member.serving_until_ms, member.granted = now_ms + self.lease_bound_ms, self.view.epoch
         effects.append(
             m.GrantLease(shard=event.shard, incarnation=event.incarnation, term=self.term, epoch=self.view.epoch)
         )
@@ -351,7 +352,8 @@ class Coordinator:
         return self.view is None and self.change is None and not self._ran_before
 
     def _forget_process(self, member: Member, reason: str, now_ms: int) -> None:
-        member.process, member.started, member.epoch, member.reason = Process.NONE, None, 0, reason
+        member.process, member.started, member.reason = Process.NONE, None, reason
+        member.epoch = member.granted = 0
         delay = min(RETRY_MAX_MS, RETRY_MIN_MS << min(member.failures, 10)) if member.failures else 0
         member.failures += 1
         member.retry_ms = now_ms + delay

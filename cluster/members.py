@@ -29,7 +29,8 @@ class Member:
 
     `served_by` is the incarnation that last had the right to serve and `serving_until_ms` the latest moment at which
     that right can still hold; `fence` is that incarnation's lock. `away_since` is the epoch that suspended the shard.
-    `leaving`: it is not wanted any more.
+    `leaving`: it is not wanted any more. `epoch` is the last view that it has said it works under, `granted` the last
+    under which it got the right to serve.
     """
 
     id: str
@@ -49,6 +50,7 @@ class Member:
     failures: int = 0
     reason: str = ""
     epoch: int = 0
+    granted: int = 0
 
     def may_join(self, now_ms: int) -> bool:
         """Whether its newest process may enter a view: it runs, and no earlier one can serve any more."""

@@ -87,6 +87,12 @@ class Recipes:
         while self.bytes_used > self.bytes_max:
             self.forget(next(iter(self.kept)))
 
+    def of(self, key: bytes, entry: Entry | None) -> bytes:
+        """The recipe in a key's entry, or the one that outlived it; empty where there is none."""
+        kept = self.kept.get(key)
+        recipe = entry.metadata if entry is not None else kept.recipe if kept is not None else b""
+        return recipe if head_of(recipe) else b""
+
     def forget(self, key: bytes) -> None:
         """The key was put or invalidated."""
         kept = self.kept.pop(key, None)

@@ -72,6 +72,7 @@ class EngineNode:
             b"SC.VIEW": lambda *_: None,
             b"SC.STATS": lambda: msgpack.packb(self.engine.stats()),
             b"SC.PATTERNS": lambda: msgpack.packb({}),
+            b"SC.RECIPE": self._recipes,
             b"EXISTS": lambda key: int(self.engine.peek(key) is not None),
             b"PTTL": self._pttl,
             b"PING": lambda: "PONG",
@@ -103,6 +104,14 @@ class EngineNode:
         entry = self.engine.get(key)
         assert not isinstance(entry, Future), "an engine without post answers at once"
         return None if entry is None else [entry.codec, entry.payload]
+
+    def _recipes(self, *keys: bytes) -> list[bytes | None]:
+        recipes: list[bytes | None] = []
+        for key in keys:
+            entry = self.engine.peek(key)
+            assert not isinstance(entry, Future), "an engine without post answers at once"
+            recipes.append(self.engine.recipes.of(key, entry) or None)
+        return recipes
 
     def _mget(self, *keys: bytes) -> list[Any]:
         found = [self._get(key) or (0, None) for key in keys]

@@ -343,6 +343,29 @@ def test_stats_and_ping(cache: Any) -> None:
     assert set(cache.patterns()) == set(stats["shards"])
 
 
+def test_a_value_is_recomputed_unless_another_is_computing_it(cache: Any) -> None:
+    """A recompute replaces a live value; while somebody else holds the fill lease it computes nothing."""
+    cache.put("again", 1)
+    assert cache.recompute("again", lambda: 2) == 2
+    assert cache.get("again") == 2
+    assert cache.recipe("again") == b""
+    begun, release = threading.Event(), threading.Event()
+
+    def slow() -> int:
+        begun.set()
+        release.wait(10)
+        return 3
+
+    other = threading.Thread(target=cache.recompute, args=("again", slow))
+    other.start()
+    assert begun.wait(10)
+    if not hasattr(cache, "run"):  # on one event loop a computation that blocks holds up the other caller, too
+        assert cache.recompute("again", lambda: 4) is MISS
+    release.set()
+    other.join(10)
+    assert cache.get("again") == 3
+
+
 def test_a_closed_client_says_so(cache: Any, open_cache: Any) -> None:
     """Closing twice is harmless; using it afterwards is a clear error."""
     del open_cache

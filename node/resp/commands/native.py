@@ -16,7 +16,6 @@ import msgpack
 from stratacache.node.entry import NEVER_MS, Entry
 from stratacache.node.errors import UnavailableError
 from stratacache.node.keys import canonical
-from stratacache.node.recipes import head_of
 from stratacache.node.resp.arguments import SYNTAX, count_of, integer_of
 from stratacache.node.resp.commands.entries import bulk_of, change, gather, kept_ms, read
 from stratacache.node.resp.dispatch import when
@@ -321,11 +320,8 @@ def sc_recipe(connection: Connection, argv: list[bytes]) -> Reply:
     keys = [canonical(raw) for raw in argv[1:]]
 
     def reply(entries: list[Entry | None]) -> bytes:
-        parts = []
-        for key, entry in zip(keys, entries, strict=True):
-            kept = engine.recipes.kept.get(key)
-            recipe = entry.metadata if entry is not None else kept.recipe if kept is not None else b""
-            parts.append(bulk(recipe) if head_of(recipe) else connection.null)
+        recipes = [engine.recipes.of(key, entry) for key, entry in zip(keys, entries, strict=True)]
+        parts = [bulk(recipe) if recipe else connection.null for recipe in recipes]
         connection.check_reply_bytes(sum(map(len, parts)))
         return array(parts)
 

@@ -117,7 +117,7 @@ class ShardProcess(Process):
         config = self.cluster.config
         made = ReplicatedCache if config.replicas > 1 else MultiLevelCache
         self.engine = made(
-            NodeConfig(l1_bytes_max=config.l1_bytes_max, seed=self.incarnation), clock=self.machine, post=self.deliver
+            NodeConfig(l1_bytes_max=config.l1_bytes_max, seed=self.incarnation), clock=self.machine, post=self._soon
         )
         if isinstance(self.engine, ReplicatedCache):
             self.replication = Replication(
@@ -155,6 +155,10 @@ class ShardProcess(Process):
         )
         self.server.departures = self.handoffs
         self._tick()
+
+    def _soon(self, fn: Callable[[], object]) -> None:
+        """As an event loop: never while what asks for it is still under way."""
+        self.after(0, fn)
 
     def _tick(self) -> None:
         self.engine.tick()

@@ -22,7 +22,7 @@ from .scores import Score
 
 ROW_LENGTH: Final = 48
 """Entries in a row: so many that meet a batch. With 24 or 64 some traces lost half a point."""
-BATCH_MAX: Final = 16
+BATCH_MAX: Final = 8
 """Entries taken in and given up together in a cache of 4,096 or more; in smaller ones one for each 256 entries held."""
 _BATCH_SHARE: Final = 256
 DOOR_SHARE: Final = 64

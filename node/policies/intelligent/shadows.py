@@ -31,7 +31,7 @@ from .stamps import (
     value_bits,
 )
 
-ENTRIES_MAX: Final = 512
+ENTRIES_MAX: Final = 1024
 KNOWN_MAX: Final = 6 * ENTRIES_MAX
 ROW_LENGTH: Final = 16
 BATCH_MAX: Final = 8

@@ -25,7 +25,7 @@ PERIOD_S: Final = 4.0
 TTL_S: Final = 3.5
 RUNS_MIN: Final = 6
 """Four runs to see that the reads are regular, and some to profit from it."""
-RUNS_MAX: Final = 20
+RUNS_MAX: Final = 10
 WORDS: Final = 5
 
 

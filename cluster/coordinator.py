@@ -18,6 +18,7 @@ from enum import Enum
 from typing import Any, Final
 
 from stratacache.client.view import ACTIVE, ShardInfo, View
+from stratacache.cluster import coordinator_events as c
 from stratacache.cluster import messages as m
 from stratacache.cluster.changes import JOIN_TIMEOUT_MS, Change, begin_change, begin_joining
 from stratacache.cluster.members import Member, Process, wanted_shards
@@ -80,7 +81,7 @@ class Coordinator:
         self.window_ms = window_ms
         self.target: dict[str, float] = in_order(dict.fromkeys(shard_ids, 1.0))
         self.members = {shard: Member(id=shard) for shard in self.target}
-        self.nodes: tuple[m.NodeSeen, ...] = ()
+        self.nodes: tuple[c.NodeSeen, ...] = ()
         self.draining: set[str] = set()
         self.phase = Phase.NEW
         self.view: View | None = None
@@ -148,41 +149,41 @@ class Coordinator:
     # -------------------------------------------------------------- deciding
 
     def handle(  # noqa: PLR0912 (one branch for each event)
-        self, event: m.CoordinatorEvent, now_ms: int
-    ) -> list[m.CoordinatorEffect]:
+        self, event: c.CoordinatorEvent, now_ms: int
+    ) -> list[c.CoordinatorEffect]:
         """Take note of an event and say what is to be done."""
-        effects: list[m.CoordinatorEffect] = []
+        effects: list[c.CoordinatorEffect] = []
         match event:
-            case m.Ticked():
+            case c.Ticked():
                 self._on_tick(now_ms, effects)
             case m.LeaseRequested():
                 self._on_lease_request(event, now_ms, effects)
-            case m.NameConfirmed(sent_ms=sent_ms):
+            case c.NameConfirmed(sent_ms=sent_ms):
                 self._confirmed_ms = max(self._confirmed_ms, sent_ms)
-            case m.NodesSeen(nodes=nodes):
+            case c.NodesSeen(nodes=nodes):
                 self.nodes = nodes
                 self.draining &= {node.id for node in nodes}
-            case m.NodeDraining(node=node):
+            case c.NodeDraining(node=node):
                 self._on_draining(node, effects)
-            case m.Recovered():
+            case c.Recovered():
                 self._on_recovered(event, now_ms, effects)
             case m.ShardStarted():
                 self._on_started(event, effects)
-            case m.ShardStartFailed():
+            case c.ShardStartFailed():
                 self._on_start_failed(event.shard, event.incarnation, event.reason, now_ms, effects)
-            case m.ShardLost():
+            case c.ShardLost():
                 self._on_lost(event, now_ms)
             case m.Prepared():
                 self._on_prepared(event)
             case m.Activated(shard=shard, incarnation=incarnation, epoch=epoch):
                 self._on_activated(shard, incarnation, epoch)
-            case m.EpochRemembered(epoch=epoch):
+            case c.EpochRemembered(epoch=epoch):
                 self._on_remembered(epoch, now_ms, effects)
-            case m.Outpaced(epoch=epoch) | m.EpochTaken(epoch=epoch):
+            case m.Outpaced(epoch=epoch) | c.EpochTaken(epoch=epoch):
                 self._go_beyond(epoch, now_ms)
-            case m.StopRequested():
+            case c.StopRequested():
                 self._on_stop(effects)
-            case m.TargetSet(shards=shards):
+            case c.TargetSet(shards=shards):
                 self._on_target(in_order(shards), effects)
         if self.phase in (Phase.FORMING, Phase.RUNNING):
             self._start_missing(now_ms, effects)
@@ -190,7 +191,7 @@ class Coordinator:
             self._end_handing_over(now_ms, effects)
         return effects
 
-    def _on_tick(self, now_ms: int, effects: list[m.CoordinatorEffect]) -> None:
+    def _on_tick(self, now_ms: int, effects: list[c.CoordinatorEffect]) -> None:
         if now_ms - self._ticked_ms > TICK_GAP_MAX_MS or now_ms - self._confirmed_ms > CONFIRM_MAX_MS:
             self._judge_after_ms = now_ms + self.lease_bound_ms
         self._ticked_ms = now_ms
@@ -202,7 +203,7 @@ class Coordinator:
                 reason = f"{late}: is there a Ray node with its memory and CPUs free?"
                 self._on_start_failed(member.id, member.incarnation, reason, now_ms, effects)
             elif member.process is Process.UP and self._is_hung(member, now_ms):
-                effects.append(m.KillShard(shard=member.id, incarnation=member.incarnation))
+                effects.append(c.KillShard(shard=member.id, incarnation=member.incarnation))
                 self._forget_process(member, "it stopped renewing its serving lease", now_ms)
         change = self.change
         if change is not None and change.joining and now_ms - change.joining_ms > JOIN_TIMEOUT_MS:
@@ -210,7 +211,7 @@ class Coordinator:
                 member = self.members[shard]
                 if not change.awaits(member):
                     continue  # its successor is on its way, and joins by a view of its own
-                effects.append(m.KillShard(shard=shard, incarnation=member.incarnation))
+                effects.append(c.KillShard(shard=shard, incarnation=member.incarnation))
                 self._forget_process(member, "it did not get ready to serve in time", now_ms)
                 member.retry_ms = now_ms + RETRY_MAX_MS  # the others would soon hold invalidations back again
         if change is not None and now_ms - change.sent_ms >= RESEND_MS:
@@ -218,9 +219,9 @@ class Coordinator:
                 self._send_prepares(change, now_ms, effects)
             else:
                 change.sent_ms = now_ms
-                effects.append(m.RememberEpoch(term=self.term, epoch=change.view.epoch))
+                effects.append(c.RememberEpoch(term=self.term, epoch=change.view.epoch))
 
-    def _on_remembered(self, epoch: int, now_ms: int, effects: list[m.CoordinatorEffect]) -> None:
+    def _on_remembered(self, epoch: int, now_ms: int, effects: list[c.CoordinatorEffect]) -> None:
         change = self.change
         if change is not None and change.view.epoch == epoch and not change.remembered:
             change.remembered = True
@@ -231,7 +232,7 @@ class Coordinator:
         if member is not None and member.incarnation == incarnation:
             member.epoch = max(member.epoch, epoch)
 
-    def _send_prepares(self, change: Change, now_ms: int, effects: list[m.CoordinatorEffect]) -> None:
+    def _send_prepares(self, change: Change, now_ms: int, effects: list[c.CoordinatorEffect]) -> None:
         """To all that have not prepared; one whose successor is up already is not sent to, only waited for."""
         change.sent_ms = now_ms
         awaited = (shard for shard in sorted(change.waiting) if change.awaits(self.members[shard]))
@@ -242,7 +243,7 @@ class Coordinator:
         serves = in_view and member.served_by == member.incarnation
         return serves and now_ms >= self._judge_after_ms and now_ms >= member.serving_until_ms
 
-    def _on_lease_request(self, event: m.LeaseRequested, now_ms: int, effects: list[m.CoordinatorEffect]) -> None:
+    def _on_lease_request(self, event: m.LeaseRequested, now_ms: int, effects: list[c.CoordinatorEffect]) -> None:
         member = self.members.get(event.shard)
         if self.phase in (Phase.NEW, Phase.STOPPING):
             return  # it does not know yet whom it would refuse, or the shard is just being closed
@@ -276,7 +277,7 @@ class Coordinator:
             raise RuntimeError("there is no view to activate")
         return m.Activate(shard=shard, incarnation=self.members[shard].incarnation, term=self.term, view=self.view)
 
-    def _on_recovered(self, event: m.Recovered, now_ms: int, effects: list[m.CoordinatorEffect]) -> None:
+    def _on_recovered(self, event: c.Recovered, now_ms: int, effects: list[c.CoordinatorEffect]) -> None:
         """Begin from what the shards know, and take them over with a view change of a higher epoch.
 
         When nobody who answers knows of the last epoch, a view may be in force in which those who answer are suspended
@@ -311,20 +312,20 @@ class Coordinator:
             member.away_since = newest.away.get(member.id) if newest is not None else None
             recover_member(member, view, event, latest_ms)
 
-    def _end_all(self, event: m.Recovered, latest_ms: int, effects: list[m.CoordinatorEffect]) -> None:
+    def _end_all(self, event: c.Recovered, latest_ms: int, effects: list[c.CoordinatorEffect]) -> None:
         """Whoever is left of views that nobody can tell of may serve until its lease has run out."""
         known = [(found.started.shard, found.started.incarnation) for found in event.found]
         effects.extend(
-            m.KillShard(shard=shard, incarnation=number) for shard, number in sorted({*known, *event.silent})
+            c.KillShard(shard=shard, incarnation=number) for shard, number in sorted({*known, *event.silent})
         )
         for member in self.members.values():
             member.serving_until_ms = latest_ms
 
-    def _on_started(self, event: m.ShardStarted, effects: list[m.CoordinatorEffect]) -> None:
+    def _on_started(self, event: m.ShardStarted, effects: list[c.CoordinatorEffect]) -> None:
         member = self.members.get(event.shard)
         stale = member is None or event.incarnation != member.incarnation or member.process is not Process.STARTING
         if stale or member is None or self.phase in (Phase.STOPPING, Phase.FAILED):
-            effects.append(m.KillShard(shard=event.shard, incarnation=event.incarnation))
+            effects.append(c.KillShard(shard=event.shard, incarnation=event.incarnation))
             return
         if self.view is None and event.stored is not None:
             self.epoch = max(self.epoch, event.stored.epoch)  # clients may remember it from the life before
@@ -332,20 +333,20 @@ class Coordinator:
         member.home, member.port, member.reason, member.failures = event.node, event.port, "", 0
 
     def _on_start_failed(
-        self, shard: str, incarnation: int, reason: str, now_ms: int, effects: list[m.CoordinatorEffect]
+        self, shard: str, incarnation: int, reason: str, now_ms: int, effects: list[c.CoordinatorEffect]
     ) -> None:
         member = self.members.get(shard)
         if member is None or member.incarnation != incarnation or member.process is not Process.STARTING:
             return
-        effects.append(m.KillShard(shard=shard, incarnation=incarnation))
+        effects.append(c.KillShard(shard=shard, incarnation=incarnation))
         self._forget_process(member, reason, now_ms)
         if self.phase is Phase.FORMING and self.epoch_is_unused():
             self.phase, self.reason = Phase.FAILED, reason
             for other in self.members.values():
                 if other.process is not Process.NONE:
-                    effects.append(m.KillShard(shard=other.id, incarnation=other.incarnation))
+                    effects.append(c.KillShard(shard=other.id, incarnation=other.incarnation))
                     other.process = Process.NONE
-            effects.append(m.ReportFailed(reason=reason))
+            effects.append(c.ReportFailed(reason=reason))
 
     def epoch_is_unused(self) -> bool:
         """Whether no view has been proposed in this cluster's life: then a failure undoes everything."""
@@ -358,7 +359,7 @@ class Coordinator:
         member.failures += 1
         member.retry_ms = now_ms + delay
 
-    def _on_lost(self, event: m.ShardLost, now_ms: int) -> None:
+    def _on_lost(self, event: c.ShardLost, now_ms: int) -> None:
         member = self.members.get(event.shard)
         if member is None or member.incarnation != event.incarnation or member.process is Process.NONE:
             return
@@ -384,22 +385,22 @@ class Coordinator:
                 latest_ms = now_ms + self.lease_bound_ms + CONFIRM_MAX_MS
                 member.serving_until_ms = max(member.serving_until_ms, latest_ms)
 
-    def _on_draining(self, node: str, effects: list[m.CoordinatorEffect]) -> None:
+    def _on_draining(self, node: str, effects: list[c.CoordinatorEffect]) -> None:
         self.draining.add(node)
         there = [one for one in self.members.values() if one.process is Process.UP and one.home == node]
-        effects += [m.CloseShard(shard=member.id, incarnation=member.incarnation) for member in there]
+        effects += [c.CloseShard(shard=member.id, incarnation=member.incarnation) for member in there]
 
-    def _on_stop(self, effects: list[m.CoordinatorEffect]) -> None:
+    def _on_stop(self, effects: list[c.CoordinatorEffect]) -> None:
         self.phase, self.change = Phase.STOPPING, None
         for member in self.members.values():
             if member.process is Process.UP:
-                effects.append(m.CloseShard(shard=member.id, incarnation=member.incarnation))
+                effects.append(c.CloseShard(shard=member.id, incarnation=member.incarnation))
             elif member.process is Process.STARTING:
-                effects.append(m.KillShard(shard=member.id, incarnation=member.incarnation))
+                effects.append(c.KillShard(shard=member.id, incarnation=member.incarnation))
 
     # -------------------------------------------------------------- processes and views
 
-    def _start_missing(self, now_ms: int, effects: list[m.CoordinatorEffect]) -> None:
+    def _start_missing(self, now_ms: int, effects: list[c.CoordinatorEffect]) -> None:
         nodes = [node for node in self.nodes if node.id not in self.draining]
         for member in self.members.values():
             if member.process is not Process.NONE or now_ms < member.retry_ms or member.leaving:
@@ -414,9 +415,9 @@ class Coordinator:
             member.incarnation = max(member.incarnation, (self.term - 1) * INCARNATIONS_PER_TERM) + 1
             member.process, member.started_ms, member.home = Process.STARTING, now_ms, node
             port = self.port + index if self.port else member.port
-            effects.append(m.StartShard(shard=member.id, incarnation=member.incarnation, node=member.home, port=port))
+            effects.append(c.StartShard(shard=member.id, incarnation=member.incarnation, node=member.home, port=port))
 
-    def _advance(self, now_ms: int, effects: list[m.CoordinatorEffect]) -> None:
+    def _advance(self, now_ms: int, effects: list[c.CoordinatorEffect]) -> None:
         """Begin, carry on, supersede or finish a view change."""
         if self.phase is Phase.FORMING and not all(self.members[one].may_join(now_ms) for one in self.target):
             return
@@ -436,7 +437,7 @@ class Coordinator:
         if not change.waiting and change.joining:
             self._finish(change, now_ms, effects)
 
-    def _begin(self, shards: tuple[ShardInfo, ...], now_ms: int, effects: list[m.CoordinatorEffect]) -> None:
+    def _begin(self, shards: tuple[ShardInfo, ...], now_ms: int, effects: list[c.CoordinatorEffect]) -> None:
         self.epoch += 1
         view = View(epoch=self.epoch, cluster=self.name, replicas=self.replicas, shards=shards)
         for entry in view.shards:
@@ -447,9 +448,9 @@ class Coordinator:
         self.change = begin_change(
             view, self.members, term=self.term, former=former, window_ms=self.window_ms, now_ms=now_ms
         )
-        effects.append(m.RememberEpoch(term=self.term, epoch=self.epoch))
+        effects.append(c.RememberEpoch(term=self.term, epoch=self.epoch))
 
-    def _finish(self, change: Change, now_ms: int, effects: list[m.CoordinatorEffect]) -> None:
+    def _finish(self, change: Change, now_ms: int, effects: list[c.CoordinatorEffect]) -> None:
         moved = moves_keys(self.view, change.view)
         self.view, self.change, self.phase = change.view, None, Phase.RUNNING
         self._takes_over, self._was_in_force = False, True
@@ -472,7 +473,7 @@ class Coordinator:
 
     # -------------------------------------------------------------- coming and going
 
-    def _on_target(self, target: dict[str, float], effects: list[m.CoordinatorEffect]) -> None:
+    def _on_target(self, target: dict[str, float], effects: list[c.CoordinatorEffect]) -> None:
         self.target = target
         for shard, weight in target.items():
             member = self.members.get(shard)
@@ -484,7 +485,7 @@ class Coordinator:
                 continue
             member.leaving = True
             if member.process is not Process.NONE and member.served_by != member.incarnation:
-                effects.append(m.KillShard(shard=member.id, incarnation=member.incarnation))  # it never came to serve
+                effects.append(c.KillShard(shard=member.id, incarnation=member.incarnation))  # it never came to serve
                 member.process, member.started = Process.NONE, None
         self.members = {one: self.members[one] for one in sorted(self.members, key=shard_number)}
 
@@ -504,7 +505,7 @@ class Coordinator:
         if over is not None and event.shard in over.left and event.epoch >= over.epoch:
             over.left[event.shard] = event.leftovers
 
-    def _end_handing_over(self, now_ms: int, effects: list[m.CoordinatorEffect]) -> None:
+    def _end_handing_over(self, now_ms: int, effects: list[c.CoordinatorEffect]) -> None:
         """Let the ring change again, and let go of shards that have left, once there is nothing to wait for."""
         over = self.handing_over
         if over is not None:
@@ -520,7 +521,7 @@ class Coordinator:
             if in_view or (self.change is not None and member.id in (*self.change.leavers, *self.change.view.by_id)):
                 continue
             if member.process is Process.UP:
-                effects.append(m.CloseShard(shard=member.id, incarnation=member.incarnation, forget=True))
+                effects.append(c.CloseShard(shard=member.id, incarnation=member.incarnation, forget=True))
             elif not is_gone(member, now_ms):
                 continue
             del self.members[member.id]

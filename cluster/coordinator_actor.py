@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any, Final, NoReturn
 
+from stratacache.cluster import coordinator_events as c
 from stratacache.cluster import messages as m
 from stratacache.cluster.config import RAY_NAMESPACE, ClusterConfig, shard_actor_name
 from stratacache.cluster.coordinator import Coordinator, Phase
@@ -59,7 +60,7 @@ class CoordinatorActor:
         self._last_stats: dict[str, dict[str, Any]] = {}
         self._handles: dict[tuple[str, int], Any] = {}
         self._addresses: dict[str, str] = {}
-        self._effects: asyncio.Queue[m.CoordinatorEffect] = asyncio.Queue()
+        self._effects: asyncio.Queue[c.CoordinatorEffect] = asyncio.Queue()
         self._changed = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
         self._closing: set[asyncio.Task[None]] = set()
@@ -102,9 +103,9 @@ class CoordinatorActor:
             raise UnavailableError(f"cluster {name} is not settled after {deadline_s:g} s: {what}") from None
         return self.status()
 
-    async def renew(self, request: m.LeaseRequested) -> m.CoordinatorEffect | None:
+    async def renew(self, request: m.LeaseRequested) -> c.CoordinatorEffect | None:
         """Answer a shard that asks to go on serving; None when there is nothing to say yet."""
-        answer: m.CoordinatorEffect | None = None
+        answer: c.CoordinatorEffect | None = None
         effects = self.core.handle(request, _now_ms())
         self._changed.set()
         for effect in effects:
@@ -187,7 +188,7 @@ class CoordinatorActor:
         """Close the shards of a Ray node that is about to go, and start none there; returns which those were."""
         shards = [one.id for one in self.core.members.values() if one.home == node and one.started is not None]
         before = set(self._closing)
-        self._hear(m.NodeDraining(node=node))
+        self._hear(c.NodeDraining(node=node))
         await self._effects.join()
         if closing := self._closing - before:
             await asyncio.wait(closing, timeout=deadline_s)
@@ -209,12 +210,12 @@ class CoordinatorActor:
         if not await asyncio.to_thread(self.registry.is_newest, self.core.term):
             self._end_outpaced()
         await asyncio.to_thread(self.registry.write_target, target)
-        self._hear(m.TargetSet(shards=target))
+        self._hear(c.TargetSet(shards=target))
         return self.status()
 
     async def stop(self, deadline_s: float = 20.0) -> None:
         """Close every shard and end its process. The caller then ends this actor."""
-        self._hear(m.StopRequested())
+        self._hear(c.StopRequested())
         await self._effects.join()
         if self._closing:
             await asyncio.wait(self._closing, timeout=deadline_s)
@@ -224,7 +225,7 @@ class CoordinatorActor:
 
     # -------------------------------------------------------------- deciding and acting
 
-    def _hear(self, event: m.CoordinatorEvent) -> None:
+    def _hear(self, event: c.CoordinatorEvent) -> None:
         for effect in self.core.handle(event, _now_ms()):
             self._effects.put_nowait(effect)
         self._changed.set()
@@ -247,7 +248,7 @@ class CoordinatorActor:
         self._spawn(self._confirm())
         self._spawn(self._look_around())
         while self.core.phase not in (Phase.STOPPING, Phase.FAILED):
-            self._hear(m.Ticked())  # awaits nothing else: a late tick makes the coordinator doubt itself
+            self._hear(c.Ticked())  # awaits nothing else: a late tick makes the coordinator doubt itself
             await asyncio.sleep(TICK_S)
 
     async def _look_around(self) -> None:
@@ -261,13 +262,13 @@ class CoordinatorActor:
         """Take a term of its own, then ask every shard that Ray knows."""
         await self._look_at_nodes()
         term, epoch = await asyncio.to_thread(self.registry.claim)
-        self._hear(m.NameConfirmed(sent_ms=_now_ms()))
+        self._hear(c.NameConfirmed(sent_ms=_now_ms()))
         names = await asyncio.to_thread(self.registry.shard_actors)
         answers = await asyncio.gather(*(self._probe(*name) for name in names))
         found = tuple(answer for answer in answers if isinstance(answer, m.Found))
         silent = tuple(name for name, answer in zip(names, answers, strict=True) if answer == "silent")
         target = await asyncio.to_thread(self.registry.read_target)
-        self._hear(m.Recovered(term=term, epoch_floor=epoch, found=found, silent=silent, target=target))
+        self._hear(c.Recovered(term=term, epoch_floor=epoch, found=found, silent=silent, target=target))
         for one in found:
             self._spawn(self._watch(one.started.shard, one.started.incarnation))
 
@@ -305,7 +306,7 @@ class CoordinatorActor:
             else:
                 if not newest:
                     self._end_outpaced()
-                self._hear(m.NameConfirmed(sent_ms=sent_ms))
+                self._hear(c.NameConfirmed(sent_ms=sent_ms))
             await asyncio.sleep(1.0)
 
     async def _look_at_nodes(self) -> None:
@@ -317,7 +318,7 @@ class CoordinatorActor:
         nodes = tuple(node for node in found if node and config.machine in ("", node.address))
         self._addresses = {node.id: node.address for node in nodes}
         if nodes != self.core.nodes:
-            self._hear(m.NodesSeen(nodes=nodes))
+            self._hear(c.NodesSeen(nodes=nodes))
 
     async def _act(self) -> None:
         while True:
@@ -329,35 +330,35 @@ class CoordinatorActor:
             finally:
                 self._effects.task_done()
 
-    async def _act_on(self, effect: m.CoordinatorEffect) -> None:
+    async def _act_on(self, effect: c.CoordinatorEffect) -> None:
         match effect:
-            case m.RememberEpoch():
+            case c.RememberEpoch():
                 await self._remember(effect)
-            case m.StartShard():
+            case c.StartShard():
                 self._spawn(self._start(effect))
-            case m.KillShard(shard=shard, incarnation=incarnation):
+            case c.KillShard(shard=shard, incarnation=incarnation):
                 self._kill(shard, incarnation)
-            case m.CloseShard():
+            case c.CloseShard():
                 self._closing.add(self._spawn(self._close(effect)))
             case m.Prepare() | m.Activate():
                 self._spawn(self._deliver(effect))
-            case m.ReportFailed(reason=reason):
+            case c.ReportFailed(reason=reason):
                 log.error("the cluster could not be formed: %s", reason)
                 self._changed.set()
 
-    async def _remember(self, effect: m.RememberEpoch) -> None:
+    async def _remember(self, effect: c.RememberEpoch) -> None:
         if not await asyncio.to_thread(self.registry.is_newest, effect.term):
             self._end_outpaced()
         if await asyncio.to_thread(self.registry.remember, effect.term, effect.epoch):
-            self._hear(m.EpochRemembered(epoch=effect.epoch))
+            self._hear(c.EpochRemembered(epoch=effect.epoch))
         else:
-            self._hear(m.EpochTaken(epoch=effect.epoch))
+            self._hear(c.EpochTaken(epoch=effect.epoch))
 
     def _end_outpaced(self) -> NoReturn:
         log.error("another coordinator has taken over cluster %s: this one ends", self.config.name)
         os._exit(1)
 
-    async def _start(self, effect: m.StartShard) -> None:
+    async def _start(self, effect: c.StartShard) -> None:
         import ray
         from ray.exceptions import RayError
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
@@ -393,7 +394,7 @@ class CoordinatorActor:
             self._handles[shard, incarnation] = handle
             started = await handle.start.remote()
         except (CacheError, RayError, ValueError, OSError) as error:
-            self._hear(m.ShardStartFailed(shard=shard, incarnation=incarnation, reason=_one_line(shard, error)))
+            self._hear(c.ShardStartFailed(shard=shard, incarnation=incarnation, reason=_one_line(shard, error)))
             return
         self._hear(started)
         self._spawn(self._watch(shard, incarnation))
@@ -409,7 +410,7 @@ class CoordinatorActor:
                 await asyncio.sleep(TICK_S)
             except RayError:
                 self._handles.pop((shard, incarnation), None)
-                self._hear(m.ShardLost(shard=shard, incarnation=incarnation))
+                self._hear(c.ShardLost(shard=shard, incarnation=incarnation))
 
     async def _deliver(self, effect: m.Prepare | m.Activate) -> None:
         from ray.exceptions import RayError
@@ -427,7 +428,7 @@ class CoordinatorActor:
         for answer in answers:
             self._hear(answer)
 
-    async def _close(self, effect: m.CloseShard) -> None:
+    async def _close(self, effect: c.CloseShard) -> None:
         shard, incarnation = effect.shard, effect.incarnation
         handle = self._handles.get((shard, incarnation))
         if handle is None:

@@ -15,7 +15,7 @@ from concurrent.futures import Future
 from typing import TYPE_CHECKING, Final
 
 from stratacache.client.view import View
-from stratacache.cluster import messages as m
+from stratacache.cluster import serving_events as s
 from stratacache.cluster.intake import Intake, Peers
 from stratacache.cluster.leftovers import Leftovers
 from stratacache.cluster.ownership import Ownership
@@ -74,7 +74,7 @@ class Handoffs:
         self._end()
         Leftovers(self._engine, self.ownership, until_ms=0).drop_all(done)
 
-    def begin(self, effect: m.BeginHandoff) -> None:
+    def begin(self, effect: s.BeginHandoff) -> None:
         """The ring changes now: keep what leaves, take what comes."""
         self._end()
         view, engine = effect.view, self._engine

@@ -1,7 +1,8 @@
-"""What the two decision cores of the cluster hear (events, past tense) and ask for (effects, imperative).
+"""What the coordinator and the shards tell each other about views, serving leases and what shards hold.
 
-Invariants: plain frozen values without behaviour, so that the same cores run in Ray actors and in a simulation;
-everything that crosses between processes carries the incarnation it is meant for and the sender's term.
+Invariants: plain frozen values without behaviour, so that the same decisions run in Ray actors and in a simulation;
+everything that is meant for one process names its incarnation, and everything a coordinator says its term. What only
+one of the two hears or does stands in coordinator_events.py and serving_events.py.
 """
 
 from __future__ import annotations
@@ -10,6 +11,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from stratacache.client.view import View
+
+
+@dataclass(frozen=True, kw_only=True)
+class OfProcess:
+    """Comes from one process of a shard, or is meant for it: no other incarnation takes notice."""
+
+    shard: str
+    incarnation: int
+
+
+# ------------------------------------------------------------------ what a shard holds, and owes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,39 +58,17 @@ class DebtLog:
     debts: tuple[Debt, ...] = ()
 
 
-# ------------------------------------------------------------------ what a coordinator hears
+# ------------------------------------------------------------------ from a shard
 
 
 @dataclass(frozen=True, kw_only=True)
-class NodeSeen:
-    """A Ray node that is alive and may hold shards, at most `capacity` (None: any number).
-
-    With `home` J it is where the shards J*capacity and on belong, and no others may be there.
-    """
-
-    id: str
-    address: str
-    capacity: int | None = None
-    home: int | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
-class NodesSeen:
-    """The Ray nodes that are alive now."""
-
-    nodes: tuple[NodeSeen, ...]
-
-
-@dataclass(frozen=True, kw_only=True)
-class ShardStarted:
+class ShardStarted(OfProcess):
     """A shard process runs and listens, but does not serve yet.
 
     `fence` identifies the lock that it holds for its lifetime. A successor that holds the same lock proves that the
     process before it is gone.
     """
 
-    shard: str
-    incarnation: int
     host: str
     port: int
     unix: str
@@ -86,82 +76,6 @@ class ShardStarted:
     pid: int
     fence: str
     stored: Stored | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
-class ShardStartFailed:
-    """A shard process could not be started; `reason` is one line for the user."""
-
-    shard: str
-    incarnation: int
-    reason: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class ShardLost:
-    """Ray reports the actor dead. That is no proof that its process has stopped."""
-
-    shard: str
-    incarnation: int
-
-
-@dataclass(frozen=True, kw_only=True)
-class LeaseRequested:
-    """An active shard asks to go on serving under `epoch`; `leftovers` is how many moved entries it still holds."""
-
-    shard: str
-    incarnation: int
-    epoch: int
-    leftovers: int = 0
-
-
-@dataclass(frozen=True, kw_only=True)
-class TargetSet:
-    """These shards are wanted from now on, with these weights; it was written down where it outlives all shards."""
-
-    shards: Mapping[str, float]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Prepared:
-    """A shard has stored the view of `epoch` and holds invalidations back until it is activated."""
-
-    shard: str
-    incarnation: int
-    epoch: int
-    owed: Mapping[str, DebtLog] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Activated:
-    """A shard works under the view of `epoch`."""
-
-    shard: str
-    incarnation: int
-    epoch: int
-
-
-@dataclass(frozen=True, kw_only=True)
-class Outpaced:
-    """A shard refuses a prepare, since it already has a view of `epoch`: another coordinator was faster."""
-
-    shard: str
-    incarnation: int
-    epoch: int
-
-
-@dataclass(frozen=True, kw_only=True)
-class EpochRemembered:
-    """The epoch is this coordinator's: it was written down where it outlives all shards."""
-
-    epoch: int
-
-
-@dataclass(frozen=True, kw_only=True)
-class EpochTaken:
-    """The epoch could not be remembered, since another coordinator had used it."""
-
-    epoch: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -179,104 +93,47 @@ class Found:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Recovered:
-    """A coordinator has begun its work under `term` and has asked every shard that Ray knows.
+class LeaseRequested(OfProcess):
+    """An active shard asks to go on serving under `epoch`; `leftovers` is how many moved entries it still holds."""
 
-    `silent` are those which gave no answer: they may still serve until their leases run out. `target` is what the last
-    TargetSet said, empty when there was none.
+    epoch: int
+    leftovers: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prepared(OfProcess):
+    """A shard has stored the view of `epoch` and holds invalidations back until it is activated.
+
+    `owed` holds its logs of what the shards that this view lets in again owe.
     """
 
-    term: int
-    epoch_floor: int
-    found: tuple[Found, ...] = ()
-    silent: tuple[tuple[str, int], ...] = ()
-    target: Mapping[str, float] = field(default_factory=dict)
+    epoch: int
+    owed: Mapping[str, DebtLog] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
-class NameConfirmed:
-    """Ray's control service said, to a question sent at `sent_ms`, that this coordinator is the one behind its name."""
+class Activated(OfProcess):
+    """A shard works under the view of `epoch`."""
 
-    sent_ms: int
-
-
-@dataclass(frozen=True, kw_only=True)
-class NodeDraining:
-    """A Ray node is about to go: its shards are to write out what they hold, and to end."""
-
-    node: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class StopRequested:
-    """The cluster is to end."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Ticked:
-    """Time has passed; sent about four times a second."""
-
-
-CoordinatorEvent = (
-    NodesSeen
-    | ShardStarted
-    | ShardStartFailed
-    | ShardLost
-    | LeaseRequested
-    | Prepared
-    | Activated
-    | Outpaced
-    | EpochRemembered
-    | EpochTaken
-    | Recovered
-    | NameConfirmed
-    | NodeDraining
-    | TargetSet
-    | StopRequested
-    | Ticked
-)
-
-
-# ------------------------------------------------------------------ what a coordinator asks for
-
-
-@dataclass(frozen=True, kw_only=True)
-class RememberEpoch:
-    """Claim the epoch where it outlives all shards, and answer EpochRemembered or EpochTaken; asked again without."""
-
-    term: int
     epoch: int
 
 
 @dataclass(frozen=True, kw_only=True)
-class StartShard:
-    """Start a process for the shard on the Ray node (""; anywhere); `port` is a wish when it is not configured."""
+class Outpaced(OfProcess):
+    """A shard refuses a prepare, since it already has a view of `epoch`: another coordinator was faster."""
 
-    shard: str
-    incarnation: int
-    node: str
-    port: int
+    epoch: int
 
 
-@dataclass(frozen=True, kw_only=True)
-class KillShard:
-    """End the shard's process at once."""
+Answers = list[Prepared | Activated | Outpaced]
+"""What a shard vouches for after a step of a view change."""
 
-    shard: str
-    incarnation: int
+
+# ------------------------------------------------------------------ from the coordinator
 
 
 @dataclass(frozen=True, kw_only=True)
-class CloseShard:
-    """Have the shard flush, mark its L3 clean and end; `forget`: empty it first, since it will not be needed again."""
-
-    shard: str
-    incarnation: int
-    forget: bool = False
-
-
-@dataclass(frozen=True, kw_only=True)
-class Prepare:
+class Prepare(OfProcess):
     """First step of a view change, to one shard.
 
     `away`: suspended shards and the epoch since which they are; the receiver logs what they owe. `fences`: the locks
@@ -286,8 +143,6 @@ class Prepare:
     asked for `window_ms`.
     """
 
-    shard: str
-    incarnation: int
     term: int
     view: View
     away: Mapping[str, int] = field(default_factory=dict)
@@ -300,206 +155,24 @@ class Prepare:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Activate:
+class Activate(OfProcess):
     """Second step of a view change, to one shard."""
 
-    shard: str
-    incarnation: int
     term: int
     view: View
 
 
 @dataclass(frozen=True, kw_only=True)
-class GrantLease:
+class GrantLease(OfProcess):
     """The shard may serve for the lease's time, counted from when it sent its request."""
 
-    shard: str
-    incarnation: int
     term: int
     epoch: int
 
 
 @dataclass(frozen=True, kw_only=True)
-class RefuseLease:
+class RefuseLease(OfProcess):
     """The shard may not serve; `gone` when this incarnation has been replaced and should end."""
 
-    shard: str
-    incarnation: int
     term: int
     gone: bool
-
-
-@dataclass(frozen=True, kw_only=True)
-class ReportFailed:
-    """The cluster could not be formed; everything that was started is being removed."""
-
-    reason: str
-
-
-CoordinatorEffect = (
-    RememberEpoch | StartShard | KillShard | CloseShard | Prepare | Activate | GrantLease | RefuseLease | ReportFailed
-)
-
-
-# ------------------------------------------------------------------ what a shard hears and does
-
-
-@dataclass(frozen=True, kw_only=True)
-class LeaseGranted:
-    """The coordinator's answer to a request that this shard sent at `sent_ms` on its own monotonic clock."""
-
-    term: int
-    epoch: int
-    sent_ms: int
-
-
-@dataclass(frozen=True, kw_only=True)
-class LeaseRefused:
-    """The coordinator's refusal; `gone` when this incarnation has been replaced."""
-
-    term: int
-    gone: bool
-
-
-@dataclass(frozen=True, kw_only=True)
-class Invalidated:
-    """What suspended shards owe: an invalidation that went to all active shards, or keys that changed without `shard`.
-
-    With `shard` only that one owes it: it is one of several owners of the keys.
-    """
-
-    debt: Debt
-    shard: str = ""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Settled:
-    """What was on its way to other owners when the view of `epoch` was prepared has arrived, or nobody waits for it."""
-
-    epoch: int
-
-
-@dataclass(frozen=True, kw_only=True)
-class LeftoversGone:
-    """What had moved to other shards by `epoch` is not held here any more."""
-
-    epoch: int
-
-
-ServingEvent = Prepare | Activate | LeaseGranted | LeaseRefused | Invalidated | Settled | LeftoversGone
-
-
-@dataclass(frozen=True, kw_only=True)
-class HoldInvalidations:
-    """Refuse invalidations (on) or take them again (off)."""
-
-    on: bool
-
-
-@dataclass(frozen=True, kw_only=True)
-class HoldChains:
-    """Change no key whose owners change with this view, and do not wait for shards that are out of it."""
-
-    view: View
-
-
-@dataclass(frozen=True, kw_only=True)
-class Settle:
-    """Come back with Settled once what is on its way now has arrived; meanwhile everything else goes on."""
-
-    epoch: int
-
-
-@dataclass(frozen=True, kw_only=True)
-class ServeUntil:
-    """Answer data commands until this moment of the shard's monotonic clock, and not a moment longer."""
-
-    ms: int
-
-
-@dataclass(frozen=True, kw_only=True)
-class DropContent:
-    """Empty every level, disk included."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class PayDebts:
-    """Apply these invalidations to every level, disk included."""
-
-    debts: tuple[Debt, ...]
-
-
-@dataclass(frozen=True, kw_only=True)
-class StoreState:
-    """Write to the shard's home, durably: who serves from it since which epoch."""
-
-    epoch: int
-    ring: str
-    mixed: bool = False
-
-
-@dataclass(frozen=True, kw_only=True)
-class StopMoving:
-    """Answer for those keys only that this shard owns under the view in force and under this one."""
-
-    view: View
-
-
-@dataclass(frozen=True, kw_only=True)
-class DropLeftovers:
-    """Drop every entry of a key that this shard does not own under the view in force."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class BeginHandoff:
-    """The view of another ring is about to be shown: take what comes from former owners, keep what goes to new ones.
-
-    Without `former` nothing comes. Both end after `window_ms` at the latest.
-    """
-
-    view: View
-    former: View | None
-    window_ms: int
-
-
-@dataclass(frozen=True, kw_only=True)
-class ShowView:
-    """Route by this view and hand it to clients; `returns`: it lets this shard in beside others that went on."""
-
-    view: View
-    returns: bool = False
-
-
-@dataclass(frozen=True, kw_only=True)
-class Answer:
-    """Tell the coordinator; comes after everything that it vouches for."""
-
-    event: Prepared | Activated | Outpaced
-
-
-@dataclass(frozen=True, kw_only=True)
-class AskLease:
-    """Ask for a serving lease now instead of at the next beat."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class End:
-    """This incarnation has been replaced: end the process."""
-
-
-ServingEffect = (
-    HoldInvalidations
-    | HoldChains
-    | Settle
-    | ServeUntil
-    | DropContent
-    | PayDebts
-    | StoreState
-    | StopMoving
-    | DropLeftovers
-    | BeginHandoff
-    | ShowView
-    | Answer
-    | AskLease
-    | End
-)

@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from stratacache.cluster.messages import NodeSeen
+from stratacache.cluster.coordinator_events import NodeSeen
 
 
 def place(shard: str, index: int, nodes: Sequence[NodeSeen], homes: Mapping[str, str]) -> str | None:

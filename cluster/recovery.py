@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Final
 
 from stratacache.client.view import ACTIVE, View
+from stratacache.cluster import coordinator_events as c
 from stratacache.cluster import messages as m
 from stratacache.cluster.members import Member, Process
 
@@ -16,7 +17,7 @@ CONFIRM_MAX_MS: Final = 3_000
 """How old a confirmation of the coordinator's name may be when a lease is granted."""
 
 
-def newest_found(event: m.Recovered) -> m.Found | None:
+def newest_found(event: c.Recovered) -> m.Found | None:
     """A shard that knows the newest view, if that is certainly the last one; else None."""
     newest = max((one for one in event.found if one.view is not None), key=_epoch_found, default=None)
     if newest is None or newest.view is None or not _is_last(newest.view, event):
@@ -24,13 +25,13 @@ def newest_found(event: m.Recovered) -> m.Found | None:
     return newest
 
 
-def strangers(view: View, event: m.Recovered) -> set[str]:
+def strangers(view: View, event: c.Recovered) -> set[str]:
     """Shards that the newest view does not have, but of which a process runs: it may not have heard of it yet."""
     known = {found.started.shard for found in event.found} | {shard for shard, _ in event.silent}
     return known - view.by_id.keys()
 
 
-def recover_member(member: Member, view: View | None, event: m.Recovered, latest_ms: int) -> None:
+def recover_member(member: Member, view: View | None, event: c.Recovered, latest_ms: int) -> None:
     """What one shard's processes can be doing now: an answer tells; silence may serve until `latest_ms`."""
     entry = view.by_id.get(member.id) if view is not None else None
     if entry is not None and entry.state == ACTIVE:
@@ -66,7 +67,7 @@ def recover_member(member: Member, view: View | None, event: m.Recovered, latest
             member.served_by = member.serving_until_ms = 0
 
 
-def _is_last(view: View, event: m.Recovered) -> bool:
+def _is_last(view: View, event: c.Recovered) -> bool:
     """Whether no later view than this, the newest found, can be in force.
 
     Either no later epoch was ever remembered, or each active shard of it still has the right to serve under it: then

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from stratacache.client.view import View
 from stratacache.cluster import messages as m
+from stratacache.cluster import serving_events as s
 from stratacache.cluster.debts import OpenLog
 from stratacache.cluster.warmth import view_ring
 
@@ -52,34 +53,34 @@ class Serving:
         """Whether some shard is suspended, so that invalidations have to be told to `handle`."""
         return bool(self._logs)
 
-    def handle(self, event: m.ServingEvent, now_ms: int) -> list[m.ServingEffect]:
+    def handle(self, event: s.ServingEvent, now_ms: int) -> list[s.ServingEffect]:
         """Take note of an event and say what is to be done."""
         match event:
             case m.Prepare():
                 return self._on_prepare(event)
             case m.Activate():
                 return self._on_activate(event)
-            case m.LeaseGranted():
+            case s.LeaseGranted():
                 return self._on_lease(event, now_ms)
-            case m.LeaseRefused(term=term, gone=gone):
+            case m.RefuseLease(term=term, gone=gone):
                 if gone and term >= self.term:
                     self.lease_until_ms = 0
-                    return [m.ServeUntil(ms=0), m.End()]
+                    return [s.ServeUntil(ms=0), s.End()]
                 return []
-            case m.Invalidated(debt=debt, shard=shard):
+            case s.Invalidated(debt=debt, shard=shard):
                 logs = [self._logs[shard]] if shard in self._logs else [] if shard else self._logs.values()
                 for log in logs:
                     log.add(debt)
                 return []
-            case m.Settled(epoch=epoch):
+            case s.Settled(epoch=epoch):
                 if self.prepared is None or self.prepared.view.epoch != epoch:
                     return []
                 self._settled = epoch
                 return [self._prepared_answer(epoch)]
-            case m.LeftoversGone(epoch=epoch):
+            case s.LeftoversGone(epoch=epoch):
                 return self._on_leftovers_gone(epoch)
 
-    def _on_prepare(self, event: m.Prepare) -> list[m.ServingEffect]:
+    def _on_prepare(self, event: m.Prepare) -> list[s.ServingEffect]:
         if event.incarnation != self.incarnation or event.term < self.term:
             return []
         epoch = event.view.epoch
@@ -90,51 +91,51 @@ class Serving:
             if event.term == self.term and newest is self.view:
                 return []  # a late duplicate of what has been activated since
             answer = m.Outpaced(shard=self.shard, incarnation=self.incarnation, epoch=newest.epoch)
-            return [m.Answer(event=answer)]
+            return [s.Answer(event=answer)]
         if event.view.replicas > 1 and event.returns and newest is not None:
             # Others have gone on without this process and forgot its streams: only a new one can begin anew.
             self.lease_until_ms = 0
-            return [m.ServeUntil(ms=0), m.End()]
+            return [s.ServeUntil(ms=0), s.End()]
         self.term, self.prepared = event.term, event
         self.away, self.fences = dict(event.away), dict(event.fences)
         for shard in event.away:
             self._logs.setdefault(shard, OpenLog(since=epoch))
         moves = self._moves(event.view)
-        effects: list[m.ServingEffect] = [m.HoldInvalidations(on=True)]
+        effects: list[s.ServingEffect] = [s.HoldInvalidations(on=True)]
         if event.view.replicas > 1:
-            effects.append(m.HoldChains(view=event.view))
+            effects.append(s.HoldChains(view=event.view))
         else:
-            effects.append(m.StopMoving(view=event.view))
+            effects.append(s.StopMoving(view=event.view))
         if moves and self.mixed:
-            effects.append(m.DropLeftovers())
+            effects.append(s.DropLeftovers())
             self.mixed = False
         if event.keep is False:
-            effects.append(m.DropContent())
+            effects.append(s.DropContent())
         elif event.keep and event.debts:
-            effects.append(m.PayDebts(debts=event.debts))
-        effects.append(m.StoreState(epoch=epoch, ring=view_ring(event.view), mixed=self.mixed or moves))
+            effects.append(s.PayDebts(debts=event.debts))
+        effects.append(s.StoreState(epoch=epoch, ring=view_ring(event.view), mixed=self.mixed or moves))
         effects.append(self._vouch(event.view))
         return effects
 
-    def _vouch(self, view: View) -> m.ServingEffect:
+    def _vouch(self, view: View) -> s.ServingEffect:
         """The answer to a prepare, or with several owners what has to come before it."""
         if view.replicas > 1 and self._settled != view.epoch:
-            return m.Settle(epoch=view.epoch)
+            return s.Settle(epoch=view.epoch)
         return self._prepared_answer(view.epoch)
 
     def _moves(self, view: View) -> bool:
         """Whether keys leave or come with a view, seen from the one in force here."""
         return view.replicas == 1 and self.view is not None and view_ring(self.view) != view_ring(view)
 
-    def _prepared_answer(self, epoch: int) -> m.Answer:
+    def _prepared_answer(self, epoch: int) -> s.Answer:
         owed = {shard: log.freeze() for shard, log in self._logs.items() if shard not in self.away}
-        return m.Answer(event=m.Prepared(shard=self.shard, incarnation=self.incarnation, epoch=epoch, owed=owed))
+        return s.Answer(event=m.Prepared(shard=self.shard, incarnation=self.incarnation, epoch=epoch, owed=owed))
 
-    def _on_activate(self, event: m.Activate) -> list[m.ServingEffect]:
+    def _on_activate(self, event: m.Activate) -> list[s.ServingEffect]:
         if event.incarnation != self.incarnation or event.term < self.term:
             return []
         epoch = event.view.epoch
-        answer = m.Answer(event=m.Activated(shard=self.shard, incarnation=self.incarnation, epoch=epoch))
+        answer = s.Answer(event=m.Activated(shard=self.shard, incarnation=self.incarnation, epoch=epoch))
         if epoch == self.epoch:
             return [answer]
         if self.prepared is None or epoch != self.prepared.view.epoch:
@@ -143,23 +144,23 @@ class Serving:
         self.epoch, self.view, self.prepared = epoch, event.view, None
         for shard in [shard for shard in self._logs if shard not in self.away]:
             del self._logs[shard]
-        effects: list[m.ServingEffect] = []
+        effects: list[s.ServingEffect] = []
         if moves or prepare.former is not None:
             self._handoff, self.mixed = epoch, moves
-            effects.append(m.BeginHandoff(view=event.view, former=prepare.former, window_ms=prepare.window_ms))
-        effects.append(m.ShowView(view=event.view, returns=prepare.returns))
-        return [*effects, m.HoldInvalidations(on=False), answer, m.AskLease()]
+            effects.append(s.BeginHandoff(view=event.view, former=prepare.former, window_ms=prepare.window_ms))
+        effects.append(s.ShowView(view=event.view, returns=prepare.returns))
+        return [*effects, s.HoldInvalidations(on=False), answer, s.AskLease()]
 
-    def _on_leftovers_gone(self, epoch: int) -> list[m.ServingEffect]:
+    def _on_leftovers_gone(self, epoch: int) -> list[s.ServingEffect]:
         if not self.mixed or self.view is None or epoch != self._handoff:
             return []
         self.mixed = False
         if self.prepared is not None:
             return []  # what was stored for that may say more; the next that is stored is right again
-        return [m.StoreState(epoch=self.epoch, ring=view_ring(self.view))]
+        return [s.StoreState(epoch=self.epoch, ring=view_ring(self.view))]
 
-    def _on_lease(self, event: m.LeaseGranted, now_ms: int) -> list[m.ServingEffect]:
+    def _on_lease(self, event: s.LeaseGranted, now_ms: int) -> list[s.ServingEffect]:
         if event.term != self.term or event.epoch != self.epoch or self.epoch == 0 or event.sent_ms > now_ms:
             return []
         self.lease_until_ms = max(self.lease_until_ms, event.sent_ms + self.lease_ms)
-        return [m.ServeUntil(ms=self.lease_until_ms)]
+        return [s.ServeUntil(ms=self.lease_until_ms)]

@@ -18,7 +18,9 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
+from stratacache.cluster import coordinator_events as c
 from stratacache.cluster import messages as m
+from stratacache.cluster import serving_events as s
 from stratacache.cluster.config import RAY_NAMESPACE, ClusterConfig, coordinator_name
 from stratacache.cluster.debts import merged
 from stratacache.cluster.forwarder import RingForwarder
@@ -207,19 +209,19 @@ class ShardActor:
         )
         self.server.departures = self.handoffs
 
-    async def _move(self, effect: m.StopMoving | m.DropLeftovers | m.BeginHandoff) -> None:
+    async def _move(self, effect: s.StopMoving | s.DropLeftovers | s.BeginHandoff) -> None:
         match effect:
-            case m.StopMoving(view=view):
+            case s.StopMoving(view=view):
                 self.handoffs.stop_moving(view)
-            case m.DropLeftovers():
+            case s.DropLeftovers():
                 gone = asyncio.get_running_loop().create_future()
                 self.handoffs.drop_leftovers(lambda: gone.set_result(None))
                 await gone
-            case m.BeginHandoff():
+            case s.BeginHandoff():
                 self.handoffs.begin(effect)
 
     async def _leftovers_gone(self, epoch: int) -> None:
-        await self._handle(m.LeftoversGone(epoch=epoch))
+        await self._handle(s.LeftoversGone(epoch=epoch))
 
     async def _keep_certificate(self) -> None:
         """Show a renewed certificate; a file that can't be read leaves the old one."""
@@ -238,44 +240,44 @@ class ShardActor:
         if self._settling and self.replication is not None:
             epoch, self._settling = self._settling, 0
             await asyncio.wrap_future(self.replication.outbox.drained())  # not in the turn: leases go on
-            answers += await self._handle(m.Settled(epoch=epoch))
+            answers += await self._handle(s.Settled(epoch=epoch))
         return answers
 
-    async def _handle(self, event: m.ServingEvent) -> list[m.Prepared | m.Activated | m.Outpaced]:
+    async def _handle(self, event: s.ServingEvent) -> list[m.Prepared | m.Activated | m.Outpaced]:
         answers = []
         async with self._turn:
             effects = self.serving.handle(event, self.engine.now_ms())
             self._hear_invalidations(self.serving.is_logging())
             for effect in effects:
                 match effect:
-                    case m.HoldInvalidations(on=on):
+                    case s.HoldInvalidations(on=on):
                         self.server.hold_invalidations = on
-                    case m.ServeUntil(ms=ms):
+                    case s.ServeUntil(ms=ms):
                         self.server.serve_until_ms = ms
-                    case m.HoldChains(view=view) if self.replication is not None and self.links is not None:
+                    case s.HoldChains(view=view) if self.replication is not None and self.links is not None:
                         self.replication.prepare(view)
                         self.links.follow(view)
-                    case m.Settle(epoch=epoch):
+                    case s.Settle(epoch=epoch):
                         self._settling = epoch
-                    case m.DropContent():
+                    case s.DropContent():
                         await settled(self._alone.clear())
-                    case m.PayDebts(debts=debts):
+                    case s.PayDebts(debts=debts):
                         await self._pay(debts)
-                    case m.StoreState(epoch=epoch, ring=ring, mixed=mixed):
+                    case s.StoreState(epoch=epoch, ring=ring, mixed=mixed):
                         await asyncio.to_thread(self.home.write_state, self._stored(epoch, ring, mixed))
-                    case m.StopMoving() | m.DropLeftovers() | m.BeginHandoff():
+                    case s.StopMoving() | s.DropLeftovers() | s.BeginHandoff():
                         await self._move(effect)
-                    case m.ShowView(view=view, returns=returns):
+                    case s.ShowView(view=view, returns=returns):
                         self.server.set_view(view.to_bytes(), view.epoch)
                         self.forwarder.set_view(view)
                         if self.replication is not None and self.links is not None:
                             self.replication.activate(view, returns=returns)
                             self.links.follow(view)
-                    case m.Answer(event=answer):
+                    case s.Answer(event=answer):
                         answers.append(answer)
-                    case m.AskLease():
+                    case s.AskLease():
                         self._ask.set()
-                    case m.End():
+                    case s.End():
                         os._exit(0)
         return answers
 
@@ -291,7 +293,7 @@ class ShardActor:
 
     def _note(self, kind: str, names: Sequence[bytes], cause: RemovalCause, seq: int) -> None:  # noqa: ARG002
         if kind != "keys":
-            self.serving.handle(m.Invalidated(debt=m.Debt(kind=kind, names=tuple(names))), 0)
+            self.serving.handle(s.Invalidated(debt=m.Debt(kind=kind, names=tuple(names))), 0)
         elif self.replication is not None:
             for key in names:
                 for shard in self.replication.chains.away(key):
@@ -300,7 +302,7 @@ class ShardActor:
     def _missed(self, shard: str, keys: Sequence[bytes]) -> None:
         """Note keys that have changed without one of their owners."""
         for key in keys:
-            self.serving.handle(m.Invalidated(debt=m.Debt(kind="keys", names=(key,)), shard=shard), 0)
+            self.serving.handle(s.Invalidated(debt=m.Debt(kind="keys", names=(key,)), shard=shard), 0)
 
     @property
     def _alone(self) -> MultiLevelCache:
@@ -309,7 +311,7 @@ class ShardActor:
 
     def _owe(self, keys: Sequence[bytes]) -> None:
         """Note keys that a client invalidates everywhere, since their owner is suspended."""
-        self.serving.handle(m.Invalidated(debt=m.Debt(kind="keys", names=tuple(keys))), 0)
+        self.serving.handle(s.Invalidated(debt=m.Debt(kind="keys", names=tuple(keys))), 0)
 
     def _stored(self, epoch: int, ring: str, mixed: bool) -> m.Stored:
         return m.Stored(
@@ -372,13 +374,11 @@ class ShardActor:
             self._coordinator = await asyncio.to_thread(ray.get_actor, name, RAY_NAMESPACE)
         return self._coordinator
 
-    async def _take_lease(self, effect: m.CoordinatorEffect | None, sent_ms: int) -> None:
+    async def _take_lease(self, effect: c.CoordinatorEffect | None, sent_ms: int) -> None:
         match effect:
             case m.GrantLease(term=term, epoch=epoch):
-                await self._handle(m.LeaseGranted(term=term, epoch=epoch, sent_ms=sent_ms))
-            case m.RefuseLease(term=term, gone=gone):
-                await self._handle(m.LeaseRefused(term=term, gone=gone))
-            case m.Activate():
+                await self._handle(s.LeaseGranted(term=term, epoch=epoch, sent_ms=sent_ms))
+            case m.RefuseLease() | m.Activate():
                 await self._handle(effect)
 
     async def probe(self) -> tuple[str, m.Found | None]:

@@ -10,7 +10,9 @@ from collections import deque
 from dataclasses import dataclass, field, replace
 
 from stratacache.client.view import ACTIVE, View
+from stratacache.cluster import coordinator_events as c
 from stratacache.cluster import messages as m
+from stratacache.cluster import serving_events as s
 from stratacache.cluster.coordinator import Coordinator, Phase
 from stratacache.cluster.serving import Serving
 
@@ -59,12 +61,12 @@ class FakeCluster:
         """Shards whose answers to a prepare are lost."""
         self.slow: set[str] = set()
         """Shards whose processes take their time to start: they stand in `held`."""
-        self.held: list[m.StartShard] = []
+        self.held: list[c.StartShard] = []
         self.leftovers: dict[str, int] = {}
         """What each shard says that it still holds of keys that moved."""
         self.prepares: list[m.Prepare] = []
         self.target: dict[str, float] = {}
-        self.queue: deque[m.CoordinatorEvent] = deque()
+        self.queue: deque[c.CoordinatorEvent] = deque()
         self.working = False
         self.coordinator_is_down = False
         self.coordinator = self.new_coordinator()
@@ -73,8 +75,8 @@ class FakeCluster:
         return Coordinator(name="test", uid=self.uid, shard_ids=self.ids, lease_ms=LEASE_MS)
 
     def start(self) -> None:
-        self.tell(m.NodesSeen(nodes=(m.NodeSeen(id="node-a", address="10.0.0.1"),)))
-        self.tell(m.Recovered(term=1, epoch_floor=0))
+        self.tell(c.NodesSeen(nodes=(c.NodeSeen(id="node-a", address="10.0.0.1"),)))
+        self.tell(c.Recovered(term=1, epoch_floor=0))
         self.run(1_000)
 
     def run(self, ms: int, step_ms: int = 250) -> None:
@@ -83,13 +85,13 @@ class FakeCluster:
         while self.now_ms < until:
             self.now_ms += step_ms
             if not self.coordinator_is_down:
-                self.tell(m.NameConfirmed(sent_ms=self.now_ms))
-                self.tell(m.Ticked())
+                self.tell(c.NameConfirmed(sent_ms=self.now_ms))
+                self.tell(c.Ticked())
             if self.now_ms % 1_000 == 0:
                 for process in list(self.processes.values()):
                     self.ask_lease(process)
 
-    def tell(self, event: m.CoordinatorEvent) -> None:
+    def tell(self, event: c.CoordinatorEvent) -> None:
         """Queue an event; whoever is not yet working through the queue does it now, in order."""
         self.queue.append(event)
         if self.working:
@@ -102,22 +104,22 @@ class FakeCluster:
                     self.act(effect)
         self.working = False
 
-    def act(self, effect: m.CoordinatorEffect) -> None:
+    def act(self, effect: c.CoordinatorEffect) -> None:
         match effect:
-            case m.RememberEpoch() if self.forgetful:
+            case c.RememberEpoch() if self.forgetful:
                 pass
-            case m.RememberEpoch(term=term, epoch=epoch):
+            case c.RememberEpoch(term=term, epoch=epoch):
                 assert (term, epoch) > self.remembered, "epochs and terms only grow"
                 self.remembered = (term, epoch)
-                self.tell(m.EpochRemembered(epoch=epoch))
-            case m.StartShard():
+                self.tell(c.EpochRemembered(epoch=epoch))
+            case c.StartShard():
                 self.start_process(effect)
-            case m.KillShard(shard=shard, incarnation=incarnation):
+            case c.KillShard(shard=shard, incarnation=incarnation):
                 self.killed.append((shard, incarnation))
                 process = self.processes.get(shard)
                 if process is not None and process.started.incarnation == incarnation and not process.cut_off:
                     del self.processes[shard]
-            case m.CloseShard(shard=shard, incarnation=incarnation, forget=forget):
+            case c.CloseShard(shard=shard, incarnation=incarnation, forget=forget):
                 self.closed.append((shard, incarnation, forget))
                 process = self.processes.pop(shard)
                 disk = self.disks[shard]
@@ -129,16 +131,16 @@ class FakeCluster:
                     self.prepares.append(effect)
                 self.deliver(effect.shard, effect.incarnation, effect)
             case m.GrantLease(shard=shard, incarnation=incarnation, term=term, epoch=epoch):
-                self.deliver(shard, incarnation, m.LeaseGranted(term=term, epoch=epoch, sent_ms=self.now_ms))
-            case m.RefuseLease(shard=shard, incarnation=incarnation, term=term, gone=gone):
-                self.deliver(shard, incarnation, m.LeaseRefused(term=term, gone=gone))
-            case m.ReportFailed(reason=reason):
+                self.deliver(shard, incarnation, s.LeaseGranted(term=term, epoch=epoch, sent_ms=self.now_ms))
+            case m.RefuseLease():
+                self.deliver(effect.shard, effect.incarnation, effect)
+            case c.ReportFailed(reason=reason):
                 self.reported.append(reason)
 
-    def start_process(self, effect: m.StartShard) -> None:
+    def start_process(self, effect: c.StartShard) -> None:
         shard, incarnation = effect.shard, effect.incarnation
         if shard in self.failing:
-            self.tell(m.ShardStartFailed(shard=shard, incarnation=incarnation, reason=self.failing[shard]))
+            self.tell(c.ShardStartFailed(shard=shard, incarnation=incarnation, reason=self.failing[shard]))
             return
         if shard in self.slow:
             self.held.append(effect)
@@ -159,27 +161,27 @@ class FakeCluster:
         self.processes[shard] = Process(serving=serving, started=started, content=set(disk.content))
         self.tell(started)
 
-    def deliver(self, shard: str, incarnation: int, event: m.ServingEvent) -> None:
+    def deliver(self, shard: str, incarnation: int, event: s.ServingEvent) -> None:
         process = self.processes.get(shard)
         if process is None or process.cut_off or process.started.incarnation != incarnation:
             return
         for effect in process.serving.handle(event, self.now_ms):
             self.act_on_shard(process, effect)
 
-    def act_on_shard(self, process: Process, effect: m.ServingEffect) -> None:
+    def act_on_shard(self, process: Process, effect: s.ServingEffect) -> None:
         disk = self.disks[process.serving.shard]
         match effect:
-            case m.HoldInvalidations(on=on):
+            case s.HoldInvalidations(on=on):
                 process.holding = on
-            case m.ServeUntil(ms=ms):
+            case s.ServeUntil(ms=ms):
                 process.serve_until_ms = ms
-            case m.DropContent():
+            case s.DropContent():
                 process.content.clear()
                 disk.content.clear()
-            case m.PayDebts(debts=debts):
+            case s.PayDebts(debts=debts):
                 for debt in debts:
                     self.forget(process, debt)
-            case m.StoreState(epoch=epoch, ring=ring):
+            case s.StoreState(epoch=epoch, ring=ring):
                 disk.stored = m.Stored(
                     uid=self.uid,
                     incarnation=process.serving.incarnation,
@@ -188,11 +190,11 @@ class FakeCluster:
                     clean=False,
                     pinned=self.same_machine,
                 )
-            case m.Answer(event=event) if process.serving.shard not in self.unheard:
+            case s.Answer(event=event) if process.serving.shard not in self.unheard:
                 self.tell(event)
-            case m.AskLease():
+            case s.AskLease():
                 self.ask_lease(process)
-            case m.End():
+            case s.End():
                 process.ended = True
 
     def ask_lease(self, process: Process) -> None:
@@ -211,14 +213,14 @@ class FakeCluster:
     def aim(self, target: dict[str, float]) -> None:
         """What `resize` and `drain` do once the coordinator has agreed."""
         self.target = target
-        self.tell(m.TargetSet(shards=target))
+        self.tell(c.TargetSet(shards=target))
 
     # ------------------------------------------------------- what a test does to it
 
     def lose(self, shard: str) -> None:
         """SIGKILL, seen by Ray."""
         process = self.processes.pop(shard)
-        self.tell(m.ShardLost(shard=shard, incarnation=process.started.incarnation))
+        self.tell(c.ShardLost(shard=shard, incarnation=process.started.incarnation))
 
     def restart_coordinator(self, silent: tuple[str, ...] = ()) -> None:
         """SIGKILL of the coordinator; the next one asks the shards."""
@@ -236,9 +238,9 @@ class FakeCluster:
             if shard not in silent and not one.cut_off
         )
         quiet = tuple((shard, self.processes[shard].started.incarnation) for shard in silent)
-        self.tell(m.NodesSeen(nodes=(m.NodeSeen(id="node-a", address="10.0.0.1"),)))
+        self.tell(c.NodesSeen(nodes=(c.NodeSeen(id="node-a", address="10.0.0.1"),)))
         self.tell(
-            m.Recovered(
+            c.Recovered(
                 term=self.remembered[0] + 1,
                 epoch_floor=self.remembered[1],
                 found=found,
@@ -274,7 +276,7 @@ class FakeCluster:
             if process is None or process.holding or not self.serves(shard) or process.cut_off:
                 return False
             self.forget(process, debt)
-            process.serving.handle(m.Invalidated(debt=debt), self.now_ms)
+            process.serving.handle(s.Invalidated(debt=debt), self.now_ms)
             if process.serving.epoch != view.epoch:
                 return False
         return bool(active)

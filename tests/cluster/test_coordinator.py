@@ -5,7 +5,9 @@ from __future__ import annotations
 import pytest
 
 from stratacache.client.view import ACTIVE, SUSPENDED
+from stratacache.cluster import coordinator_events as c
 from stratacache.cluster import messages as m
+from stratacache.cluster import serving_events as s
 from stratacache.cluster.changes import JOIN_TIMEOUT_MS
 from stratacache.cluster.coordinator import Phase
 from tests.cluster.harness import LEASE_MS, Disk, FakeCluster
@@ -103,7 +105,9 @@ def test_a_replaced_process_that_wakes_up_is_told_to_end(cluster: FakeCluster) -
     event = m.LeaseRequested(shard="shard-1", incarnation=1, epoch=old.serving.epoch)
     effects = cluster.coordinator.handle(event, cluster.now_ms)
     assert m.RefuseLease(shard="shard-1", incarnation=1, term=1, gone=True) in effects
-    assert m.End() in old.serving.handle(m.LeaseRefused(term=1, gone=True), cluster.now_ms)
+    assert s.End() in old.serving.handle(
+        m.RefuseLease(shard="shard-0", incarnation=1, term=1, gone=True), cluster.now_ms
+    )
     assert not old.serving.may_serve(cluster.now_ms)
 
 
@@ -266,8 +270,8 @@ def test_a_coordinator_that_cannot_confirm_its_name_grants_no_leases(cluster: Fa
 def test_a_coordinator_that_stood_still_kills_nobody(cluster: FakeCluster) -> None:
     """After its own pause it can't tell who was silent."""
     cluster.now_ms += 100_000
-    cluster.tell(m.NameConfirmed(sent_ms=cluster.now_ms))
-    cluster.tell(m.Ticked())
+    cluster.tell(c.NameConfirmed(sent_ms=cluster.now_ms))
+    cluster.tell(c.Ticked())
     assert cluster.killed == []
     cluster.run(5_000)
     assert cluster.coordinator.is_ready()
@@ -276,7 +280,7 @@ def test_a_coordinator_that_stood_still_kills_nobody(cluster: FakeCluster) -> No
 def test_a_whole_cluster_that_was_closed_keeps_its_disks(cluster: FakeCluster) -> None:
     """After `down` and `up` on the same directories the shards are warm, under a new life of the cluster."""
     cluster.put("shard-0", b"good", 1)
-    cluster.tell(m.StopRequested())
+    cluster.tell(c.StopRequested())
     assert cluster.processes == {}
     again = FakeCluster(uid="life-2", disks=cluster.disks)
     again.start()
@@ -291,7 +295,7 @@ def test_a_shard_that_missed_the_last_view_makes_all_drop_at_the_next_start(clus
     cluster.failing["shard-1"] = "no memory"
     cluster.lose("shard-1")
     cluster.run(2 * LEASE_MS)
-    cluster.tell(m.StopRequested())
+    cluster.tell(c.StopRequested())
     again = FakeCluster(uid="life-2", disks=cluster.disks)
     again.start()
     assert again.coordinator.is_ready()
@@ -301,7 +305,7 @@ def test_a_shard_that_missed_the_last_view_makes_all_drop_at_the_next_start(clus
 def test_a_different_number_of_shards_drops_what_lies_on_disk(cluster: FakeCluster) -> None:
     """Another ring owns other keys."""
     cluster.put("shard-0", b"good", 1)
-    cluster.tell(m.StopRequested())
+    cluster.tell(c.StopRequested())
     again = FakeCluster(shards=2, uid="life-2", disks=cluster.disks)
     again.start()
     assert again.processes["shard-0"].content == set()
@@ -317,7 +321,7 @@ def test_view_entries_name_the_process_that_serves(cluster: FakeCluster) -> None
 def test_a_shard_that_asks_before_the_first_view_is_not_sent_away() -> None:
     """While the cluster forms there is nothing to serve yet, and nobody has been replaced."""
     fake = FakeCluster()
-    fake.coordinator.handle(m.Recovered(term=1, epoch_floor=0), fake.now_ms)
+    fake.coordinator.handle(c.Recovered(term=1, epoch_floor=0), fake.now_ms)
     effects = fake.coordinator.handle(m.LeaseRequested(shard="shard-0", incarnation=1, epoch=0), fake.now_ms)
     assert effects == [m.RefuseLease(shard="shard-0", incarnation=1, term=1, gone=False)]
 
@@ -329,7 +333,7 @@ def test_a_new_process_waits_for_the_old_one_while_another_shard_joins() -> None
     old = cluster.processes.pop("shard-2")
     old.cut_off = True
     cluster.same_machine = False  # the successor starts elsewhere: no lock proves that the old process is gone
-    cluster.tell(m.ShardLost(shard="shard-2", incarnation=1))  # Ray gives up a process that still serves
+    cluster.tell(c.ShardLost(shard="shard-2", incarnation=1))  # Ray gives up a process that still serves
     cluster.run(500)
     assert cluster.processes["shard-2"].started.incarnation == 2
     cluster.same_machine = True  # that of shard-0 has its lock and may join at once
@@ -346,8 +350,8 @@ def test_a_cluster_that_ran_before_is_formed_again_however_long_it_takes() -> No
     cluster = FakeCluster()
     cluster.remembered = (1, 7)
     cluster.failing["shard-1"] = "no room"
-    cluster.tell(m.NodesSeen(nodes=(m.NodeSeen(id="node-a", address="10.0.0.1"),)))
-    cluster.tell(m.Recovered(term=2, epoch_floor=7))
+    cluster.tell(c.NodesSeen(nodes=(c.NodeSeen(id="node-a", address="10.0.0.1"),)))
+    cluster.tell(c.Recovered(term=2, epoch_floor=7))
     cluster.run(5_000)
     assert not cluster.reported
     del cluster.failing["shard-1"]

@@ -14,7 +14,7 @@ import pytest
 from stratacache.client.view import ShardInfo, View
 from stratacache.cluster import intake as intake_module
 from stratacache.cluster import leftovers
-from stratacache.cluster import messages as m
+from stratacache.cluster import serving_events as s
 from stratacache.cluster.handoff import Handoffs
 from stratacache.cluster.intake import Refused
 from stratacache.cluster.ownership import Ownership
@@ -94,7 +94,7 @@ class Shard:
         clockwork.shards[name] = self
 
     def begin(self, former: View | None = BEFORE, window_ms: int = 60_000) -> None:
-        self.handoffs.begin(m.BeginHandoff(view=AFTER, former=former, window_ms=window_ms))
+        self.handoffs.begin(s.BeginHandoff(view=AFTER, former=former, window_ms=window_ms))
 
     def get(self, clockwork: Clockwork, key: bytes) -> bytes | None:
         """As a GET that came over the wire."""

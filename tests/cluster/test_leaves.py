@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 from stratacache.client.view import SUSPENDED, ShardInfo, View
 from stratacache.cluster import ClusterConfig
+from stratacache.cluster import coordinator_events as c
 from stratacache.cluster import messages as m
 from stratacache.cluster.debts import OpenLog, merged
 from stratacache.cluster.home import ShardHome, private_dir, runtime_dir
@@ -334,7 +335,7 @@ def test_a_session_is_ended_with_all_its_processes() -> None:
 # ---------------------------------------------------------------- placement
 
 
-def spread(shards: int, nodes: list[m.NodeSeen]) -> dict[str, str]:
+def spread(shards: int, nodes: list[c.NodeSeen]) -> dict[str, str]:
     """Where all shards of a new cluster go."""
     homes: dict[str, str] = {}
     for index in range(shards):
@@ -346,7 +347,7 @@ def spread(shards: int, nodes: list[m.NodeSeen]) -> dict[str, str]:
 
 def test_shards_spread_evenly_and_go_back_to_their_disk() -> None:
     """The counts of two nodes differ by one at most; a replaced shard returns to the node that holds its L3."""
-    nodes = [m.NodeSeen(id=name, address=name) for name in "abc"]
+    nodes = [c.NodeSeen(id=name, address=name) for name in "abc"]
     homes = spread(7, nodes)
     counts = [list(homes.values()).count(name) for name in "abc"]
     assert (sum(counts), max(counts) - min(counts)) == (7, 1)
@@ -358,6 +359,6 @@ def test_shards_spread_evenly_and_go_back_to_their_disk() -> None:
 
 def test_a_node_never_gets_more_shards_than_it_has_room_for() -> None:
     """A shard waits rather than overrun a neighbour's memory."""
-    nodes = [m.NodeSeen(id=name, address=name, capacity=2) for name in "ab"]
+    nodes = [c.NodeSeen(id=name, address=name, capacity=2) for name in "ab"]
     homes = spread(6, nodes)
     assert sorted(homes.values()) == ["a", "a", "b", "b"]

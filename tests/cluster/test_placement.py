@@ -6,10 +6,11 @@ from collections import Counter
 
 import pytest
 
+from stratacache.cluster import coordinator_events as c
 from stratacache.cluster import messages as m
 from stratacache.cluster.config import ClusterConfig
 from stratacache.cluster.coordinator import Coordinator
-from stratacache.cluster.messages import NodeSeen
+from stratacache.cluster.coordinator_events import NodeSeen
 from stratacache.cluster.placement import node_seen, place
 from stratacache.node.errors import UsageError
 
@@ -75,23 +76,23 @@ def test_a_draining_node_closes_its_shards_and_gets_none() -> None:
     """Draining closes what runs there; the shard is started again only on another node."""
     core = Coordinator(name="c", uid="u", shard_ids=("shard-0",))
     here = NodeSeen(id="here", address="10.0.0.1", capacity=1)
-    core.handle(m.NodesSeen(nodes=(here,)), 0)
-    core.handle(m.NameConfirmed(sent_ms=0), 0)
-    effects = core.handle(m.Recovered(term=1, epoch_floor=0), 0)
-    (start,) = [one for one in effects if isinstance(one, m.StartShard)]
+    core.handle(c.NodesSeen(nodes=(here,)), 0)
+    core.handle(c.NameConfirmed(sent_ms=0), 0)
+    effects = core.handle(c.Recovered(term=1, epoch_floor=0), 0)
+    (start,) = [one for one in effects if isinstance(one, c.StartShard)]
     assert start.node == "here"
     started = m.ShardStarted(
         shard="shard-0", incarnation=start.incarnation, host="h", port=1, unix="", node="here", pid=1, fence="f"
     )
     core.handle(started, 1)
-    effects = core.handle(m.NodeDraining(node="here"), 2)
-    assert m.CloseShard(shard="shard-0", incarnation=start.incarnation) in effects
-    effects = core.handle(m.ShardLost(shard="shard-0", incarnation=start.incarnation), 3)
-    effects += core.handle(m.Ticked(), 60_000)
-    assert not [one for one in effects if isinstance(one, m.StartShard)]
+    effects = core.handle(c.NodeDraining(node="here"), 2)
+    assert c.CloseShard(shard="shard-0", incarnation=start.incarnation) in effects
+    effects = core.handle(c.ShardLost(shard="shard-0", incarnation=start.incarnation), 3)
+    effects += core.handle(c.Ticked(), 60_000)
+    assert not [one for one in effects if isinstance(one, c.StartShard)]
     fresh = NodeSeen(id="fresh", address="10.0.0.2", capacity=1)
-    effects = core.handle(m.NodesSeen(nodes=(here, fresh)), 60_001)
-    assert [one.node for one in effects if isinstance(one, m.StartShard)] == ["fresh"]
+    effects = core.handle(c.NodesSeen(nodes=(here, fresh)), 60_001)
+    assert [one.node for one in effects if isinstance(one, c.StartShard)] == ["fresh"]
 
 
 @pytest.mark.parametrize("wrong", [{"port_span": 2}, {"port": 6380, "port_span": -1}, {"node_resource": "a b"}])

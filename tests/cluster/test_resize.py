@@ -8,7 +8,7 @@ import pytest
 
 from stratacache.client.ring import Ring
 from stratacache.client.view import ACTIVE, ShardInfo, View
-from stratacache.cluster import messages as m
+from stratacache.cluster import coordinator_events as c
 from stratacache.cluster.changes import JOIN_TIMEOUT_MS
 from stratacache.cluster.coordinator import Coordinator
 from stratacache.cluster.membership import WINDOW_MS, resized, without
@@ -201,7 +201,7 @@ def test_a_new_coordinator_waits_for_a_shard_that_the_newest_view_does_not_have(
     cluster = running()
     cluster.unheard.add("shard-2")
     cluster.target = without(THREE, "shard-2")
-    cluster.tell(m.TargetSet(shards=cluster.target))
+    cluster.tell(c.TargetSet(shards=cluster.target))
     cluster.run(250)
     assert cluster.coordinator.change is not None
     cluster.processes["shard-2"].cut_off = True

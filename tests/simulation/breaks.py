@@ -15,7 +15,9 @@ from unittest.mock import patch
 from stratacache.client.core import dispatch, invalidate
 from stratacache.client.ring import position
 from stratacache.cluster import changes, coordinator
+from stratacache.cluster import coordinator_events as c
 from stratacache.cluster import messages as m
+from stratacache.cluster import serving_events as s
 from stratacache.cluster.coordinator import Coordinator
 from stratacache.cluster.debts import OpenLog
 from stratacache.cluster.handoff import Handoffs
@@ -100,8 +102,8 @@ def content_not_dropped() -> Iterator[None]:
     """A shard that was told to drop what it has on disk keeps it."""
     act_on = ShardProcess._act_on
 
-    def keep(self: ShardProcess, effect: m.ServingEffect, answers: list[Any]) -> float:
-        return 0.0 if isinstance(effect, m.DropContent) else act_on(self, effect, answers)
+    def keep(self: ShardProcess, effect: s.ServingEffect, answers: list[Any]) -> float:
+        return 0.0 if isinstance(effect, s.DropContent) else act_on(self, effect, answers)
 
     with patch.object(ShardProcess, "_act_on", keep):
         yield
@@ -115,8 +117,8 @@ def no_fencing() -> Iterator[None]:
     """A shard goes on serving when its serving lease has run out."""
     act_on = ShardProcess._act_on
 
-    def forever(self: ShardProcess, effect: m.ServingEffect, answers: list[Any]) -> float:
-        if isinstance(effect, m.ServeUntil) and effect.ms:
+    def forever(self: ShardProcess, effect: s.ServingEffect, answers: list[Any]) -> float:
+        if isinstance(effect, s.ServeUntil) and effect.ms:
             effect = replace(effect, ms=1 << 60)
         return act_on(self, effect, answers)
 
@@ -149,8 +151,8 @@ def invalidations_not_held() -> Iterator[None]:
     """A shard that has prepared a view still takes invalidations under the old one."""
     act_on = ShardProcess._act_on
 
-    def open_door(self: ShardProcess, effect: m.ServingEffect, answers: list[Any]) -> float:
-        return 0.0 if isinstance(effect, m.HoldInvalidations) else act_on(self, effect, answers)
+    def open_door(self: ShardProcess, effect: s.ServingEffect, answers: list[Any]) -> float:
+        return 0.0 if isinstance(effect, s.HoldInvalidations) else act_on(self, effect, answers)
 
     with patch.object(ShardProcess, "_act_on", open_door):
         yield
@@ -181,8 +183,8 @@ def silent_shards_skipped() -> Iterator[None]:
         yield
 
 
-def _not_remembered(self: CoordinatorProcess, effect: m.RememberEpoch, done: Callable[[], None]) -> None:
-    self.hear(m.EpochRemembered(epoch=effect.epoch))
+def _not_remembered(self: CoordinatorProcess, effect: c.RememberEpoch, done: Callable[[], None]) -> None:
+    self.hear(c.EpochRemembered(epoch=effect.epoch))
     done()
 
 
@@ -191,8 +193,8 @@ def zombies_obeyed() -> Iterator[None]:
     """A coordinator that was replaced goes on, and shards obey any term."""
     handle = Serving.handle
 
-    def obey(self: Serving, event: m.ServingEvent, now_ms: int) -> list[m.ServingEffect]:
-        if isinstance(event, m.Prepare | m.Activate | m.LeaseGranted | m.LeaseRefused):
+    def obey(self: Serving, event: s.ServingEvent, now_ms: int) -> list[s.ServingEffect]:
+        if isinstance(event, m.Prepare | m.Activate | s.LeaseGranted | m.RefuseLease):
             event = replace(event, term=max(event.term, self.term))
         return handle(self, event, now_ms)
 
@@ -217,7 +219,7 @@ def recovery_does_not_wait() -> Iterator[None]:
     """A coordinator that recovers takes silence for death."""
     recovered = Coordinator._on_recovered
 
-    def at_once(self: Coordinator, event: m.Recovered, now_ms: int, effects: list[m.CoordinatorEffect]) -> None:
+    def at_once(self: Coordinator, event: c.Recovered, now_ms: int, effects: list[c.CoordinatorEffect]) -> None:
         bound_ms, self.lease_bound_ms = self.lease_bound_ms, -coordinator.CONFIRM_MAX_MS
         recovered(self, event, now_ms, effects)
         self.lease_bound_ms = bound_ms

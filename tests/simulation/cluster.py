@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from stratacache.cluster import coordinator_events as c
 from stratacache.cluster import messages as m
 from stratacache.cluster.config import ClusterConfig
 from stratacache.cluster.membership import WINDOW_MS
@@ -86,7 +87,7 @@ class SimCluster:
             found = self.homes[shard, machine] = Home(fence=f"{machine}:{shard}")
         return found
 
-    def start_shard(self, effect: m.StartShard, reply: Callable[[Any], None]) -> None:
+    def start_shard(self, effect: c.StartShard, reply: Callable[[Any], None]) -> None:
         """As Ray starts an actor and the coordinator calls its `start`."""
         control, random = self.control, self.world.random
         alive = [name for name in self.shard_machines if name not in control.dead_machines]

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from stratacache.cluster import messages as m
+from stratacache.cluster import coordinator_events as c
 from tests.simulation.world import Machine, Process
 
 if TYPE_CHECKING:
@@ -137,8 +137,8 @@ class ControlService(Process):
         if process is self.coordinator:
             self.restart_coordinator()
 
-    def nodes(self) -> tuple[m.NodeSeen, ...]:
+    def nodes(self) -> tuple[c.NodeSeen, ...]:
         """The machines that count as alive and may hold shards."""
         return tuple(
-            m.NodeSeen(id=name, address=name) for name in self.cluster.shard_machines if name not in self.dead_machines
+            c.NodeSeen(id=name, address=name) for name in self.cluster.shard_machines if name not in self.dead_machines
         )

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from stratacache.client.view import View
+from stratacache.cluster import coordinator_events as c
 from stratacache.cluster import messages as m
 from stratacache.cluster.coordinator import Coordinator, Phase
 from tests.simulation.world import Machine, Process
@@ -39,7 +40,7 @@ class CoordinatorProcess(Process):
             start_timeout_ms=config.start_timeout_ms,
             window_ms=cluster.window_ms,
         )
-        self._effects: deque[m.CoordinatorEffect] = deque()
+        self._effects: deque[c.CoordinatorEffect] = deque()
         self._acting = False
         self._handles: dict[tuple[str, int], ShardProcess] = {}
         self.on_death.append(lambda: self.control.coordinator_died(self))
@@ -74,7 +75,7 @@ class CoordinatorProcess(Process):
 
         def confirmed(answer: bool | None) -> None:
             if answer:
-                self.hear(m.NameConfirmed(sent_ms=sent_ms))
+                self.hear(c.NameConfirmed(sent_ms=sent_ms))
             elif answer is False:
                 self.world.say(f"{self.name} learns of a later coordinator and ends")
                 self.die()
@@ -82,7 +83,7 @@ class CoordinatorProcess(Process):
 
         self._ask_control(lambda: self.control.kv["term"] == term, confirmed)
 
-    def _remember(self, effect: m.RememberEpoch, done: Callable[[], None]) -> None:
+    def _remember(self, effect: c.RememberEpoch, done: Callable[[], None]) -> None:
         """As CoordinatorActor._remember: two questions, and somebody else may come between them."""
 
         def newest(answer: bool | None) -> None:
@@ -104,9 +105,9 @@ class CoordinatorProcess(Process):
 
         def claimed(answer: bool | None) -> None:
             if answer:
-                self.hear(m.EpochRemembered(epoch=effect.epoch))
+                self.hear(c.EpochRemembered(epoch=effect.epoch))
             elif answer is False:
-                self.hear(m.EpochTaken(epoch=effect.epoch))
+                self.hear(c.EpochTaken(epoch=effect.epoch))
             done()
 
         self._ask_control(lambda: self.control.kv["term"] == effect.term, newest)
@@ -114,8 +115,8 @@ class CoordinatorProcess(Process):
     # -------------------------------------------------------------- recovery
 
     def _recover(self, term: int, epoch: int) -> None:
-        self.hear(m.NodesSeen(nodes=self.control.nodes()))
-        self.hear(m.NameConfirmed(sent_ms=self.now_ms()))
+        self.hear(c.NodesSeen(nodes=self.control.nodes()))
+        self.hear(c.NameConfirmed(sent_ms=self.now_ms()))
         names = sorted(self.control.actors)
         answers: dict[tuple[str, int], m.Found | str] = {}
 
@@ -159,7 +160,7 @@ class CoordinatorProcess(Process):
         silent = tuple(name for name, answer in answers.items() if answer == "silent")
         self.world.say(f"{self.name} term {term} recovers: found {[f.started.shard for f in found]} silent {silent}")
         target = dict(self.control.target)
-        self.hear(m.Recovered(term=term, epoch_floor=epoch, found=found, silent=silent, target=target))
+        self.hear(c.Recovered(term=term, epoch_floor=epoch, found=found, silent=silent, target=target))
         for one in found:
             self._watch(one.started.shard, one.started.incarnation)
         self._confirm()
@@ -168,13 +169,13 @@ class CoordinatorProcess(Process):
 
     def _tick(self) -> None:
         if self.core.phase not in (Phase.STOPPING, Phase.FAILED):
-            self.hear(m.Ticked())
+            self.hear(c.Ticked())
             self.after(TICK_MS, self._tick)
 
     def _look_at_nodes(self) -> None:
-        def seen(nodes: tuple[m.NodeSeen, ...] | None) -> None:
+        def seen(nodes: tuple[c.NodeSeen, ...] | None) -> None:
             if nodes is not None and nodes != self.core.nodes:
-                self.hear(m.NodesSeen(nodes=nodes))
+                self.hear(c.NodesSeen(nodes=nodes))
             self.after(NODES_MS, self._look_at_nodes)
 
         self._ask_control(self.control.nodes, seen)
@@ -183,7 +184,7 @@ class CoordinatorProcess(Process):
 
     def renew(self, request: m.LeaseRequested, reply: Callable[[Any], None]) -> None:
         """As CoordinatorActor.renew."""
-        answer: m.CoordinatorEffect | None = None
+        answer: c.CoordinatorEffect | None = None
         for effect in self.core.handle(request, self.now_ms()):
             if isinstance(effect, m.GrantLease | m.RefuseLease) or (
                 isinstance(effect, m.Activate) and effect.shard == request.shard
@@ -206,7 +207,7 @@ class CoordinatorProcess(Process):
 
         def written(done: bool | None) -> None:
             if done:
-                self.hear(m.TargetSet(shards=target))
+                self.hear(c.TargetSet(shards=target))
 
         self._ask_control(write, written)
 
@@ -216,7 +217,7 @@ class CoordinatorProcess(Process):
 
     # -------------------------------------------------------------- deciding and acting
 
-    def hear(self, event: m.CoordinatorEvent) -> None:
+    def hear(self, event: c.CoordinatorEvent) -> None:
         """Decide, and queue what follows."""
         self._effects.extend(self.core.handle(event, self.now_ms()))
         self.cluster.oracle.saw_epoch(self)
@@ -228,7 +229,7 @@ class CoordinatorProcess(Process):
         self._acting = True
         while self._effects:
             effect = self._effects.popleft()
-            if isinstance(effect, m.RememberEpoch):
+            if isinstance(effect, c.RememberEpoch):
                 self._remember(effect, self._go_on)
                 return
             self._act_on(effect)
@@ -238,20 +239,20 @@ class CoordinatorProcess(Process):
         self._acting = False
         self._act()
 
-    def _act_on(self, effect: m.CoordinatorEffect) -> None:
+    def _act_on(self, effect: c.CoordinatorEffect) -> None:
         match effect:
-            case m.StartShard():
+            case c.StartShard():
                 self._start(effect)
-            case m.KillShard(shard=shard, incarnation=incarnation):
+            case c.KillShard(shard=shard, incarnation=incarnation):
                 self.world.say(f"{self.name} kills {shard}/{incarnation}")
                 self._handles.pop((shard, incarnation), None)
                 self._ask_control(lambda: self.control.kill((shard, incarnation)), lambda _: None)
-            case m.CloseShard(shard=shard, incarnation=incarnation):
+            case c.CloseShard(shard=shard, incarnation=incarnation):
                 self._close((shard, incarnation))
             case m.Prepare() | m.Activate():
                 self._deliver(effect)
 
-    def _start(self, effect: m.StartShard) -> None:
+    def _start(self, effect: c.StartShard) -> None:
         shard, incarnation = effect.shard, effect.incarnation
         self.world.say(f"{self.name} starts {shard}/{incarnation} on {effect.node or 'any'}")
 
@@ -262,7 +263,7 @@ class CoordinatorProcess(Process):
                 self.hear(started)
                 self._watch(shard, incarnation)
             else:
-                self.hear(m.ShardStartFailed(shard=shard, incarnation=incarnation, reason="could not start"))
+                self.hear(c.ShardStartFailed(shard=shard, incarnation=incarnation, reason="could not start"))
 
         self.cluster.network.call(
             self,
@@ -293,7 +294,7 @@ class CoordinatorProcess(Process):
                 self.world.after(500, lost)
             else:
                 delay_ms = self.cluster.network.delay_ms(self.control, self)
-                event = m.ShardLost(shard=shard, incarnation=incarnation)
+                event = c.ShardLost(shard=shard, incarnation=incarnation)
                 self.world.after(delay_ms, lambda: self.deliver(lambda: self.hear(event)))
 
         def gone(answer: object) -> None:

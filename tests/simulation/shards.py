@@ -11,7 +11,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, cast
 
+from stratacache.cluster import coordinator_events as c
 from stratacache.cluster import messages as m
+from stratacache.cluster import serving_events as s
 from stratacache.cluster.debts import merged
 from stratacache.cluster.handoff import Handoffs
 from stratacache.cluster.replicated import ReplicatedCache
@@ -64,7 +66,7 @@ class Home:
 class ShardProcess(Process):
     """One incarnation of one shard."""
 
-    def __init__(self, cluster: SimCluster, effect: m.StartShard, machine: Machine, home: Home) -> None:
+    def __init__(self, cluster: SimCluster, effect: c.StartShard, machine: Machine, home: Home) -> None:
         super().__init__(cluster.world, machine, f"{effect.shard}/{effect.incarnation}")
         self.cluster = cluster
         self.shard, self.incarnation = effect.shard, effect.incarnation
@@ -79,7 +81,7 @@ class ShardProcess(Process):
         self.links: SimLinks | None = None
         self._settling = 0
         self._coordinator: Any = None
-        self._events: deque[tuple[m.ServingEvent, Callable[[list[Any]], None]]] = deque()
+        self._events: deque[tuple[s.ServingEvent, Callable[[list[Any]], None]]] = deque()
         self._busy = False
         self._renewal: Any = None
         self._asking = False
@@ -151,7 +153,7 @@ class ShardProcess(Process):
             self.router.ownership,
             SimPeers(self),
             incarnation=self.incarnation,
-            gone=lambda epoch: self.handle(m.LeftoversGone(epoch=epoch)),
+            gone=lambda epoch: self.handle(s.LeftoversGone(epoch=epoch)),
         )
         self.server.departures = self.handoffs
         self._tick()
@@ -187,7 +189,7 @@ class ShardProcess(Process):
 
     # -------------------------------------------------------------- events and effects, as ShardActor._handle
 
-    def handle(self, event: m.ServingEvent, done: Callable[[list[Any]], None] = lambda _: None) -> None:
+    def handle(self, event: s.ServingEvent, done: Callable[[list[Any]], None] = lambda _: None) -> None:
         """Queue an event; `done` gets what this shard vouches for."""
         self._events.append((event, lambda answers: self._answer(answers, done)))
         if not self._busy:
@@ -200,7 +202,7 @@ class ShardProcess(Process):
             return
         epoch, self._settling = self._settling, 0
         waited = self.replication.outbox.drained()
-        waited.add_done_callback(lambda _: self.deliver(lambda: self.handle(m.Settled(epoch=epoch), done)))
+        waited.add_done_callback(lambda _: self.deliver(lambda: self.handle(s.Settled(epoch=epoch), done)))
 
     def _next(self) -> None:
         self._busy = bool(self._events)
@@ -218,7 +220,7 @@ class ShardProcess(Process):
 
     def _note(self, kind: str, names: Sequence[bytes], cause: RemovalCause, seq: int) -> None:
         if kind != "keys":
-            self.serving.handle(m.Invalidated(debt=m.Debt(kind=kind, names=tuple(names))), 0)
+            self.serving.handle(s.Invalidated(debt=m.Debt(kind=kind, names=tuple(names))), 0)
         elif self.replication is not None:
             for key in names:
                 for shard in self.replication.chains.away(key):
@@ -226,26 +228,26 @@ class ShardProcess(Process):
 
     def _missed(self, shard: str, keys: Sequence[bytes]) -> None:
         for key in keys:
-            self.serving.handle(m.Invalidated(debt=m.Debt(kind="keys", names=(key,)), shard=shard), 0)
+            self.serving.handle(s.Invalidated(debt=m.Debt(kind="keys", names=(key,)), shard=shard), 0)
 
     @property
     def _alone(self) -> MultiLevelCache:
         return self.engine.alone() if isinstance(self.engine, ReplicatedCache) else self.engine
 
     def _owe(self, keys: Sequence[bytes]) -> None:
-        self.serving.handle(m.Invalidated(debt=m.Debt(kind="keys", names=tuple(keys))), 0)
+        self.serving.handle(s.Invalidated(debt=m.Debt(kind="keys", names=tuple(keys))), 0)
 
     def _carry_out(self, effects: deque[Any], answers: list[Any], done: Callable[[list[Any]], None]) -> None:
         while effects:
             effect = effects.popleft()
-            if isinstance(effect, m.StopMoving):
+            if isinstance(effect, s.StopMoving):
                 self.handoffs.stop_moving(effect.view)
                 continue
-            if isinstance(effect, m.BeginHandoff):
+            if isinstance(effect, s.BeginHandoff):
                 self.world.faults["handoffs begun" if effect.former is not None else "rings without a handoff"] += 1
                 self.handoffs.begin(effect)
                 continue
-            if isinstance(effect, m.DropLeftovers):
+            if isinstance(effect, s.DropLeftovers):
                 self.handoffs.drop_leftovers(lambda: self._carry_out(effects, answers, done))
                 return
             pause_ms = self._act_on(effect, answers)
@@ -255,41 +257,41 @@ class ShardProcess(Process):
         done(answers)
         self._next()
 
-    def _act_on(self, effect: m.ServingEffect, answers: list[Any]) -> float:
+    def _act_on(self, effect: s.ServingEffect, answers: list[Any]) -> float:
         """Carry an effect out; how long it takes."""
         random = self.world.random
         slow_ms = random.choice((0.5, 5, 50, 300))
         match effect:
-            case m.HoldInvalidations(on=on):
+            case s.HoldInvalidations(on=on):
                 self.server.hold_invalidations = on
-            case m.ServeUntil(ms=ms):
+            case s.ServeUntil(ms=ms):
                 self.server.serve_until_ms = ms
-            case m.HoldChains(view=view) if self.replication is not None and self.links is not None:
+            case s.HoldChains(view=view) if self.replication is not None and self.links is not None:
                 self.replication.prepare(view)
                 self.links.follow(view)
-            case m.Settle(epoch=epoch):
+            case s.Settle(epoch=epoch):
                 self._settling = epoch
-            case m.DropContent():
+            case s.DropContent():
                 self._alone.clear()
                 return slow_ms
-            case m.PayDebts(debts=debts):
+            case s.PayDebts(debts=debts):
                 self._pay(debts)
                 return slow_ms
-            case m.StoreState(epoch=epoch, ring=ring, mixed=mixed):
+            case s.StoreState(epoch=epoch, ring=ring, mixed=mixed):
                 self.after(slow_ms * 0.99, lambda: self._store(epoch, ring, mixed))
                 return slow_ms
-            case m.ShowView(view=view, returns=returns):
+            case s.ShowView(view=view, returns=returns):
                 self.server.set_view(view.to_bytes(), view.epoch)
                 self.router.set_view(view)
                 if self.replication is not None and self.links is not None:
                     self.replication.activate(view, returns=returns)
                     self.links.follow(view)
                 self.cluster.oracle.saw_view(view, self.name)
-            case m.Answer(event=answer):
+            case s.Answer(event=answer):
                 answers.append(answer)
-            case m.AskLease():
+            case s.AskLease():
                 self._keep_lease()
-            case m.End():
+            case s.End():
                 self.die()
         return 0.0
 
@@ -357,10 +359,8 @@ class ShardProcess(Process):
     def _renewed(self, answer: Any, sent_ms: int) -> None:
         match answer:
             case m.GrantLease(term=term, epoch=epoch):
-                self.handle(m.LeaseGranted(term=term, epoch=epoch, sent_ms=sent_ms))
-            case m.RefuseLease(term=term, gone=gone):
-                self.handle(m.LeaseRefused(term=term, gone=gone))
-            case m.Activate():
+                self.handle(s.LeaseGranted(term=term, epoch=epoch, sent_ms=sent_ms))
+            case m.RefuseLease() | m.Activate():
                 self.handle(answer)
             case None if self.world.random.random() < 0.5:
                 self._coordinator = None

@@ -47,6 +47,17 @@ class Change:
         prepare = self.prepares[member.id]
         return member.id in self.waiting and member.process is Process.UP and member.incarnation == prepare.incarnation
 
+    def send(self, members: Mapping[str, Member], now_ms: int) -> list[m.Prepare]:
+        """To all that have not prepared; one whose successor is up already is not sent to, only waited for."""
+        self.sent_ms = now_ms
+        return [self.prepares[shard] for shard in sorted(self.waiting) if self.awaits(members[shard])]
+
+    def note(self, event: m.Prepared) -> None:
+        """A shard has prepared."""
+        if event.epoch == self.view.epoch:
+            self.waiting.discard(event.shard)
+            self.owed[event.shard] = dict(event.owed)
+
 
 def begin_change(
     view: View,

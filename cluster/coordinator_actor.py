@@ -317,7 +317,7 @@ class CoordinatorActor:
         found = (node_seen(node, config.node_resource) for node in known)
         nodes = tuple(node for node in found if node and config.machine in ("", node.address))
         self._addresses = {node.id: node.address for node in nodes}
-        if nodes != self.core.nodes:
+        if nodes != self.core.processes.nodes:
             self._hear(c.NodesSeen(nodes=nodes))
 
     async def _act(self) -> None:
@@ -372,7 +372,7 @@ class CoordinatorActor:
             host=listen_address(config, address),
             port=effect.port,
             node=effect.node,
-            pinned=bool(config.machine) or any(node.home is not None for node in self.core.nodes),
+            pinned=bool(config.machine) or any(node.home is not None for node in self.core.processes.nodes),
             base=counters(self._last_stats.get(shard, {})),
         )
         where = NodeAffinitySchedulingStrategy(effect.node, soft=False) if effect.node else "SPREAD"

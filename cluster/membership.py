@@ -11,11 +11,13 @@ incarnations that were never given before.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 from stratacache.client.view import ACTIVE, View
+from stratacache.cluster import coordinator_events as c
+from stratacache.cluster import messages as m
 from stratacache.cluster.config import SHARDS_MAX
 from stratacache.cluster.members import Member, Process
 from stratacache.node.errors import UsageError
@@ -107,17 +109,93 @@ def why_not_yet(members: Mapping[str, Member], view: View, target: Target, now_m
     return ""
 
 
-def progress(view: View | None, target: Target, handing_over: HandingOver | None, waits_for: str) -> dict[str, Any]:
-    """How far a change of the ring is, for people and programs."""
-    left = handing_over.left if handing_over is not None else {}
-    moving = "handing over" if handing_over is not None else ("" if ring_follows(view, target) else "changing the ring")
-    return {
-        "target": dict(target),
-        "phase": moving,
-        "left": sum(count or 0 for count in left.values()),
-        "sources": sorted(shard for shard, count in left.items() if count != 0),
-        "waits_for": waits_for,
-    }
+class Membership:
+    """Which shards are wanted (`target`, with their weights), and the change of the ring that follows."""
+
+    def __init__(self, shard_ids: Sequence[str], *, window_ms: int) -> None:
+        self.target: dict[str, float] = in_order(dict.fromkeys(shard_ids, 1.0))
+        self.handing_over: HandingOver | None = None
+        self.window_ms = window_ms
+        self._given: dict[str, int] = {}  # the last incarnation of each shard that is no member any more
+
+    def aim(
+        self, target: Target, members: Mapping[str, Member], effects: list[c.CoordinatorEffect]
+    ) -> dict[str, Member]:
+        """Want these shards; returns the members with those that come and go."""
+        self.target = in_order(target)
+        wanted = dict(members)
+        for shard, weight in self.target.items():
+            if shard not in wanted:
+                wanted[shard] = Member(id=shard, incarnation=self._given.pop(shard, 0))
+            wanted[shard].weight, wanted[shard].leaving = weight, False
+        for member in wanted.values():
+            if member.id in self.target:
+                continue
+            member.leaving = True
+            if member.process is not Process.NONE and member.served_by != member.incarnation:  # it never came to serve
+                effects.append(c.KillShard(shard=member.id, incarnation=member.incarnation))
+                member.process, member.started = Process.NONE, None
+        return {shard: wanted[shard] for shard in sorted(wanted, key=shard_number)}
+
+    def may_follow(
+        self, members: Mapping[str, Member], view: View | None, proposed: View | None, *, is_sure: bool, now_ms: int
+    ) -> bool:
+        """Whether the next view may have the ring that is wanted. One that has been proposed already may go on.
+
+        `is_sure`: the view was brought into force by this coordinator, so its shards hold what it says.
+        """
+        if view is None or not is_sure or self.handing_over is not None:
+            return False
+        if ring_follows(view, self.target) or (proposed is not None and not ring_follows(proposed, self.target)):
+            return False
+        return not why_not_yet(members, view, self.target, now_ms)
+
+    def begin_handing_over(self, epoch: int, sources: Collection[str], now_ms: int) -> None:
+        """The view of `epoch` has another ring: until the sources have given what moved, it does not change again."""
+        self.handing_over = HandingOver(epoch, now_ms + self.window_ms, dict.fromkeys(sorted(sources)))
+
+    def note_leftovers(self, event: m.LeaseRequested) -> None:
+        """Take note of what a source still holds."""
+        over = self.handing_over
+        if over is not None and event.shard in over.left and event.epoch >= over.epoch:
+            over.left[event.shard] = event.leftovers
+
+    def let_go(
+        self, members: dict[str, Member], needed: Collection[str], now_ms: int, effects: list[c.CoordinatorEffect]
+    ) -> None:
+        """Let the ring change again, and remove shards that have left and are not `needed`, once all is handed over."""
+        over = self.handing_over
+        if over is not None:
+            for shard in over.left:
+                if shard not in members or members[shard].process is Process.NONE:
+                    over.left[shard] = 0
+            if not over.is_over(now_ms):
+                return
+            self.handing_over = None
+        for member in [one for one in members.values() if one.leaving and one.id not in needed]:
+            if member.process is Process.UP:
+                effects.append(c.CloseShard(shard=member.id, incarnation=member.incarnation, forget=True))
+            elif not is_gone(member, now_ms):
+                continue
+            del members[member.id]
+            self._given[member.id] = member.incarnation
+
+    def progress(self, members: Mapping[str, Member], view: View | None, now_ms: int) -> dict[str, Any]:
+        """How far a change of the ring is, for people and programs."""
+        left = self.handing_over.left if self.handing_over is not None else {}
+        phase = waits_for = ""
+        if self.handing_over is not None:
+            phase = "handing over"
+        elif not ring_follows(view, self.target):
+            phase = "changing the ring"
+            waits_for = why_not_yet(members, view, self.target, now_ms) if view is not None else ""
+        return {
+            "target": dict(self.target),
+            "phase": phase,
+            "left": sum(count or 0 for count in left.values()),
+            "sources": sorted(shard for shard, count in left.items() if count != 0),
+            "waits_for": waits_for,
+        }
 
 
 def is_gone(member: Member, now_ms: int) -> bool:

@@ -6,15 +6,13 @@ in force.
 
 from __future__ import annotations
 
-from typing import Final
+from collections.abc import Mapping
 
 from stratacache.client.view import ACTIVE, View
 from stratacache.cluster import coordinator_events as c
 from stratacache.cluster import messages as m
 from stratacache.cluster.members import Member, Process
-
-CONFIRM_MAX_MS: Final = 3_000
-"""How old a confirmation of the coordinator's name may be when a lease is granted."""
+from stratacache.cluster.membership import shard_number
 
 
 def newest_found(event: c.Recovered) -> m.Found | None:
@@ -25,13 +23,31 @@ def newest_found(event: c.Recovered) -> m.Found | None:
     return newest
 
 
-def strangers(view: View, event: c.Recovered) -> set[str]:
-    """Shards that the newest view does not have, but of which a process runs: it may not have heard of it yet."""
-    known = {found.started.shard for found in event.found} | {shard for shard, _ in event.silent}
-    return known - view.by_id.keys()
+def recovered_members(
+    event: c.Recovered, newest: m.Found | None, target: Mapping[str, float], latest_ms: int
+) -> dict[str, Member]:
+    """Each shard that is wanted, or in the newest view, or of which a process runs: it may not have heard of that view.
+
+    When a view was in force that nobody can tell of, all that is certain is what is wanted.
+    """
+    view = newest.view if newest is not None else None
+    if view is None and event.epoch_floor > 0:
+        return {shard: Member(id=shard, weight=weight) for shard, weight in target.items()}
+    ids = set(target)
+    if view is not None:
+        ids |= view.by_id.keys() | {found.started.shard for found in event.found} | {shard for shard, _ in event.silent}
+    members = {shard: Member(id=shard) for shard in sorted(ids, key=shard_number)}
+    for member in members.values():
+        member.leaving = member.id not in target
+        member.weight = target.get(member.id, 1.0)
+        if newest is not None:
+            member.fence = newest.fences.get(member.id, "")
+            member.away_since = newest.away.get(member.id)
+        _recover(member, view, event, latest_ms)
+    return members
 
 
-def recover_member(member: Member, view: View | None, event: c.Recovered, latest_ms: int) -> None:
+def _recover(member: Member, view: View | None, event: c.Recovered, latest_ms: int) -> None:
     """What one shard's processes can be doing now: an answer tells; silence may serve until `latest_ms`."""
     entry = view.by_id.get(member.id) if view is not None else None
     if entry is not None and entry.state == ACTIVE:

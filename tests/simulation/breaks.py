@@ -14,10 +14,11 @@ from unittest.mock import patch
 
 from stratacache.client.core import dispatch, invalidate
 from stratacache.client.ring import position
-from stratacache.cluster import changes, coordinator
+from stratacache.cluster import authority, changes, coordinator
 from stratacache.cluster import coordinator_events as c
 from stratacache.cluster import messages as m
 from stratacache.cluster import serving_events as s
+from stratacache.cluster.authority import Authority
 from stratacache.cluster.coordinator import Coordinator
 from stratacache.cluster.debts import OpenLog
 from stratacache.cluster.handoff import Handoffs
@@ -140,7 +141,7 @@ def clock_rates_ignored() -> Iterator[None]:
 
     def short(self: Coordinator, **options: Any) -> None:
         init(self, **options)
-        self.lease_bound_ms = options["lease_ms"]
+        self.authority.lease_bound_ms = options["lease_ms"]
 
     with patch.object(Coordinator, "__init__", short):
         yield
@@ -200,7 +201,7 @@ def zombies_obeyed() -> Iterator[None]:
 
     with (
         patch.object(Serving, "handle", obey),
-        patch.object(coordinator, "CONFIRM_MAX_MS", 1 << 40),
+        patch.object(authority, "CONFIRM_MAX_MS", 1 << 40),
         patch.object(CoordinatorProcess, "_remember", _not_remembered),
         patch.object(CoordinatorProcess, "_confirm", lambda self: None),
     ):
@@ -217,14 +218,7 @@ def epochs_not_remembered() -> Iterator[None]:
 @plant
 def recovery_does_not_wait() -> Iterator[None]:
     """A coordinator that recovers takes silence for death."""
-    recovered = Coordinator._on_recovered
-
-    def at_once(self: Coordinator, event: c.Recovered, now_ms: int, effects: list[c.CoordinatorEffect]) -> None:
-        bound_ms, self.lease_bound_ms = self.lease_bound_ms, -coordinator.CONFIRM_MAX_MS
-        recovered(self, event, now_ms, effects)
-        self.lease_bound_ms = bound_ms
-
-    with patch.object(Coordinator, "_on_recovered", at_once):
+    with patch.object(Authority, "granted_by_others_until_ms", lambda self, now_ms: now_ms):
         yield
 
 

@@ -174,7 +174,7 @@ class CoordinatorProcess(Process):
 
     def _look_at_nodes(self) -> None:
         def seen(nodes: tuple[c.NodeSeen, ...] | None) -> None:
-            if nodes is not None and nodes != self.core.nodes:
+            if nodes is not None and nodes != self.core.processes.nodes:
                 self.hear(c.NodesSeen(nodes=nodes))
             self.after(NODES_MS, self._look_at_nodes)
 

@@ -19,18 +19,15 @@ from stratacache.client.core import fills, invalidate
 from stratacache.client.core.dispatch import first_error
 from stratacache.client.core.effects import Call, Exchange, Operation, ShardFailure
 from stratacache.client.core.flight import Flight
+from stratacache.client.core.fullkeys import all_full, careful_full, one_full, prefix_of
 from stratacache.client.core.reads import EachPlan, ask_one, fetch
 from stratacache.client.core.request import distinct_keys, payload_argument, put_options, tag_list, ttl_ms, ttls_ms
 from stratacache.client.core.state import Core
 from stratacache.client.core.writes import put_all, put_one
 from stratacache.node.errors import UnavailableError, UsageError
-from stratacache.node.keys import KEY_BYTES_MAX, NAMESPACE_BYTES_MAX, check_namespace, full_key
+from stratacache.node.keys import check_namespace
 from stratacache.node.merging import merged_stats
 from stratacache.node.types import MISS
-
-SURELY_SHORT_BYTES = KEY_BYTES_MAX - NAMESPACE_BYTES_MAX - 1
-COLON = ord(":")
-COLON_WITHIN = NAMESPACE_BYTES_MAX + 1  # a colon further back ends no namespace
 
 
 class Operations:
@@ -42,32 +39,21 @@ class Operations:
         self.core = core
         self.default_namespace = check_namespace(namespace).decode()
         self.strict = strict
-        self._prefix = b"" if namespace == "default" else namespace.encode() + b":"
+        self._prefix = prefix_of(namespace)
 
     def full(self, key: str | bytes, namespace: str | None) -> bytes:
-        """The canonical full key: `node.keys.full_key`, with the usual cases decided here at a third of its time."""
-        if namespace is None:
-            raw = key.encode() if type(key) is str else key
-            if type(raw) is bytes and 0 < len(raw) < SURELY_SHORT_BYTES:
-                if self._prefix:
-                    return self._prefix + raw
-                return raw if raw.find(b":", 0, COLON_WITHIN) < 0 else b"default:" + raw
-        return full_key(self.default_namespace if namespace is None else namespace, key)
+        """The canonical full key; raises UsageError or LimitError for what is no key."""
+        if namespace is None and (full := one_full(key, self._prefix)) is not None:
+            return full
+        return careful_full(key, self.default_namespace if namespace is None else namespace)
 
     def _all_full(self, keys: Iterable[str | bytes], namespace: str | None) -> list[bytes]:
-        """`full` for each; the checks of an ordinary batch are made on all of it at once, at a third of the time."""
+        """`full` for each, worked out on all of an ordinary batch at once."""
         if isinstance(keys, str | bytes):
             raise UsageError(f"keys is the single key {keys!r}; give a list of keys")
         keys = list(keys)
-        if namespace is None:
-            try:
-                raws = "\n".join(keys).encode().split(b"\n")  # type: ignore[arg-type]  # caught below
-            except TypeError:
-                raws = []  # not all of them are text
-            if len(raws) == len(keys) and all(raws) and max(map(len, raws)) <= COLON_WITHIN:
-                if self._prefix:
-                    return [self._prefix + raw for raw in raws]
-                return [b"default:" + raw if COLON in raw else raw for raw in raws]
+        if namespace is None and (fulls := all_full(keys, self._prefix)) is not None:
+            return fulls
         return [self.full(key, namespace) for key in keys]
 
     def get(self, full: bytes, default: Any) -> Operation[Any]:

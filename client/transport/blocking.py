@@ -142,7 +142,10 @@ class BlockingShell(Runner):
 
     def _receive(self, call: Call, pool: Pool, connection: Connection, deadline: float) -> list[Any] | ShardFailure:
         try:
-            replies = connection.receive(len(call.commands), deadline)
+            if len(call.commands) == 1 and call.commands[0][0] == b"SC.MGET":
+                replies = [connection.receive_values(deadline)]
+            else:
+                replies = connection.receive(len(call.commands), deadline)
         except CONNECTION_ERRORS as error:
             pool.drop_after(connection, error)
             return failure_of(call.shard, error, sent=True)

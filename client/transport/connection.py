@@ -15,6 +15,7 @@ import socket
 import ssl
 import struct
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from hiredis import HiredisError, Reader
 from stratacache.client.core.effects import ShardFailure
 from stratacache.client.core.state import Core
 from stratacache.client.options import ClientOptions
+from stratacache.client.transport.values import receive_values
 from stratacache.client.transport.wire import check_greeting, greeting, pack
 from stratacache.client.view import ShardInfo
 from stratacache.node.errors import AccessError
@@ -154,6 +156,19 @@ class Connection:
                 return replies
             if time.monotonic() > until:
                 raise TimeoutError
+
+    def receive_values(self, until: float) -> Any:
+        """Read the one reply to an SC.MGET; raises as `receive`."""
+        return receive_values(self.sock.recv_into, self._buffer, until, partial(self._parse, until))
+
+    def _parse(self, until: float, begun: bytes, start: int, stop: int) -> Any:
+        """One reply that begins with `begun` and goes on with a part of the buffer."""
+        reader = self._reader
+        if begun:
+            reader.feed(begun)
+        reader.feed(self._buffer, start, stop - start)  # type: ignore[arg-type]  # any buffer will do
+        reply = reader.gets()
+        return reply if reply is not _INCOMPLETE else self.receive(1, until)[0]
 
     def receive_pushes(self) -> tuple[list[Any], bool]:
         """What a watching connection has got so far, and whether that is all that the kernel had.

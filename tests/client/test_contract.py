@@ -293,6 +293,13 @@ def test_wrong_calls_are_told_at_once(cache: Any) -> None:
         cache.put("k" * 70_000, 1)
     assert cache.put("k" * 65_536, 1) is True
     assert cache.get("k" * 65_536) == 1
+    for number in (5, None):
+        with pytest.raises(UsageError, match="give text or bytes"):
+            cache.put(number, 1)
+    with pytest.raises(UsageError, match="give text or bytes"):
+        cache.get_many(["a", 5])
+    with pytest.raises(UsageError, match="UTF-8"):
+        cache.get_many(["a", "\ud800"])
     with pytest.raises(UsageError, match="above 0"):
         cache.put("k", 1, ttl=-1)
     with pytest.raises(UsageError, match="above 0"):

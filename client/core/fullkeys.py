@@ -1,0 +1,69 @@
+"""Keys as callers write them to canonical full keys, the usual ones cheaply; `node.keys.full_key` decides the others.
+
+Invariants: what is returned equals `full_key` for every key; what is no text or bytes is refused, never read as
+something else (`bytes(5)` would be five zero bytes).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+from stratacache.node.errors import UsageError
+from stratacache.node.keys import KEY_BYTES_MAX, NAMESPACE_BYTES_MAX, full_key
+
+SURELY_SHORT_BYTES: Final = KEY_BYTES_MAX - NAMESPACE_BYTES_MAX - 1
+COLON_WITHIN: Final = NAMESPACE_BYTES_MAX + 1  # a colon further back ends no namespace
+_BUT_COLON_AND_LINE: Final = bytes(byte for byte in range(256) if byte not in b":\n")
+
+
+def prefix_of(namespace: str) -> bytes:
+    """What stands before a key of this namespace; nothing for the default one."""
+    return b"" if namespace == "default" else namespace.encode() + b":"
+
+
+def one_full(key: str | bytes, prefix: bytes) -> bytes | None:
+    """The full key of an ordinary key; None for one that `careful_full` must look at."""
+    if type(key) is str:
+        try:
+            raw = key.encode()
+        except UnicodeEncodeError:
+            return None
+    else:
+        raw = key  # type: ignore[assignment]  # bytes, or refused below
+    if type(raw) is not bytes or not 0 < len(raw) < SURELY_SHORT_BYTES:
+        return None
+    if prefix:
+        return prefix + raw
+    return raw if raw.find(b":", 0, COLON_WITHIN) < 0 else b"default:" + raw
+
+
+def careful_full(key: Any, namespace: str) -> bytes:
+    """The full key of any key; raises UsageError or LimitError for what is none."""
+    if not isinstance(key, str | bytes | bytearray | memoryview):
+        raise UsageError(f"key {key!r:.80} is a {type(key).__name__}; give text or bytes, or see key_for")
+    try:
+        return full_key(namespace, key if isinstance(key, str) else bytes(key))
+    except UnicodeEncodeError as error:
+        raise UsageError(f"key {key!r:.80} is no text that UTF-8 can carry: {error.reason}") from error
+
+
+def all_full(keys: Sequence[Any], prefix: bytes) -> list[bytes] | None:
+    """The full keys of an ordinary batch of text, worked out on all of it at once; None for any other batch."""
+    try:
+        text = "\n".join(keys).encode()
+    except (TypeError, UnicodeEncodeError):
+        return None
+    marks = text.translate(None, _BUT_COLON_AND_LINE)
+    if marks.count(b"\n") != len(keys) - 1:
+        return None
+    if not prefix and marks[:1] == b":" == marks[-1:] and b"\n\n" not in marks:
+        prefix = b"default:"  # a colon in each of them: otherwise each would be taken for a namespace and a key
+    if prefix:
+        fulls = (prefix + text.replace(b"\n", b"\n" + prefix)).split(b"\n")
+    else:
+        fulls = text.split(b"\n")
+        if b":" in marks:
+            fulls = [b"default:" + raw if b":" in raw else raw for raw in fulls]
+    lengths = set(map(len, fulls))
+    return fulls if len(prefix) < min(lengths) and max(lengths) <= COLON_WITHIN else None

@@ -13,13 +13,12 @@ import asyncio
 import logging
 import os
 import time
-from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any, Final, NoReturn
 
 from stratacache.cluster import coordinator_events as c
 from stratacache.cluster import messages as m
-from stratacache.cluster.config import RAY_NAMESPACE, ClusterConfig, shard_actor_name
+from stratacache.cluster.config import ClusterConfig
 from stratacache.cluster.coordinator import Coordinator, Phase
 from stratacache.cluster.intelligence_shell import IntelligenceShell
 from stratacache.cluster.membership import shard_number
@@ -27,15 +26,12 @@ from stratacache.cluster.metrics import ClusterCollector, serve_metrics
 from stratacache.cluster.placement import node_seen
 from stratacache.cluster.ray_metrics import keep_recording
 from stratacache.cluster.registry import Registry
-from stratacache.cluster.shard_actor import ShardActor, ShardSpec, listen_address
+from stratacache.cluster.shard_handles import ShardHandles
 from stratacache.cluster.tls import trust_of
-from stratacache.node.errors import CacheError, UnavailableError, UsageError
-from stratacache.node.merging import counters, merged_stats
+from stratacache.node.errors import UnavailableError, UsageError
+from stratacache.node.merging import merged_stats
 
 TICK_S: Final = 0.25
-PROBE_DEADLINE_S: Final = 3.0
-CALL_DEADLINE_S: Final = 30.0
-STATS_DEADLINE_S: Final = 2.0
 LOOK_EVERY_S: Final = 2.0
 PORT_MAX: Final = 65_535
 
@@ -57,8 +53,7 @@ class CoordinatorActor:
             port=config.port,
         )
         self.registry = Registry(config.name, config.uid)
-        self._last_stats: dict[str, dict[str, Any]] = {}
-        self._handles: dict[tuple[str, int], Any] = {}
+        self.shards = ShardHandles(config, self._hear, self._spawn)
         self._addresses: dict[str, str] = {}
         self._effects: asyncio.Queue[c.CoordinatorEffect] = asyncio.Queue()
         self._changed = asyncio.Event()
@@ -67,7 +62,7 @@ class CoordinatorActor:
         collector = ClusterCollector(asyncio.get_running_loop(), self.status)
         self.metrics = serve_metrics(config, collector, None)
         self._spawn(keep_recording(collector.totals))
-        self.intelligence = IntelligenceShell(config, self.registry, lambda: self._handles, self._totals)
+        self.intelligence = IntelligenceShell(config, self.registry, lambda: self.shards.actors, self.shards.totals)
         self._spawn(self.intelligence.run())
         self._spawn(self._run())
 
@@ -162,27 +157,17 @@ class CoordinatorActor:
 
     async def stats(self) -> dict[str, Any]:
         """The status, with each shard's figures and their sum. A shard that gives no answer keeps its last ones."""
-        await self._gather_stats()
+        await self.shards.gather_stats()
         status = self.status()
         for shard in status["shards"]:
-            shard["stats"] = self._last_stats.get(shard["id"], {})
+            shard["stats"] = self.shards.last_stats.get(shard["id"], {})
         status["total"] = merged_stats(shard["stats"] for shard in status["shards"])
         status["prefetch"] = self.intelligence.report()
         return status
 
-    async def _gather_stats(self) -> None:
-        await asyncio.gather(*(self._ask_stats(shard, handle) for (shard, _), handle in self._handles.items()))
-
-    async def _ask_stats(self, shard: str, handle: Any) -> None:
-        with suppress(Exception):  # a shard that can't answer has no news
-            self._last_stats[shard] = await asyncio.wait_for(handle.stats.remote(), STATS_DEADLINE_S)
-
     async def register_loader(self, packed: bytes) -> None:
         """Take a loader, by whose name recipes ask for it."""
         await self.intelligence.register(packed)
-
-    def _totals(self) -> dict[str, Any]:
-        return merged_stats(self._last_stats.values())
 
     async def drain(self, node: str, deadline_s: float) -> list[str]:
         """Close the shards of a Ray node that is about to go, and start none there; returns which those were."""
@@ -219,8 +204,7 @@ class CoordinatorActor:
         await self._effects.join()
         if self._closing:
             await asyncio.wait(self._closing, timeout=deadline_s)
-        for shard, incarnation in list(self._handles):
-            self._kill(shard, incarnation)
+        self.shards.kill_all()
         await asyncio.to_thread(self.registry.forget)
 
     # -------------------------------------------------------------- deciding and acting
@@ -256,7 +240,7 @@ class CoordinatorActor:
             await asyncio.sleep(LOOK_EVERY_S)
             with suppress(Exception):  # Ray's control service is away: what was seen last stands
                 await self._look_at_nodes()
-            await self._gather_stats()
+            await self.shards.gather_stats()
 
     async def _recover(self) -> None:
         """Take a term of its own, then ask every shard that Ray knows."""
@@ -264,32 +248,11 @@ class CoordinatorActor:
         term, epoch = await asyncio.to_thread(self.registry.claim)
         self._hear(c.NameConfirmed(sent_ms=_now_ms()))
         names = await asyncio.to_thread(self.registry.shard_actors)
-        answers = await asyncio.gather(*(self._probe(*name) for name in names))
-        found = tuple(answer for answer in answers if isinstance(answer, m.Found))
-        silent = tuple(name for name, answer in zip(names, answers, strict=True) if answer == "silent")
+        found, silent = await self.shards.probe_all(names)
         target = await asyncio.to_thread(self.registry.read_target)
-        self._hear(c.Recovered(term=term, epoch_floor=epoch, found=found, silent=silent, target=target))
+        self._hear(c.Recovered(term=term, epoch_floor=epoch, found=tuple(found), silent=tuple(silent), target=target))
         for one in found:
-            self._spawn(self._watch(one.started.shard, one.started.incarnation))
-
-    async def _probe(self, shard: str, incarnation: int) -> m.Found | str:
-        import ray
-        from ray.exceptions import ActorDiedError, RayError
-
-        name = shard_actor_name(self.config.name, shard, incarnation)
-        try:
-            handle = await asyncio.to_thread(ray.get_actor, name, RAY_NAMESPACE)
-            uid, found = await asyncio.wait_for(handle.probe.remote(), PROBE_DEADLINE_S)
-        except (ActorDiedError, ValueError):
-            return "dead"
-        except (RayError, TimeoutError):
-            return "silent"
-        if uid != self.config.uid or found is None:
-            ray.kill(handle)  # of an earlier life of the name, or never came to listen
-            return "dead"
-        self._handles[shard, incarnation] = handle
-        answer: m.Found = found
-        return answer
+            self._spawn(self.shards.watch(one.started.shard, one.started.incarnation))
 
     async def _confirm(self) -> None:
         """Ask Ray's control service each second whether this is still the coordinator of the highest term.
@@ -335,13 +298,13 @@ class CoordinatorActor:
             case c.RememberEpoch():
                 await self._remember(effect)
             case c.StartShard():
-                self._spawn(self._start(effect))
+                self._start(effect)
             case c.KillShard(shard=shard, incarnation=incarnation):
-                self._kill(shard, incarnation)
+                self.shards.kill(shard, incarnation)
             case c.CloseShard():
-                self._closing.add(self._spawn(self._close(effect)))
+                self._closing.add(self._spawn(self.shards.close(effect)))
             case m.Prepare() | m.Activate():
-                self._spawn(self._deliver(effect))
+                self._spawn(self.shards.deliver(effect))
             case c.ReportFailed(reason=reason):
                 log.error("the cluster could not be formed: %s", reason)
                 self._changed.set()
@@ -358,102 +321,13 @@ class CoordinatorActor:
         log.error("another coordinator has taken over cluster %s: this one ends", self.config.name)
         os._exit(1)
 
-    async def _start(self, effect: c.StartShard) -> None:
+    def _start(self, effect: c.StartShard) -> None:
         import ray
-        from ray.exceptions import RayError
-        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-        config, shard, incarnation = self.config, effect.shard, effect.incarnation
         address = self._addresses.get(effect.node, ray.util.get_node_ip_address())
-        spec = ShardSpec(
-            config=config,
-            shard=shard,
-            incarnation=incarnation,
-            host=listen_address(config, address),
-            port=effect.port,
-            node=effect.node,
-            pinned=bool(config.machine) or any(node.home is not None for node in self.core.processes.nodes),
-            base=counters(self._last_stats.get(shard, {})),
-        )
-        where = NodeAffinitySchedulingStrategy(effect.node, soft=False) if effect.node else "SPREAD"
-        try:
-            handle = (
-                ray.remote(ShardActor)
-                .options(
-                    name=shard_actor_name(config.name, shard, incarnation),
-                    namespace=RAY_NAMESPACE,
-                    lifetime="detached",
-                    num_cpus=config.cpus_per_shard,
-                    memory=config.memory_bytes(),
-                    max_restarts=0,
-                    max_concurrency=1000,
-                    scheduling_strategy=where,
-                )
-                .remote(spec)
-            )
-            self._handles[shard, incarnation] = handle
-            started = await handle.start.remote()
-        except (CacheError, RayError, ValueError, OSError) as error:
-            self._hear(c.ShardStartFailed(shard=shard, incarnation=incarnation, reason=_one_line(shard, error)))
-            return
-        self._hear(started)
-        self._spawn(self._watch(shard, incarnation))
-
-    async def _watch(self, shard: str, incarnation: int) -> None:
-        """Learn at once when the process ends."""
-        from ray.exceptions import ActorUnavailableError, RayError
-
-        while (handle := self._handles.get((shard, incarnation))) is not None:
-            try:
-                await handle.watch.remote()
-            except ActorUnavailableError:
-                await asyncio.sleep(TICK_S)
-            except RayError:
-                self._handles.pop((shard, incarnation), None)
-                self._hear(c.ShardLost(shard=shard, incarnation=incarnation))
-
-    async def _deliver(self, effect: m.Prepare | m.Activate) -> None:
-        from ray.exceptions import RayError
-
-        handle = self._handles.get((effect.shard, effect.incarnation))
-        if handle is None:
-            return
-        try:
-            answers: Sequence[m.Prepared | m.Activated | m.Outpaced] = await asyncio.wait_for(
-                handle.deliver.remote(effect), CALL_DEADLINE_S
-            )
-        except (RayError, TimeoutError) as error:
-            log.warning("%s did not answer a view change: %s", effect.shard, type(error).__name__)
-            return
-        for answer in answers:
-            self._hear(answer)
-
-    async def _close(self, effect: c.CloseShard) -> None:
-        shard, incarnation = effect.shard, effect.incarnation
-        handle = self._handles.get((shard, incarnation))
-        if handle is None:
-            return
-        try:
-            await asyncio.wait_for(handle.close.remote(forget=effect.forget), CALL_DEADLINE_S)
-        except Exception as error:  # noqa: BLE001 - it is ended in any case
-            log.warning("%s did not close: %s", shard, error)
-        self._kill(shard, incarnation)
-
-    def _kill(self, shard: str, incarnation: int) -> None:
-        import ray
-
-        handle = self._handles.pop((shard, incarnation), None)
-        if handle is not None:
-            ray.kill(handle)
+        pinned = bool(self.config.machine) or any(node.home is not None for node in self.core.processes.nodes)
+        self._spawn(self.shards.start(effect, address, pinned=pinned))
 
 
 def _now_ms() -> int:
     return time.monotonic_ns() // 1_000_000
-
-
-def _one_line(shard: str, error: BaseException) -> str:
-    cause = getattr(error, "cause", None)
-    if isinstance(cause, CacheError):
-        error = cause
-    text = " ".join(str(error).split())
-    return text if isinstance(error, CacheError) else f"{shard} could not start: {text[:300]}"

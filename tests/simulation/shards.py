@@ -1,6 +1,6 @@
 """A shard process: the real engine, RESP server and serving decisions, without Ray, sockets and threads.
 
-It mirrors what `cluster/shard_actor.py` does with the decisions' effects, in the same order and with the same pauses.
+It mirrors what `cluster/serving_shell.py` does with the decisions' effects, in the same order and with the same pauses.
 Its disk is a double: what a process leaves behind is a random part of what it held when it ended.
 """
 
@@ -187,7 +187,7 @@ class ShardProcess(Process):
         """Take a connection in; `deliver` brings the replies to the client."""
         return ServerEnd(self, client, deliver)
 
-    # -------------------------------------------------------------- events and effects, as ShardActor._handle
+    # -------------------------------------------------------------- events and effects, as ServingShell.handle
 
     def handle(self, event: s.ServingEvent, done: Callable[[list[Any]], None] = lambda _: None) -> None:
         """Queue an event; `done` gets what this shard vouches for."""
@@ -196,7 +196,7 @@ class ShardProcess(Process):
             self._next()
 
     def _answer(self, answers: list[Any], done: Callable[[list[Any]], None]) -> None:
-        """As ShardActor.deliver: what is on its way to other owners is waited for outside the turn."""
+        """As ServingShell.deliver: what is on its way to other owners is waited for outside the turn."""
         if not self._settling or self.replication is None:
             done(answers)
             return

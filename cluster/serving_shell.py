@@ -1,0 +1,158 @@
+"""Carries out what the serving decisions of one shard ask for: on its server, its engine, its home and its streams.
+
+Invariant: events are decided one at a time and their effects carried out in order (`_turn`), so that what is vouched
+for has been done. What suspended shards owe is noted beside that: it changes nothing but a log.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Sequence
+
+from stratacache.cluster import messages as m
+from stratacache.cluster import serving_events as s
+from stratacache.cluster.debts import merged
+from stratacache.cluster.serving import Serving
+from stratacache.cluster.shard_node import ShardNode, ShardSpec, when_done
+from stratacache.node.types import RemovalCause
+
+
+class ServingShell:
+    """One incarnation's serving decisions, and the node on which they act."""
+
+    def __init__(self, spec: ShardSpec) -> None:
+        self.serving = Serving(shard=spec.shard, incarnation=spec.incarnation, lease_ms=spec.config.lease_ms)
+        self.node = ShardNode(spec, owe=self._owe, missed=self._missed, gone=self._leftovers_gone)
+        self.lease_wanted = asyncio.Event()
+        """Set when a serving lease is to be asked for at once."""
+        self._settling = 0
+        self._turn = asyncio.Lock()
+
+    def may_serve(self) -> bool:
+        """Whether data commands may be answered at this moment."""
+        return self.serving.may_serve(self.node.engine.now_ms())
+
+    async def deliver(self, event: m.Prepare | m.Activate) -> m.Answers:
+        """Take a step of a view change; returns what this shard vouches for."""
+        answers = await self.handle(event)
+        if self._settling and self.node.replication is not None:
+            epoch, self._settling = self._settling, 0
+            await asyncio.wrap_future(self.node.replication.outbox.drained())  # not in the turn: leases go on
+            answers += await self.handle(s.Settled(epoch=epoch))
+        return answers
+
+    async def handle(self, event: s.ServingEvent) -> m.Answers:
+        """Decide, and carry out what follows, when it is this event's turn."""
+        answers: m.Answers = []
+        async with self._turn:
+            effects = self.serving.handle(event, self.node.engine.now_ms())
+            self._hear_invalidations(self.serving.is_logging())
+            for effect in effects:
+                await self._act_on(effect, answers)
+        return answers
+
+    async def _act_on(self, effect: s.ServingEffect, answers: m.Answers) -> None:
+        node = self.node
+        match effect:
+            case s.HoldInvalidations(on=on):
+                node.server.hold_invalidations = on
+            case s.ServeUntil(ms=ms):
+                node.server.serve_until_ms = ms
+            case s.HoldChains(view=view) if node.replication is not None and node.links is not None:
+                node.replication.prepare(view)
+                node.links.follow(view)
+            case s.Settle(epoch=epoch):
+                self._settling = epoch
+            case s.DropContent():
+                await when_done(node.alone.clear())
+            case s.PayDebts(debts=debts):
+                await self._pay(debts)
+            case s.StoreState():
+                await asyncio.to_thread(node.home.write_state, self._stored(effect))
+            case s.StopMoving(view=view):
+                node.handoffs.stop_moving(view)
+            case s.DropLeftovers():
+                dropped = asyncio.get_running_loop().create_future()
+                node.handoffs.drop_leftovers(lambda: dropped.set_result(None))
+                await dropped
+            case s.BeginHandoff():
+                node.handoffs.begin(effect)
+            case s.ShowView(view=view, returns=returns):
+                node.server.set_view(view.to_bytes(), view.epoch)
+                node.forwarder.set_view(view)
+                if node.replication is not None and node.links is not None:
+                    node.replication.activate(view, returns=returns)
+                    node.links.follow(view)
+            case s.Answer(event=answer):
+                answers.append(answer)
+            case s.AskLease():
+                self.lease_wanted.set()
+            case s.End():
+                os._exit(0)
+
+    async def close(self, deadline_s: float, *, forget: bool) -> None:
+        """Close the node when the turn of what is being carried out is over; clean when it served to the end."""
+        async with self._turn:
+            serves = self.serving.prepared is None and self.serving.epoch > 0
+            await self.node.close(deadline_s, forget=forget, clean=serves)
+
+    # -------------------------------------------------------------- what shards that are away owe
+
+    def _hear_invalidations(self, on: bool) -> None:
+        """Be told of the engine's changes only while some shard owes them: each put costs less without."""
+        server = self.node.server
+        hears = self._note in server.listeners
+        if on and not hears:
+            server.listeners.append(self._note)
+            server.listen()
+        elif hears and not on:
+            server.listeners.remove(self._note)
+            server.listen()
+
+    def _note(self, kind: str, names: Sequence[bytes], cause: RemovalCause, seq: int) -> None:  # noqa: ARG002
+        if kind != "keys":
+            self.serving.handle(s.Invalidated(debt=m.Debt(kind=kind, names=tuple(names))), 0)
+        elif self.node.replication is not None:
+            for key in names:
+                for shard in self.node.replication.chains.away(key):
+                    self._missed(shard, (key,))
+
+    def _missed(self, shard: str, keys: Sequence[bytes]) -> None:
+        """Note keys that have changed without one of their owners."""
+        for key in keys:
+            self.serving.handle(s.Invalidated(debt=m.Debt(kind="keys", names=(key,)), shard=shard), 0)
+
+    def _owe(self, keys: Sequence[bytes]) -> None:
+        """Note keys that a client invalidates everywhere, since their owner is suspended."""
+        self.serving.handle(s.Invalidated(debt=m.Debt(kind="keys", names=tuple(keys))), 0)
+
+    async def _pay(self, debts: Sequence[m.Debt]) -> None:
+        engine = self.node.alone
+        for debt in merged(debts):
+            match debt.kind:
+                case "tags":
+                    await when_done(engine.invalidate_tags(debt.names))
+                case "keys":
+                    await when_done(engine.invalidate_keys(debt.names))
+                case "namespace":
+                    await when_done(engine.invalidate_namespace(debt.names[0]))
+                case _:
+                    await when_done(engine.clear())
+
+    # -------------------------------------------------------------- what is kept for the next process
+
+    def _stored(self, effect: s.StoreState) -> m.Stored:
+        spec = self.node.spec
+        return m.Stored(
+            uid=spec.config.uid,
+            incarnation=spec.incarnation,
+            epoch=effect.epoch,
+            ring=effect.ring,
+            clean=False,
+            pinned=spec.pinned,
+            mixed=effect.mixed,
+        )
+
+    async def _leftovers_gone(self, epoch: int) -> None:
+        await self.handle(s.LeftoversGone(epoch=epoch))

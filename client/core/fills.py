@@ -15,12 +15,11 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from stratacache.client.base import Fill, Ttl
-from stratacache.client.codec import encode
 from stratacache.client.core.dispatch import ask_owners
 from stratacache.client.core.effects import Command, Compute, Join, Operation
 from stratacache.client.core.flight import Flight
 from stratacache.client.core.reads import fetch, slices
-from stratacache.client.core.request import payload_argument, put_options, tag_list, ttl_ms, ttls_ms
+from stratacache.client.core.request import encoded_argument, put_options, tag_list, ttl_ms, ttls_ms
 from stratacache.client.core.state import Core
 from stratacache.client.core.writes import put_all, put_one
 from stratacache.client.view import ShardInfo
@@ -204,8 +203,7 @@ def _store_one(
 def _payload(core: Core, fill: Fill[Any], options: FillOptions) -> tuple[Any, int, int]:
     """Payload argument, size and codec of what a fill stores."""
     value = fill.value if fill.stored is MISS else fill.stored
-    codec, payload = encode(value, fill.codec or options.codec, signing_key=core.options.signing_key)
-    return (*payload_argument(payload), codec)
+    return encoded_argument(value, fill.codec or options.codec, core.options.signing_key)
 
 
 def _ttl(fill: Fill[Any], options: FillOptions) -> Ttl:
@@ -344,13 +342,12 @@ class _Batch:
     ) -> Operation[None]:
         """Store fills that have the same options: one request for each shard."""
         core = self.core
-        entries: list[tuple[Any, int, int, Any]] = []
-        for index, fill in alike:
-            entries.append((*_payload(core, fill, self.options), leases[index]))
+        entries = [_payload(core, fill, self.options) for _, fill in alike]
+        tokens = [leases[index] for index, _ in alike]
         first, keys = alike[0][1], [self.keys[index] for index, _ in alike]
         ttls = ttls_ms(_ttl(first, self.options), len(keys), jitter=core.options.ttl_jitter, random=core.random)
         tail = _tail(first, self.options, cost_s, None)
-        stored, failed = yield from put_all(core, keys, entries, tail, ttls)
+        stored, failed = yield from put_all(core, keys, entries, tail, ttls_ms=ttls, leases=tokens)
         core.counters.fills_void += len(alike) - len(stored) - len(failed)
         for error in failed.values():
             core.fail_open("put_many", error, strict=self.strict)

@@ -14,14 +14,13 @@ import msgpack
 from hiredis import ReplyError
 
 from stratacache.client.base import Ttl
-from stratacache.client.codec import encode
 from stratacache.client.core import fills, invalidate
 from stratacache.client.core.dispatch import first_error
 from stratacache.client.core.effects import Call, Exchange, Operation, ShardFailure
 from stratacache.client.core.flight import Flight
 from stratacache.client.core.fullkeys import all_full, careful_full, one_full, prefix_of
 from stratacache.client.core.reads import EachPlan, ask_one, fetch
-from stratacache.client.core.request import distinct_keys, payload_argument, put_options, tag_list, ttl_ms, ttls_ms
+from stratacache.client.core.request import distinct_keys, encoded_argument, put_options, tag_list, ttl_ms, ttls_ms
 from stratacache.client.core.state import Core
 from stratacache.client.core.writes import put_all, put_one
 from stratacache.node.errors import UnavailableError, UsageError
@@ -81,8 +80,7 @@ class Operations:
         options = self.core.options
         expires_in_ms = ttl_ms(ttl, jitter=options.ttl_jitter, random=self.core.random)
         tail = put_options(expires_in_ms, cost_s, tag_list(tags))
-        codec_id, payload = encode(value, codec, signing_key=options.signing_key)
-        return (*payload_argument(payload), codec_id, tail)
+        return (*encoded_argument(value, codec, options.signing_key), tail)
 
     def put(
         self, full: bytes, value: Any, ttl: Ttl, tags: Iterable[str], cost_s: float | None, codec: str
@@ -116,14 +114,10 @@ class Operations:
         ttls = ttls_ms(ttl, len(items), jitter=options.ttl_jitter, random=self.core.random)
         tail = put_options(None, cost_s, tag_list(tags))
         fulls = self._all_full(items, namespace)
-        entries: list[tuple[Any, int, int, Any]] = []
-        for value in items.values():
-            codec_id, payload = encode(value, codec, signing_key=options.signing_key)
-            argument, size = payload_argument(payload)
-            entries.append((argument, size, codec_id, b""))
-        if not entries:
+        if not fulls:
             return 0
-        stored, failed = yield from put_all(self.core, fulls, entries, tail, ttls)
+        entries = [encoded_argument(value, codec, options.signing_key) for value in items.values()]
+        stored, failed = yield from put_all(self.core, fulls, entries, tail, ttls_ms=ttls)
         if failed:
             self.core.fail_open("put_many", first_error(failed), strict=self.strict)
         return len(stored)

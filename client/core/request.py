@@ -11,7 +11,8 @@ from datetime import timedelta
 from random import Random
 from typing import Any
 
-from stratacache.client.buffers import Payload, payload_size
+from stratacache.client.buffers import payload_size
+from stratacache.client.codec import RAW, encode
 from stratacache.client.core.effects import Command
 from stratacache.node.errors import LimitError, UsageError
 
@@ -83,9 +84,12 @@ def put_options(expires_in_ms: int | None, cost_s: float | None, tags: list[byte
     return tuple(options)
 
 
-def payload_argument(payload: Payload) -> tuple[Any, int]:
-    """A payload as an argument of a command, and its size: large ones as buffers that are not copied."""
+def encoded_argument(value: Any, codec: str, signing_key: bytes | None) -> tuple[Any, int, int]:
+    """A value as an argument of a command, its size and its codec: a large one as buffers that are not copied."""
+    if value.__class__ is bytes and codec == "auto" and (size := len(value)) < SCATTER_BYTES_MIN:
+        return value, size, RAW
+    codec_id, payload = encode(value, codec, signing_key=signing_key)
     size = payload_size(payload)
     if isinstance(payload, bytes):
-        return (payload if size < SCATTER_BYTES_MIN else [payload]), size
-    return (b"".join(payload) if size < SCATTER_BYTES_MIN else list(payload)), size
+        return (payload if size < SCATTER_BYTES_MIN else [payload]), size, codec_id
+    return (b"".join(payload) if size < SCATTER_BYTES_MIN else list(payload)), size, codec_id

@@ -7,7 +7,7 @@ it); a batch is cut by bytes and by number; what is stored leaves the near cache
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 from stratacache.client.core.dispatch import ask_owners
 from stratacache.client.core.effects import Command, Operation
@@ -17,6 +17,9 @@ from stratacache.node.errors import CacheError
 
 ENTRIES_PER_COMMAND = 256
 BYTES_PER_COMMAND = 8 << 20
+
+Entry: TypeAlias = tuple[Any, int, int]
+"""Payload argument, size, codec."""
 
 
 class PutOnePlan:
@@ -40,28 +43,37 @@ class PutOnePlan:
 
 
 class PutManyPlan:
-    """`SC.MPUT` of entries `(payload argument, size, codec, lease)` by index; `ttls_ms` has one for each, or none."""
+    """`SC.MPUT` of entries by index; `leases` and `ttls_ms` have one for each, or none."""
 
     read = False
     repeatable = False
     persist = False
 
     def __init__(
-        self, keys: Sequence[bytes], entries: Sequence[tuple[Any, int, int, Any]], options: Command, ttls_ms: list[int]
+        self,
+        keys: Sequence[bytes],
+        entries: Sequence[Entry],
+        options: Command,
+        *,
+        ttls_ms: Sequence[int],
+        leases: Sequence[bytes],
     ) -> None:
         self._keys = keys
-        self._entries = entries
-        self._ttls_ms = ttls_ms
+        self._arguments, self._sizes, self._codecs = zip(*entries, strict=True)
+        self._each = ((b"LEASES", leases), (b"PXS", ttls_ms))
         self._options = options
+        self.bytes = sum(self._sizes)
         self.stored: set[int] = set()
 
     def build(self, indices: list[int]) -> list[tuple[list[int], Command]]:
         """Commands of bounded bytes and bounded numbers of entries."""
+        if len(indices) <= ENTRIES_PER_COMMAND and self.bytes <= BYTES_PER_COMMAND:
+            return [(indices, self._command(indices))]
         parts: list[tuple[list[int], Command]] = []
         run: list[int] = []
         run_bytes = 0
         for index in indices:
-            size = self._entries[index][1]
+            size = self._sizes[index]
             if run and (run_bytes + size > BYTES_PER_COMMAND or len(run) >= ENTRIES_PER_COMMAND):
                 parts.append((run, self._command(run)))
                 run, run_bytes = [], 0
@@ -71,12 +83,12 @@ class PutManyPlan:
         return parts
 
     def _command(self, indices: list[int]) -> Command:
-        command: list[Any] = [b"SC.MPUT", len(indices)]
-        for index in indices:
-            payload, _, codec, lease = self._entries[index]
-            command += (self._keys[index], payload, codec, lease)
-        if self._ttls_ms:
-            command += (b"PXS", len(indices), *[self._ttls_ms[index] for index in indices])
+        keys, arguments, codecs = self._keys, self._arguments, self._codecs
+        command: list[Any] = [b"SC.MPUT", bytes([codecs[index] for index in indices])]
+        command += [part for index in indices for part in (keys[index], arguments[index])]
+        for name, values in self._each:
+            if values:
+                command += (name, len(indices), *[values[index] for index in indices])
         return (*command, *self._options)
 
     def accept(self, indices: list[int], reply: Any, shard: ShardInfo) -> None:  # noqa: ARG002 - part of Plan
@@ -110,18 +122,19 @@ def put_one(
 def put_all(
     core: Core,
     keys: Sequence[bytes],
-    entries: Sequence[tuple[Any, int, int, Any]],
+    entries: Sequence[Entry],
     options: Command,
-    ttls_ms: list[int],
+    *,
+    ttls_ms: Sequence[int],
+    leases: Sequence[bytes] = (),
 ) -> Operation[tuple[set[int], dict[int, CacheError]]]:
     """Store many entries: indices of those that were acknowledged, errors of those that no shard answered for."""
-    plan = PutManyPlan(keys, entries, options, ttls_ms)
+    plan = PutManyPlan(keys, entries, options, ttls_ms=ttls_ms, leases=leases)
     near = core.near
     if near is not None:
         near.own_write(keys)
-    size = sum(entry[1] for entry in entries)
     try:
-        failed = yield from ask_owners(core, keys, plan, deadline=core.deadline(size))
+        failed = yield from ask_owners(core, keys, plan, deadline=core.deadline(plan.bytes))
     finally:
         if near is not None:
             near.own_write(keys)

@@ -127,15 +127,15 @@ class EngineNode:
         assert not isinstance(stored, Future), "an engine without post answers at once"
         return stored
 
-    def _mput(self, count: int, *words: Any) -> list[int]:
-        tail = words[4 * count :]
-        ttls_ms: Sequence[int] = ()
-        if tail and tail[0] == b"PXS":
-            ttls_ms, tail = tail[2 : 2 + count], tail[2 + count :]
+    def _mput(self, codecs: bytes, *words: Any) -> list[int]:
+        count = len(codecs)
+        leases, tail = _each(b"LEASES", words[2 * count :], count)
+        ttls_ms, tail = _each(b"PXS", tail, count)
         stored: list[int] = []
-        for number in range(count):
-            key, payload, codec, lease = words[4 * number : 4 * number + 4]
+        for number, codec in enumerate(codecs):
             options = (b"PX", ttls_ms[number], *tail) if ttls_ms else tail
+            lease = leases[number] if leases else b""
+            key, payload = words[2 * number], words[2 * number + 1]
             stored.append(int(self._store(key, payload, options, codec=codec, lease=lease or None)))
         return stored
 
@@ -175,6 +175,13 @@ class EngineNode:
         self._ticker.join(5.0)
         with self._lock:
             self.engine.close()
+
+
+def _each(name: bytes, words: Sequence[Any], count: int) -> tuple[Sequence[Any], Sequence[Any]]:
+    """The values that an option gives to each of `count` keys, if it stands first, and the words behind it."""
+    if words and words[0] == name:
+        return words[2 : 2 + count], words[2 + count :]
+    return (), words
 
 
 def _put_options(words: Sequence[Any], now_ms: int) -> dict[str, Any]:

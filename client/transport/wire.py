@@ -6,6 +6,7 @@ Invariants: large payloads are handed on as the buffers that they are; what is j
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import chain
 from typing import Any
 
 from hiredis import pack_command
@@ -17,6 +18,7 @@ from stratacache.client.view import ANYBODY, ShardInfo
 from stratacache.node.errors import AccessError, CacheError, UnavailableError
 
 PROTOCOL = 1
+HEADS_MAX = 8 * 1024  # heads of shorter arguments are kept
 COPIED_BYTES_MAX = 512  # a longer argument is joined once, with everything else
 
 
@@ -25,8 +27,11 @@ def pack(commands: Sequence[Command]) -> list[Any]:
     out: list[Any] = []
     small: list[bytes] = []
     for command in commands:
-        if command[0] == b"SC.MPUT":  # many payloads: hiredis would copy each into a string that it grows and grows
-            _pack_scattered(command, out, small)
+        if command[0] == b"SC.MPUT":  # hiredis would copy each payload into a string that it grows and grows
+            try:
+                small.append(_pack_batch(command))
+            except TypeError:  # a payload is a list of buffers
+                _pack_scattered(command, out, small)
             continue
         try:
             small.append(pack_command(command))
@@ -35,6 +40,27 @@ def pack(commands: Sequence[Command]) -> list[Any]:
     if small:
         out.append(small[0] if len(small) == 1 else b"".join(small))
     return out
+
+
+class _Heads(dict[int, bytes]):
+    """What stands before an argument of so many bytes, and behind the one before it."""
+
+    def __missing__(self, size: int) -> bytes:
+        head = b"\r\n$%d\r\n" % size
+        if size < HEADS_MAX:
+            self[size] = head
+        return head
+
+
+_HEAD_OF = _Heads().__getitem__
+
+
+def _pack_batch(command: Command) -> bytes:
+    """An SC.MPUT whose payloads are bytes. Raises TypeError for any other."""
+    end = 2 + 2 * len(command[1])
+    arguments = [*command[:end], *[b"%d" % word if word.__class__ is int else word for word in command[end:]]]
+    heads = map(_HEAD_OF, map(len, arguments))
+    return b"".join((b"*%d" % len(command), *chain.from_iterable(zip(heads, arguments, strict=True)), b"\r\n"))
 
 
 def _pack_scattered(command: Command, out: list[Any], small: list[bytes]) -> None:

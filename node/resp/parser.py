@@ -26,6 +26,11 @@ _LONG_BYTES: Final = 4096
 _ARGUMENT_BYTES: Final = 64
 """What an argument costs beside its bytes: its object and its place in the list."""
 
+_BATCH_BYTES_MIN: Final = 64 * 1024
+_HEADER_BYTES: Final = 16
+_DOLLAR: Final = ord("$")
+_ZERO: Final = ord("0")
+
 UNAUTHENTICATED_ARGUMENTS_MAX: Final = 10
 UNAUTHENTICATED_BULK_BYTES_MAX: Final = 16384
 
@@ -58,8 +63,11 @@ class ParserLimits:
 def is_harmless(chunk: bytes) -> bool:
     """Whether hiredis may read `chunk` (which begins at a command boundary) without allocating for a huge header.
 
-    A false alarm (a value that looks like a huge header) only costs speed.
+    A false alarm (a value that looks like a huge header) only costs speed; a batch of puts that fills the chunk is one,
+    because it goes on behind it: hiredis would read what the exact parser has to read again.
     """
+    if len(chunk) >= _BATCH_BYTES_MIN and chunk.startswith(b"SC.MPUT\r", chunk.find(b"$", 0, 12) + 4):
+        return False
     return chunk.startswith(b"*") and chunk.find(b"\r", 0, 8) > 0 and _HUGE(chunk) is None
 
 
@@ -162,6 +170,8 @@ class RequestParser:
             self._left = count
             self._args = []
             self._held = 0
+        if self.trusted and self._bulk < 0:
+            self._whole_arguments()
         while self._left:
             if self._missing or not self._argument():
                 return None
@@ -177,6 +187,27 @@ class RequestParser:
         if not self.trusted and count > UNAUTHENTICATED_ARGUMENTS_MAX:
             raise ProtocolError("unauthenticated multibulk length")
         return count
+
+    def _whole_arguments(self) -> None:
+        """Take the arguments that lie whole in the buffer; `_argument` looks at the first that is anything else."""
+        buffer, at, held, size = self._buffer, self._position, self._held, len(self._buffer)
+        limits = self.limits
+        args = self._args
+        while self._left:
+            end = buffer.find(b"\r\n", at, at + _HEADER_BYTES)
+            digits = buffer[at + 1 : end]
+            if end < 0 or buffer[at] != _DOLLAR or not digits.isdigit() or (digits[0] == _ZERO and len(digits) > 1):
+                break
+            length = int(digits)
+            stop = end + 2 + length
+            more = held + length + _ARGUMENT_BYTES
+            if stop + 2 > size or length > limits.bulk_bytes_max or more > limits.command_bytes_max:
+                break
+            args.append(buffer[end + 2 : stop])
+            at = stop + 2
+            held = more
+            self._left -= 1
+        self._position, self._held = at, held
 
     def _argument(self) -> bool:
         """Read on in the current argument; whether it is complete."""

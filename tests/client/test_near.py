@@ -120,8 +120,8 @@ def test_a_lost_shard_takes_its_part_along(open_cache: Callable[..., Any], shell
         try:
             near = warm(cache, 2)
             keys = [f"k{i}" for i in range(100)]
-            cache.put_many(dict.fromkeys(keys, 1))
-            assert len(cache.get_many(keys)) == 100
+            wait_until(lambda: cache.put_many(dict.fromkeys(keys, 1)) == 100, 10, "puts within a short deadline")
+            wait_until(lambda: len(cache.get_many(keys)) == 100, 10, "all of them back")
             pair[0].pause()
             wait_until(lambda: near.stats()["live_parts"] == 1, 5, "the end of the silent part")
             wait_until(lambda: 0 < len(near.entries) < 100, 5, "one part gone, the other kept")

@@ -221,7 +221,7 @@ def test_native_clients_are_told_where_to_go(cluster: Cluster) -> None:
         ring.calls.clear()
         for words in (("SC.GET", foreign), ("GET", foreign), ("SC.PUT", foreign, "v"), ("SC.MGET", own, foreign)):
             assert client.run(*words) == ("-", "MOVED 9 shard-1")
-        assert client.run("SC.MPUT", 2, own, "v", 0, "", foreign, "v", 0, "") == ("-", "MOVED 9 shard-1")
+        assert client.run("SC.MPUT", bytes(2), own, "v", foreign, "v") == ("-", "MOVED 9 shard-1")
         assert client.run("SC.PUT", own, "v") == ("+", "OK")
         assert client.run("DBSIZE") == (":", "1")
         assert client.run("SC.CLEAR") == (":", "1")

@@ -23,14 +23,28 @@ def test_plain_and_native_commands(node: Raw) -> None:
 
 
 def test_a_batch_may_have_a_time_for_each_key(node: Raw) -> None:
-    """SC.MPUT with PXS: the times go to the keys in order; another number of them than of keys is refused."""
-    pairs = ("e:a", "1", 0, "", "e:b", "2", 0, "")
-    assert node.run("SC.MPUT", 2, *pairs, "PXS", 2, 10_000, 90_000, "COST", "0.5") == ("*", [(":", "1"), (":", "1")])
+    """SC.MPUT: codecs and times (PXS) go to the keys in order; another number of them than of keys is refused."""
+    pairs = ("e:a", "1", "e:b", "2")
+    times = ("PXS", 2, 10_000, 90_000)
+    assert node.run("SC.MPUT", b"\0\1", *pairs, *times, "COST", "0.5") == ("*", [(":", "1"), (":", "1")])
     left = [int(node.run("PTTL", key)[1]) for key in ("e:a", "e:b")]
     assert 0 < left[0] <= 10_000 < 80_000 < left[1] <= 90_000
     for wrong in (("PXS", 1, 5), ("PXS", 2, 5), ("PXS", 2, 5, 0), ("PXS", 0)):
-        assert node.run("SC.MPUT", 2, *pairs, *wrong)[0] == "-", wrong
+        assert node.run("SC.MPUT", b"\0\1", *pairs, *wrong)[0] == "-", wrong
+    for codecs in (b"", b"\0\0\0", b"\0"):
+        assert node.run("SC.MPUT", codecs, *pairs)[0] == "-", codecs
+    assert node.run("SC.GET", "e:b") == ("*", [(":", "1"), ("$", b"2")])
     assert node.run("SC.PUT", "e:a", "1", "PXS", 1, 5)[0] == "-"
+
+
+def test_a_batch_may_have_a_lease_for_each_key(node: Raw) -> None:
+    """SC.MPUT with LEASES: a void token refuses its key alone, an empty one asks for none."""
+    token = node.run("SC.LEASE", "l:a", 0, 5000)[1][1][1]
+    pairs = ("l:a", "1", "l:b", "2", "l:c", "3")
+    leases = ("LEASES", 3, token, "nobody's", "")
+    assert node.run("SC.MPUT", bytes(3), *pairs, *leases) == ("*", [(":", "1"), (":", "0"), (":", "1")])
+    assert node.run("SC.MPUT", bytes(3), *pairs, "LEASES", 2, token, "")[0] == "-"
+    assert node.run("SC.MPUT", bytes(3), *pairs, *leases) == ("*", [(":", "0"), (":", "0"), (":", "1")])
 
 
 def test_unix_socket_and_stop(tmp_path: Path) -> None:

@@ -35,7 +35,7 @@ def test_watch_hears_of_every_change_without_gaps() -> None:
         (("SET", "a", "1"), b"keys", [b"a"]),
         (("SC.PUT", "n:b", "2", "TAGS", 1, "t"), b"keys", [b"n:b"]),
         (("SC.EXPIRE", "a", 5000), b"keys", [b"a"]),
-        (("SC.MPUT", 2, "x", "1", 0, "", "y", "2", 0, ""), b"keys", [b"x", b"y"]),
+        (("SC.MPUT", bytes(2), "x", "1", "y", "2"), b"keys", [b"x", b"y"]),
         (("DEL", "a"), b"keys", [b"a"]),
         (("SC.INVTAGS", "t", "u"), b"tags", [b"t", b"u"]),
         (("SC.INVNS", "n"), b"namespace", [b"n"]),

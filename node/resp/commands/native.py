@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from itertools import islice
+from itertools import islice, repeat
 from operator import length_hint
 from typing import TYPE_CHECKING
 
@@ -126,6 +126,7 @@ class PutOptions:
     tags: tuple[bytes, ...] = ()
     metadata: bytes = b""
     lease: bytes | None = None
+    each_lease: tuple[bytes, ...] = ()
     condition: bytes = b""
 
 
@@ -151,6 +152,8 @@ def parse_put(words: list[bytes], now_ms: int, *, many: bool = False) -> PutOpti
         elif word == b"PXS" and many:
             count = count_of(value, "the number of times", 1, length_hint(rest))
             options.each_expires_ms = tuple([kept_ms(now_ms + count_of(ms, "PXS", 1)) for ms in islice(rest, count)])
+        elif word == b"LEASES" and many:
+            options.each_lease = tuple(islice(rest, count_of(value, "the number of leases", 1, length_hint(rest))))
         elif word == b"CODEC" and not many:
             options.codec = count_of(value, "CODEC", 0, CODEC_MAX)
         elif word == b"LEASE" and not many:
@@ -206,26 +209,31 @@ def sc_put(connection: Connection, argv: list[bytes]) -> Reply:
 
 
 def _mput_keys(argv: list[bytes]) -> list[bytes]:
-    return argv[2 : 2 + 4 * count_of(argv[1], "n", 1, (len(argv) - 2) // 4) : 4]
+    end = 2 + 2 * len(argv[1])
+    if not 2 < end <= len(argv):
+        raise CommandError("ERR the codecs of SC.MPUT are one byte for each key and payload that follow")
+    return argv[2:end:2]
 
 
-@command("sc.mput", -6, Flag.WRITE, group="native", find_keys=_mput_keys)
+@command("sc.mput", -4, Flag.WRITE, group="native", find_keys=_mput_keys)
 def sc_mput(connection: Connection, argv: list[bytes]) -> Reply:
     """Put many payloads with the same tags, cost and metadata, and one TTL for all or one for each."""
-    count = count_of(argv[1], "n", 1, (len(argv) - 2) // 4)
-    options = parse_put(argv[2 + 4 * count :], connection.engine.now_ms(), many=True)
-    times = options.each_expires_ms
-    if times and len(times) != count:
-        raise CommandError(f"ERR PXS has {len(times)} times for {count} keys")
-    codecs = [count_of(argv[4 + 4 * index], "codec", 0, CODEC_MAX) for index in range(count)]
+    codecs = argv[1]
+    keys = _mput_keys(argv)
+    end = 2 + 2 * len(keys)
+    options = parse_put(argv[end:], connection.engine.now_ms(), many=True)
+    for name, given in (("PXS", options.each_expires_ms), ("LEASES", options.each_lease)):
+        if given and len(given) != len(keys):
+            raise CommandError(f"ERR {name} has {len(given)} values for {len(keys)} keys")
+    times = options.each_expires_ms or repeat(options.expires_ms)
+    leases = options.each_lease or repeat(b"")
     done: list[bool | Future[bool]] = []
-    for index, codec in enumerate(codecs):
-        key, payload, _, lease = argv[2 + 4 * index : 6 + 4 * index]
+    for key, payload, codec, expires_ms, lease in zip(keys, argv[3:end:2], codecs, times, leases, strict=False):
         options.codec = codec
+        options.expires_ms = expires_ms
         options.lease = lease or None
-        if times:
-            options.expires_ms = times[index]
-        connection.leases.pop(lease, None)
+        if lease:
+            connection.leases.pop(lease, None)
         done.append(_put(connection.engine, canonical(key), payload, options))
     return gather(done, lambda stored: array([ONE if one else ZERO for one in stored]), applied=True)
 

@@ -13,8 +13,9 @@ from uhashring import HashRing
 
 from stratacache.client import ring as ring_module
 from stratacache.client.ring import POINTS_PER_WEIGHT, Ring
-from stratacache.client.view import SUSPENDED, ShardInfo, View
+from stratacache.client.view import ACTIVE, SUSPENDED, ShardInfo, View
 from stratacache.node.errors import CorruptionError, UnavailableError, UsageError
+from tests.wire.inprocess import InProcess
 
 
 def view_of(count: int, *, replicas: int = 1, nodes: int = 0, epoch: int = 1) -> View:
@@ -34,6 +35,31 @@ def test_view_survives_the_wire() -> None:
     assert set(fields["shards"][0]) == {"id", "host", "port", "unix", "weight", "incarnation", "node"}
     fields["from the future"] = fields["shards"][0]["too"] = 1
     assert View.from_bytes(msgpack.packb(fields)) == view
+
+
+def test_the_view_of_a_thousand_shards_is_one_message_under_256_kib() -> None:
+    """A shard's answer to SC.VIEW, with addresses and names as long as they get, and some shards suspended or moved."""
+    shards = tuple(
+        ShardInfo(
+            id=f"shard-{i}",
+            host="100.100.100.100",
+            port=60_000,
+            unix=f"/tmp/stratacache-65534/0123abcd/shard-{i}.sock",
+            incarnation=str(99_000 + i),
+            node=f"{i:056x}",
+            state=SUSPENDED if i % 10 == 0 else ACTIVE,
+            group=f"{i + 1:056x}" if i % 4 == 1 else "",
+        )
+        for i in range(1_000)
+    )
+    view = View(epoch=1 << 40, cluster="a-cluster-with-the-longest-name-that-is-allowed", replicas=3, shards=shards)
+    node = InProcess()
+    node.server.set_view(view.to_bytes(), view.epoch)
+    answer, _ = node.run([b"*1\r\n$7\r\nSC.VIEW\r\n"])
+    assert answer.startswith(b"$")
+    length, _, blob = answer[1:].partition(b"\r\n")
+    assert int(length) == len(blob) - 2 < 256 << 10
+    assert View.from_bytes(blob[:-2]) == view
 
 
 @pytest.mark.parametrize("blob", [b"", b"\xc1", b"\x01", msgpack.packb({"epoch": 1}), msgpack.packb({"shards": [1]})])

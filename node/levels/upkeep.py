@@ -6,7 +6,7 @@ tombstone is dropped only after all that it covers is gone, including what was q
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from typing import TYPE_CHECKING, Any, Final
 
 import lmdb
@@ -48,6 +48,7 @@ class Upkeep:
         self._switch_off = switch_off
         self._corrupted = corrupted
         self._sweeps: deque[tuple[bytes, bytes, int]] = deque()
+        self._unswept: Counter[tuple[bytes, bytes]] = Counter()  # how often each is among the sweeps
         self._looked_at_ms = 0
         self._dead: dict[tuple[bytes, bytes], int] = {}
         self.suspects: bytes | None = None
@@ -60,10 +61,11 @@ class Upkeep:
     def sweep_later(self, kind: bytes, names: tuple[bytes, ...], seq: int) -> None:
         """Take note of a tombstone."""
         self._sweeps.extend((kind, name, seq) for name in names)
+        self._unswept.update((kind, name) for name in names)
 
     def note_dead(self, kind: bytes, name: bytes, count: int) -> None:
         """Take note of how many records a tombstone covers, if it is not swept yet."""
-        if any(sweep[:2] == (kind, name) for sweep in self._sweeps):
+        if (kind, name) in self._unswept:
             self._dead[kind, name] = count
 
     @property
@@ -74,6 +76,7 @@ class Upkeep:
     def forget_sweeps(self) -> None:
         """All records and tombstones are gone."""
         self._sweeps.clear()
+        self._unswept.clear()
         self._dead.clear()
         self._sweep_at = FIRST
 
@@ -129,7 +132,9 @@ class Upkeep:
                 return
             self._sweep_at = FIRST
             self._sweeps.popleft()
-            if not any(sweep[:2] == (kind, name) for sweep in self._sweeps):
+            self._unswept[kind, name] -= 1
+            if not self._unswept[kind, name]:
+                del self._unswept[kind, name]
                 self._dead.pop((kind, name), None)
             marks = self._tombs.of_kind(kind)
             if marks.get(name) == seq:

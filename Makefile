@@ -6,7 +6,7 @@ SEED ?= 0
 SECONDS ?= 60
 BENCHES ?= engine server client ring prefetch
 
-.PHONY: help setup demo test check fix clean soak fuzz sim chaos bench docs helm-image helm-mutants
+.PHONY: help setup demo test check fix clean soak fuzz sim chaos absence bench docs helm-image helm-mutants
 help: ## show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 14
 
@@ -54,6 +54,9 @@ fuzz: setup ## throw random input at the RESP parser and the command table for S
 
 chaos: setup ## kill processes of a real cluster under load for SECONDS, and check every read
 	$(BIN)/python -m tests.chaos --seconds $(SECONDS) --seed $(SEED)
+
+absence: setup ## keep a shard away for SECONDS while what it holds is invalidated, three times
+	$(BIN)/python -m tests.chaos.absence --seconds $(SECONDS)
 
 docs: setup build/types/stratacache ## the documentation as a site in build/site, links checked
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[docs]'

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import signal
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,11 +16,10 @@ import pytest
 import ray
 
 from stratacache.client import CacheClient, connect
-from stratacache.client.view import SUSPENDED
 from stratacache.cluster import ClusterHandle, attach, start
 from stratacache.cluster.discovery import current_view, running_clusters
 from stratacache.node.errors import AccessError, UnavailableError, UsageError
-from tests.cluster.waiting import is_alive, wait_until
+from tests.cluster.waiting import is_alive, take_lock, wait_until
 
 pytestmark = [pytest.mark.ray, pytest.mark.xdist_group("ray")]
 
@@ -275,35 +272,6 @@ def test_a_stopped_shard_never_answers_after_its_lease(ray_session: str) -> None
         assert here.get("key-1") == 2
 
 
-def test_a_shard_that_was_down_pays_its_debts_before_it_serves(ray_session: str, tmp_path: Path) -> None:
-    """1,000 tags invalidated while it is away; it comes back warm, without one stale value."""
-    with (
-        own_cluster(
-            "debts", shards=3, lease_ms=3_000, data_dir=str(tmp_path / "data"), l3_bytes_max=64 << 20
-        ) as handle,
-        connect(handle.address, strict=True, deadline_s=5.0) as here,
-    ):
-        for number in range(0, 2_000, 2):
-            here.put(f"stale-{number}", number, tags=[f"tag-{number}"])
-        here.put_many({f"good-{number}": number for number in range(300)})
-        owned = [key for key in (f"good-{n}" for n in range(300)) if _owner(handle, key) == "shard-1"]
-        _flush(handle, "shard-1")
-        with (tmp_path / "data" / "debts" / "shard-1" / "lock").open("r+b") as lock:
-            os.kill(handle.pids()["shard-1"], signal.SIGKILL)
-            _take(lock.fileno())  # before its successor can: now it stays away
-            wait_until(lambda: handle.view.by_id["shard-1"].state == SUSPENDED, what="the suspension")
-            with pytest.raises(UnavailableError):
-                here.get(owned[0])
-            for first in range(0, 2_000, 200):
-                here.invalidate_tags({f"tag-{number}" for number in range(first, first + 200, 2)})
-            assert here.invalidate(owned[0]) == 0
-        wait_until(lambda: handle.status()["ready"], 40, "the return of shard-1")
-        wait_until(lambda: _answers(here, owned[1]), what="the client's look at the new view")
-        assert here.get_many([f"stale-{number}" for number in range(0, 2_000, 2)]) == {}
-        kept = here.get_many(owned)
-        assert kept.keys() == set(owned[1:]), "it came back cold, or with the key that was invalidated"
-
-
 def test_a_directory_in_use_is_refused(ray_session: str, tmp_path: Path) -> None:
     """A second start on the same data directory says who holds it, and leaves nothing behind."""
     home = tmp_path / "data" / "twice" / "shard-0"
@@ -311,7 +279,7 @@ def test_a_directory_in_use_is_refused(ray_session: str, tmp_path: Path) -> None
     with (home / "lock").open("w") as lock:
         lock.write("4711")
         lock.flush()
-        _take(lock.fileno())
+        take_lock(lock)
         with pytest.raises(UsageError, match=r"shard-0 is in use by process 4711: stop the cluster"):
             own_cluster("twice", shards=2, data_dir=str(tmp_path / "data"))
     assert "twice" not in running_clusters()
@@ -342,39 +310,3 @@ def _free_run(count: int) -> int:
                 continue
             return first
     raise AssertionError("no free ports")
-
-
-def _answers(cache: CacheClient, key: str) -> bool:
-    """Whether the key's shard serves, as far as this client knows: it looks for a newer view only now and then."""
-    try:
-        cache.get(key)
-    except UnavailableError:
-        return False
-    return True
-
-
-def _owner(handle: ClusterHandle, key: str) -> str:
-    from stratacache.client.ring import Ring
-
-    return Ring(handle.view).primary(key.encode()).id
-
-
-def _flush(handle: ClusterHandle, shard: str) -> None:
-    """Wait until the shard's L3 holds what was put: the write-behind queue is bounded in age."""
-
-    def queued() -> bool:
-        stats = next(one["stats"] for one in handle.stats()["shards"] if one["id"] == shard)
-        return stats["levels"]["l3_disk"]["entries"] >= stats["entries"]
-
-    wait_until(queued, what="the flush to disk")
-
-
-def _take(descriptor: int) -> None:
-    until = time.monotonic() + 10
-    while True:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            assert time.monotonic() < until, "the lock was not given back"
-        else:
-            return

@@ -18,8 +18,7 @@ from stratacache.client.ring import Ring
 from stratacache.client.view import SUSPENDED
 from stratacache.cluster import ClusterHandle, start
 from stratacache.node.errors import UnavailableError
-from tests.cluster.test_on_ray import _flush, _take
-from tests.cluster.waiting import wait_until
+from tests.cluster.waiting import take_lock, wait_flushed, wait_until
 
 pytestmark = [pytest.mark.ray, pytest.mark.xdist_group("ray")]
 
@@ -216,10 +215,10 @@ def test_a_shard_that_was_down_forgets_what_others_changed(ray_session: str, tmp
         names = [f"key-{number}" for number in range(300)]
         here.put_many(dict.fromkeys(names, 1))
         mine = [name for name in names if Ring(handle.view).primary(name.encode()).id == "shard-1"]
-        _flush(handle, "shard-1")
+        wait_flushed(handle, "shard-1")
         with (tmp_path / "data" / "hints" / "shard-1" / "lock").open("r+b") as lock:
             kill(handle, "shard-1")
-            _take(lock.fileno())  # before its successor can: now it stays away
+            take_lock(lock)  # before its successor can: now it stays away
             wait_until(lambda: handle.view.by_id["shard-1"].state == SUSPENDED, what="the suspension")
             assert _read_all(here, 300).keys() == set(names), "the others do not go on for it"
             here.put_many(dict.fromkeys(mine[::2], 2))

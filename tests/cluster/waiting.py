@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import IO
+
+from stratacache.cluster import ClusterHandle
 
 
 def wait_until(condition: Callable[[], object], deadline_s: float = 20.0, what: str = "the condition") -> None:
@@ -21,3 +25,27 @@ def is_alive(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except OSError:
         return False
+
+
+def wait_flushed(handle: ClusterHandle, shard: str) -> None:
+    """Wait until a shard's L3 holds what was put: the write-behind queue is bounded in age."""
+
+    def is_flushed() -> bool:
+        stats = next(one["stats"] for one in handle.stats()["shards"] if one["id"] == shard)
+        level = stats["levels"]["l3_disk"]
+        return level["entries"] > 0 and level["queue_entries"] == 0
+
+    wait_until(is_flushed, what="the flush to disk")
+
+
+def take_lock(file: IO[bytes] | IO[str]) -> None:
+    """Take the lock of a shard's home as soon as its process is gone: its successor waits until it is given back."""
+
+    def takes() -> bool:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        return True
+
+    wait_until(takes, what="the lock of its home")

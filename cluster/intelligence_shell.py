@@ -172,6 +172,7 @@ class IntelligenceShell:
 
         loader = self._loaders[effect.loader]
         outcomes: dict[bytes, tuple[str, float]] = {}
+        begun_s, start_s = time.monotonic(), None
         try:
             task = ray.remote(refresh_values).options(
                 name=f"refresh-ahead {loader.name}",
@@ -182,10 +183,11 @@ class IntelligenceShell:
             reference = task.remote(self._config.name, loader.name, loader.blob, list(effect.keys))
             found = await asyncio.wait_for(_value(reference), TASK_DEADLINE_S)
             outcomes = {key: (outcome, seconds) for key, outcome, seconds in found}
+            start_s = time.monotonic() - begun_s - sum(seconds for _, seconds in outcomes.values())
         except Exception as error:  # noqa: BLE001 - whatever a loader does, the coordinator goes on
             log.warning("refresh-ahead by %s failed: %s", loader.name, type(error).__name__)
         finally:
-            self.planner.task_ended()
+            self.planner.task_ended(loader.name, start_s)
         for key in effect.keys:
             outcome, seconds = outcomes.get(key, (FAILED, 0.0))
             if outcome == REFRESHED:

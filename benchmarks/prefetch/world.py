@@ -24,6 +24,10 @@ from stratacache.node.patterns import VISITS_KEPT, AccessPatterns, Slice
 
 TICK_S: Final = 1.0
 PULL_TICKS: Final = 5
+START_S: Final = 1.6
+"""What a Ray task takes beside its computing where it gets a new process, as seen in a cluster of one machine."""
+IDLE_S: Final = 1.0
+"""For how long Ray keeps an idle process that it could end: a task that comes within it starts at once."""
 LOADER: Final = "fn:model"
 KEYS_A_PULL: Final = 1000
 
@@ -56,7 +60,8 @@ class World:
         self.filled_s: dict[bytes, float] = {}  # by whom it is being computed, when that will be done
         self.computed: set[bytes] = set()
         self.patterns: list[AccessPatterns[bytes]] = [AccessPatterns() for _ in range(self.shards)]
-        self.tasks: list[tuple[float, int, bytes, bool]] = []
+        self.tasks: list[tuple[float, int, bytes, float | None]] = []
+        self.idle_since_s: list[float] = []
         self._number = 0
         self._ticks = 0
         self._demand_s = 0.0
@@ -157,25 +162,30 @@ class World:
 
     def _start(self, effect: Refresh, now_s: float) -> None:
         """A task computes its keys one after the other."""
-        done_s = now_s
+        self.idle_since_s = [since_s for since_s in self.idle_since_s if since_s + IDLE_S >= now_s]
+        start_s = 0.0 if self.idle_since_s else START_S
+        del self.idle_since_s[:1]
+        done_s = now_s + start_s
         for place, key in enumerate(effect.keys):
             item = self.items[key]
             done_s += item.cost_s
             if self.expires_s.get(key, 0.0) <= now_s:
                 self.filled_s[key] = done_s
             self._number += 1
-            heapq.heappush(self.tasks, (done_s, self._number, key, place == len(effect.keys) - 1))
+            last = place == len(effect.keys) - 1
+            heapq.heappush(self.tasks, (done_s, self._number, key, start_s if last else None))
 
     def _end_tasks(self, now_s: float) -> None:
         while self.tasks and self.tasks[0][0] <= now_s:
-            done_s, _, key, last = heapq.heappop(self.tasks)
+            done_s, _, key, start_s = heapq.heappop(self.tasks)
             item = self.items[key]
             self.figures.prefetched_s += item.cost_s
             self._fill(item, done_s)
             assert self.planner is not None
             self.planner.refreshed(key, done_s, good=True, spent_s=item.cost_s)
-            if last:
-                self.planner.task_ended()
+            if start_s is not None:
+                self.idle_since_s.append(done_s)
+                self.planner.task_ended(LOADER, start_s)
 
 
 def compare(workload: Workload, seed: int = 0) -> dict[str, float]:

@@ -10,7 +10,7 @@ Invariants: every prefetch that was issued ends once, as used, late, wasted or f
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any, Final
 
@@ -31,7 +31,11 @@ class Kind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Issued:
-    """One prefetch that has not ended. `done_s` is when the value was there (None: not yet)."""
+    """One prefetch that has not ended.
+
+    `done_s` is when the value was there (None: not yet). `after_s` is the last visit that was known when it was begun:
+    it is meant for a later one. The time of the decision can't tell them apart, since visits are whole seconds.
+    """
 
     at_s: float
     until_s: float
@@ -39,6 +43,7 @@ class Issued:
     size: int
     saves_s: float
     done_s: float | None = None
+    after_s: int = 0
 
 
 @dataclass
@@ -92,8 +97,17 @@ class Account:
         if self._probes_left is not None:
             self._probes_left -= 1
 
-    def was_done(self, key: bytes, now_s: float, *, spent_s: float, good: bool, size: int | None = None) -> None:
-        """The value is there now, or could not be had; `spent_s` is what it took."""
+    def was_done(
+        self,
+        key: bytes,
+        now_s: float,
+        *,
+        spent_s: float,
+        good: bool,
+        size: int | None = None,
+        until_s: float | None = None,
+    ) -> None:
+        """The value is there now, or could not be had; `spent_s` is what it took, `until_s` when it expires."""
         self.spent_s += spent_s
         issued = self.out.get(key)
         if issued is None:
@@ -102,13 +116,12 @@ class Account:
             self.failed += 1
             self._end(key, -spent_s, now_s)
             return
-        self.out[key] = Issued(
-            at_s=issued.at_s,
-            until_s=issued.until_s,
+        self.out[key] = replace(
+            issued,
             cost_s=spent_s,
             size=issued.size if size is None else size,
-            saves_s=issued.saves_s,
             done_s=now_s,
+            until_s=issued.until_s if until_s is None else until_s,
         )
 
     def was_read(self, key: bytes, read_s: float, now_s: float) -> None:

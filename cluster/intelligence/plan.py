@@ -4,8 +4,9 @@ Refresh-ahead: the predicted read falls after the entry's expiry, and a loader c
 before. Wake: bring an entry up to L1 just before its predicted read. Both act only on predictions that have proved
 right before (trust.py), within budgets (budget.py), and while they pay (accounting.py).
 
-Of what is due, the earliest comes first; how early to begin takes the work before it into account, so that a batch
-that is read all at once is ready in time, and a single key is computed as late as can be.
+Of what is due, the earliest comes first; how early to begin takes into account the work before it and what tasks take
+to start (starts.py), so that a batch that is read all at once is ready in time, and a single key is computed as late
+as can be.
 
 Invariants: nothing is begun twice for one prediction; a kind that is off or rests begins nothing; all times are handed
 in, in seconds since the epoch.
@@ -23,14 +24,17 @@ from numpy.typing import NDArray
 from stratacache.cluster.intelligence.accounting import Account, Issued, Kind
 from stratacache.cluster.intelligence.budget import Budget, Limits
 from stratacache.cluster.intelligence.slices import PatternSlice
+from stratacache.cluster.intelligence.starts import Starts
 from stratacache.cluster.intelligence.table import Foretold, PatternTable
-from stratacache.cluster.intelligence.trust import Trust
+from stratacache.cluster.intelligence.trust import Trust, classes_of
 
 HORIZON_S: Final = 600.0
 TRUST_MIN: Final = 0.6
 """The share of like predictions that must come true: below a half prefetching loses, and shares are estimates."""
 MARGIN_S: Final = 4.0
-"""What may pass between a decision and its effect: a pull, a tick, the start of a task, whole seconds."""
+"""What may pass between a read and a decision: a pull, a tick, whole seconds."""
+ROUNDED_S: Final = 1.0
+"""Visits are known by the second they fell into: a read is due from its predicted time until so much later."""
 SPREADS: Final = 2.0
 """How many deviations of the interval before its mean a key is expected."""
 STAY_S: Final = 30.0
@@ -93,6 +97,7 @@ class Planner:
             Kind.WAKE: Account(Kind.WAKE, enabled=settings.wake),
         }
         self.trust = {Kind.REFRESH: Trust(), Kind.WAKE: Trust()}
+        self.starts = Starts()
         self.batches: dict[str, int] = {}
 
     # -- what is learned -----------------------------------------------------------------------------------------
@@ -112,7 +117,7 @@ class Planner:
             wake.was_evicted(key, now_s)
 
     def _was_read(self, account: Account, key: bytes, issued: Issued, visits: NDArray[np.uint32], now_s: float) -> None:
-        later = visits[visits >= int(issued.at_s)]
+        later = visits[(visits > issued.after_s) & (visits >= int(issued.at_s))]
         if not len(later):
             return
         used = account.used
@@ -126,15 +131,18 @@ class Planner:
 
     def refreshed(self, key: bytes, now_s: float, *, good: bool, spent_s: float, size: int | None = None) -> None:
         """A refresh of one key is done, or could not be."""
-        self.accounts[Kind.REFRESH].was_done(key, now_s, spent_s=spent_s, good=good, size=size)
         row = self.table.row_of(key)
+        ttl_s = int(self.table.columns["ttls_s"][row]) if row is not None else 0
+        until_s = now_s + ttl_s if ttl_s else None
+        self.accounts[Kind.REFRESH].was_done(key, now_s, spent_s=spent_s, good=good, size=size, until_s=until_s)
         if good and row is not None:
-            ttl_s = int(self.table.columns["ttls_s"][row])
-            self.table.columns["expires_ms"][row] = (now_s + ttl_s) * 1000 if ttl_s else np.iinfo(np.int64).max
+            self.table.columns["expires_ms"][row] = np.iinfo(np.int64).max if until_s is None else until_s * 1000
 
-    def task_ended(self) -> None:
-        """A task of refreshes is over, however it went."""
+    def task_ended(self, loader: str, start_s: float | None) -> None:
+        """A task of refreshes is over; `start_s` is what it took beside computing (None: it failed as a whole)."""
         self.budget.ended()
+        if start_s is not None:
+            self.starts.learn(loader, start_s)
 
     def woken(self, keys: Iterable[bytes], now_s: float) -> None:
         """These keys have been brought up to L1."""
@@ -152,15 +160,21 @@ class Planner:
             )
 
     def _judge(self, foretold: Foretold) -> None:
-        """Learn from predictions that were decided: would what was prefetched have served the read?"""
-        if not len(foretold.seen):
+        """Learn from predictions that were decided: would what was prefetched have served the read?
+
+        A kind learns only from those on which it could have acted: others tell of keys of another sort.
+        """
+        if not len(foretold):
             return
+        classes = classes_of(foretold.loaders, foretold.seen, foretold.variation, foretold.mean_s)
         early_s, late_s = _refresh_window(foretold.seen, foretold.mean_s, foretold.variation, foretold.ttls_s)
         good = (foretold.late_s >= -early_s) & (foretold.late_s <= late_s)
-        self.trust[Kind.REFRESH].learn(foretold.seen, foretold.variation, good)
+        could = foretold.loaders >= 0
+        self.trust[Kind.REFRESH].learn(classes[could], good[could])
         early_s = _wake_lead(foretold.mean_s, foretold.variation)
         good = (foretold.late_s >= -early_s) & (foretold.late_s <= STAY_S - early_s)
-        self.trust[Kind.WAKE].learn(foretold.seen, foretold.variation, good)
+        could = foretold.mean_s > STAY_S
+        self.trust[Kind.WAKE].learn(classes[could], good[could])
 
     # -- what is done --------------------------------------------------------------------------------------------
 
@@ -186,11 +200,13 @@ class Planner:
         at = {name: columns[name][rows] for name in ("next_s", "mean_s", "variation", "ttls_s", "seen", "costs_s")}
         early_s, _ = _refresh_window(at["seen"], at["mean_s"], at["variation"], at["ttls_s"])
         spread_s = SPREADS * at["variation"] * at["mean_s"]
-        believed = self.trust[Kind.REFRESH].share(at["seen"], at["variation"]) >= TRUST_MIN
+        latest_s = at["next_s"] + ROUNDED_S + np.minimum(spread_s, at["mean_s"] / 4)
+        lives_s = np.where(at["ttls_s"] > 0, at["ttls_s"] - ROUNDED_S, np.inf)
+        believed = self._believed(Kind.REFRESH, rows)
         chosen = (
             (columns["loaders"][rows] >= 0)
             & (columns["refreshed_for_s"][rows] != at["next_s"])
-            & (columns["expires_ms"][rows] < (at["next_s"] + np.minimum(spread_s, at["mean_s"] / 4)) * 1000)
+            & (columns["expires_ms"][rows] < latest_s * 1000)
             & (at["next_s"] + spread_s + MARGIN_S >= now_s)
             & ((at["ttls_s"] == 0) | (at["ttls_s"] > early_s + at["costs_s"]))
             & believed
@@ -199,7 +215,10 @@ class Planner:
         order = order[np.argsort(at["next_s"][order], kind="stable")]
         costs_s = at["costs_s"][order]
         before_s = (np.cumsum(costs_s) - costs_s) / self.settings.limits.tasks_max
-        begin_s = at["next_s"][order] - early_s[order] - costs_s - before_s
+        quick_s, slow_s = self.starts.of_all(self.table.loader_names)[:, columns["loaders"][rows[order]]]
+        # After a quick start the value must live until the read all the same.
+        slow_s = np.minimum(slow_s, np.maximum(quick_s + lives_s[order] - early_s[order], quick_s))
+        begin_s = at["next_s"][order] - early_s[order] - costs_s - before_s - slow_s
         tasks: list[_Task] = []
         filling: dict[str, _Task] = {}
         for place in np.flatnonzero(begin_s <= now_s)[:allowed]:
@@ -222,11 +241,19 @@ class Planner:
             account.was_issued(key, self._issued(row, now_s))
         return [Refresh(task.loader, tuple(task.keys)) for task in tasks]
 
+    def _believed(self, kind: Kind, rows: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Of which rows the prediction is trusted."""
+        columns = self.table.columns
+        classes = classes_of(*(columns[name][rows] for name in ("loaders", "seen", "variation", "mean_s")))
+        believed: NDArray[np.bool_] = self.trust[kind].share(classes) >= TRUST_MIN
+        return believed
+
     def _issued(self, row: int, now_s: float) -> Issued:
         columns = self.table.columns
         cost_s, ttl_s = float(columns["costs_s"][row]), int(columns["ttls_s"][row])
-        until_s = now_s + ttl_s if ttl_s else float(columns["next_s"][row] + columns["mean_s"][row])
-        return Issued(at_s=now_s, until_s=until_s, cost_s=cost_s, size=int(columns["sizes"][row]), saves_s=cost_s)
+        until_s = float(columns["next_s"][row] + (ttl_s or columns["mean_s"][row]))
+        size, last_s = int(columns["sizes"][row]), int(columns["last_s"][row])
+        return Issued(at_s=now_s, until_s=until_s, cost_s=cost_s, size=size, saves_s=cost_s, after_s=last_s)
 
     def _wakes(self, rows: NDArray[np.int64], now_s: float) -> list[Effect]:
         account = self.accounts[Kind.WAKE]
@@ -235,7 +262,7 @@ class Planner:
             return []
         columns = self.table.columns
         next_s, variation = columns["next_s"][rows], columns["variation"][rows]
-        believed = self.trust[Kind.WAKE].share(columns["seen"][rows], variation) >= TRUST_MIN
+        believed = self._believed(Kind.WAKE, rows)
         chosen = (
             (columns["woken_for_s"][rows] != next_s)
             & (next_s - _wake_lead(columns["mean_s"][rows], variation) <= now_s)

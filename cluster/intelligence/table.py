@@ -47,6 +47,7 @@ _COLUMNS: Final[dict[str, Any]] = {
     "refreshed_for_s": np.float64,
     "woken_for_s": np.float64,
 }
+_FORETOLD: Final = ("loaders", "seen", "variation", "mean_s", "ttls_s")
 
 
 @dataclass(frozen=True)
@@ -56,11 +57,15 @@ class Foretold:
     `late_s` is the first visit after the prediction was made minus the predicted time; infinity when nobody came.
     """
 
+    loaders: NDArray[np.int16]
     seen: NDArray[np.uint8]
     variation: NDArray[np.float64]
     mean_s: NDArray[np.float64]
     ttls_s: NDArray[np.uint32]
     late_s: NDArray[np.float64]
+
+    def __len__(self) -> int:
+        return len(self.seen)
 
 
 class PatternTable:
@@ -112,23 +117,20 @@ class PatternTable:
         for name in ("expires_ms", "costs_s", "sizes", "ttls_s", "levels"):
             columns[name][rows] = getattr(part, name)
         numbers = np.array([-1, *map(self._loader, part.loader_names)], np.int16)
-        columns["loaders"][rows] = numbers[part.loaders.astype(np.int64) + 1]
+        columns["loaders"][rows] = loaders = numbers[part.loaders.astype(np.int64) + 1]
         self._describe(rows, visits)
         columns["scored"][rows] = before["scored"] & (columns["next_s"][rows] == before["next_s"])
-        return self._decided(part, visits, before)
+        before["loaders"], before["ttls_s"] = loaders, part.ttls_s
+        return self._decided(visits, before)
 
-    def _decided(self, part: PatternSlice, visits: NDArray[np.uint32], before: dict[str, NDArray[Any]]) -> Foretold:
+    @staticmethod
+    def _decided(visits: NDArray[np.uint32], before: dict[str, NDArray[Any]]) -> Foretold:
         """Of which rows the first visit since they were last written decides a prediction."""
         first = np.where(visits > before["last_s"][:, None], visits, _NEVER_S).min(axis=1, initial=_NEVER_S)
         made = (before["seen"] >= ACCESSES_MIN) & (before["variation"] <= VARIATION_MAX) & ~before["scored"]
         rows = np.flatnonzero(made & (first != _NEVER_S))
-        return Foretold(
-            seen=before["seen"][rows],
-            variation=before["variation"][rows],
-            mean_s=before["mean_s"][rows],
-            ttls_s=part.ttls_s[rows],
-            late_s=first[rows] - before["next_s"][rows],
-        )
+        found = {name: before[name][rows] for name in _FORETOLD}
+        return Foretold(**found, late_s=first[rows] - before["next_s"][rows])
 
     def _unite(
         self, part: PatternSlice, source: int, rows: NDArray[np.int64], elsewhere: NDArray[np.int64]
@@ -190,13 +192,8 @@ class PatternTable:
         made = (columns["seen"] >= ACCESSES_MIN) & (columns["variation"] <= VARIATION_MAX) & ~columns["scored"]
         rows = np.flatnonzero(made & (columns["next_s"] + 0.5 * columns["mean_s"] < now_s))
         columns["scored"][rows] = True
-        return Foretold(
-            seen=columns["seen"][rows],
-            variation=columns["variation"][rows],
-            mean_s=columns["mean_s"][rows],
-            ttls_s=columns["ttls_s"][rows],
-            late_s=np.full(len(rows), np.inf),
-        )
+        found = {name: columns[name][rows] for name in _FORETOLD}
+        return Foretold(**found, late_s=np.full(len(rows), np.inf))
 
     # -- rows ----------------------------------------------------------------------------------------------------
 

@@ -13,7 +13,7 @@ from stratacache.cluster.intelligence.accounting import (
     Kind,
 )
 from stratacache.cluster.intelligence.budget import DAY_S, Budget, Limits
-from stratacache.cluster.intelligence.trust import Trust
+from stratacache.cluster.intelligence.trust import Trust, classes_of
 
 
 def issue(account: Account, key: bytes, now_s: float, *, done: bool = True) -> None:
@@ -117,14 +117,35 @@ def test_wakes_are_bounded_by_the_minute() -> None:
 
 
 def test_trust_is_earned_by_class() -> None:
-    """Nothing is believed at first; steady keys are after a few good outcomes, others not by that."""
+    """Nothing is believed at first; steady keys are after a few good outcomes, loose ones less, other loaders' not."""
     trust = Trust()
-    seen, steady, loose = np.array([5], np.uint8), np.array([0.01]), np.array([0.4])
-    assert trust.share(seen, steady)[0] < 0.5
+
+    def like(variation: float, *, loader: int = 0, seen: int = 5, mean_s: float = 300.0) -> np.ndarray:
+        return classes_of(
+            np.array([loader], np.int16), np.array([seen], np.uint8), np.array([variation]), np.array([mean_s])
+        )
+
+    steady, loose = like(0.01), like(0.4)
+    assert trust.share(steady)[0] < 0.5
     for _ in range(5):
-        trust.learn(seen, steady, np.array([True]))
-    assert trust.share(seen, steady)[0] > 0.7
-    assert trust.share(seen, loose)[0] < 0.5
+        trust.learn(steady, np.array([True]))
+    assert trust.share(steady)[0] > 0.9
+    assert trust.share(like(0.01, seen=6))[0] > trust.share(loose)[0]
+    assert trust.share(like(0.01, loader=7))[0] < 0.5
     for _ in range(20):
-        trust.learn(seen, steady, np.array([False]))
-    assert trust.share(seen, steady)[0] < 0.4
+        trust.learn(loose, np.array([False]))
+    assert trust.share(loose)[0] < 0.1
+    assert trust.share(steady)[0] > 0.6
+    for _ in range(20):
+        trust.learn(steady, np.array([False]))
+    assert trust.share(steady)[0] < 0.4
+
+
+def test_what_whole_seconds_hide_is_no_steadiness() -> None:
+    """Three visits within three seconds are not in the class of three visits within ten minutes."""
+
+    def like(mean_s: float) -> int:
+        columns = (np.array([0], np.int16), np.array([3], np.uint8), np.array([0.0]), np.array([mean_s]))
+        return int(classes_of(*columns)[0])
+
+    assert like(1.0) > like(4.0) > like(10.0) > like(300.0) == like(3000.0)

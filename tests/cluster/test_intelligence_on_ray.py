@@ -14,11 +14,12 @@ from stratacache.client.intelligent import IntelligentCacheManager
 from stratacache.cluster import ClusterHandle, start
 from stratacache.cluster.loaders import Loader, register_loader
 from stratacache.node.errors import LimitError
+from tests.cluster.waiting import wait_until
 
 pytestmark = [pytest.mark.ray, pytest.mark.xdist_group("ray")]
 
 PERIOD_S = 3.0
-TTL_S = 2.5
+TTL_S = 2.75
 
 
 @pytest.fixture(scope="module")
@@ -48,14 +49,15 @@ def test_a_regular_reader_finds_what_a_task_computed(cluster: ClusterHandle, cac
         results = [analyse(text, depth=2) for text in texts]
         assert [(result["text"], result["depth"]) for result in results] == [(text, 2) for text in texts]
         ahead += sum(result["pid"] != os.getpid() for result in results)
-        if ahead >= 2 * len(texts):
+        if ahead >= len(texts):
             break
         # The reader's own period is what is tested: it waits for the clock, not for an event.
         time.sleep(max(0.0, begun + turn * PERIOD_S - time.monotonic()))
+    wait_until(
+        lambda: cluster.stats()["prefetch"]["refresh_ahead"]["used"] > 0, what="the last read to be accounted for"
+    )
     stats = cluster.stats()
     account = stats["prefetch"]["refresh_ahead"]
-    if account["issued"] == 0:
-        pytest.skip("nothing was foreseen in 30 rounds: on this machine the reads came too irregularly")
     assert ahead >= len(texts), account
     assert account["issued"] >= account["used"] > 0
     assert account["failed"] == 0

@@ -4,6 +4,7 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 SEED ?= 0
 SECONDS ?= 60
+REPLICAS ?= 1
 BENCHES ?= engine server client ring prefetch
 
 .PHONY: help setup demo test check fix clean soak fuzz sim chaos absence bench docs helm-image helm-mutants
@@ -53,7 +54,7 @@ fuzz: setup ## throw random input at the RESP parser and the command table for S
 	$(BIN)/python -m tests.wire.fuzz $(SECONDS)
 
 chaos: setup ## kill processes of a real cluster under load for SECONDS, and check every read
-	$(BIN)/python -m tests.chaos --seconds $(SECONDS) --seed $(SEED)
+	$(BIN)/python -m tests.chaos --seconds $(SECONDS) --seed $(SEED) --replicas $(REPLICAS)
 
 absence: setup ## keep a shard away for SECONDS while what it holds is invalidated, three times
 	$(BIN)/python -m tests.chaos.absence --seconds $(SECONDS)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.chaos.faults import Tormentor
-from tests.chaos.load import NAMESPACES, Found, run
+from tests.chaos.load import NAMESPACE_OF, NAMESPACES, Found, run
 from tests.chaos.oracle import Slots
 
 KEYS = 240
@@ -22,47 +22,51 @@ QUIET_S = 1.0
 ALL_FAULTS = ("kill_shard", "kill_shard", "kill_coordinator", "stop_shard", "kill_raylet")
 
 
-def chaos(
-    seconds: float, seed: int, raylets: int, shards: int, processes: int, faults: tuple[str, ...]
-) -> dict[str, Any]:
-    """Run load and faults for that long; gives what was done and seen."""
+def chaos(options: argparse.Namespace) -> dict[str, Any]:
+    """Run load and faults for as long as the options say; gives what was done and seen."""
     import ray
     from ray.cluster_utils import Cluster
 
     from stratacache.cluster import start
 
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "object_store_memory": 80_000_000})
-    for _ in range(raylets - 1):
+    for _ in range(options.raylets - 1):
         cluster.add_node(num_cpus=2, object_store_memory=80_000_000)
     ray.init(address=cluster.address, log_to_driver=False, logging_level="ERROR")
     try:
         with (
             tempfile.TemporaryDirectory(prefix="chaos-") as data_dir,
-            start(shards=shards, data_dir=str(Path(data_dir)), lease_ms=round(LEASE_S * 1000)) as handle,
+            start(
+                shards=options.shards,
+                replicas=options.replicas,
+                data_dir=str(Path(data_dir)),
+                lease_ms=round(LEASE_S * 1000),
+            ) as handle,
         ):
-            tormentor = Tormentor(handle, cluster, LEASE_S, seed)
-            return _under_load(tormentor, seconds, seed, processes, faults)
+            return _under_load(Tormentor(handle, cluster, LEASE_S, options.seed), options)
     finally:
         ray.shutdown()
         cluster.shutdown()
 
 
-def _under_load(
-    tormentor: Tormentor, seconds: float, seed: int, processes: int, faults: tuple[str, ...]
-) -> dict[str, Any]:
+def _under_load(tormentor: Tormentor, options: argparse.Namespace) -> dict[str, Any]:
+    processes, faults = options.processes, tuple(options.faults.split(","))
     context = multiprocessing.get_context("spawn")
     slots = {kind: Slots(*(context.Array("q", KEYS, lock=False) for _ in range(3))) for kind in NAMESPACES}
     stop, out = context.Event(), context.Queue()
     handle = tormentor.handle
+    view = handle.view.to_bytes()
     workers = [
-        context.Process(target=run, args=(handle.address, handle.token, number, processes, slots, seed, stop, out))
+        context.Process(
+            target=run, args=(handle.address, handle.token, view, number, processes, slots, options.seed, stop, out)
+        )
         for number in range(processes)
     ]
     for worker in workers:
         worker.start()
     started = time.monotonic()
     try:
-        while time.monotonic() - started < seconds:
+        while time.monotonic() - started < options.seconds:
             time.sleep(QUIET_S)  # load on a whole cluster, before the next fault
             print(f"{time.monotonic() - started:6.1f} s  {tormentor.strike(faults)}", file=sys.stderr, flush=True)
         time.sleep(QUIET_S)
@@ -71,7 +75,7 @@ def _under_load(
         seen: list[Found] = [out.get(timeout=60) for _ in workers]
         for worker in workers:
             worker.join(30)
-    return _report(seen, tormentor, time.monotonic() - started)
+    return {"replicas": options.replicas, **_report(seen, tormentor, time.monotonic() - started)}
 
 
 def _report(seen: list[Found], tormentor: Tormentor, seconds: float) -> dict[str, Any]:
@@ -83,10 +87,13 @@ def _report(seen: list[Found], tormentor: Tormentor, seconds: float) -> dict[str
         "seconds": round(seconds, 1),
         "violations": sum(len(found.faults) for found in seen),
         "first_violations": [fault for found in seen for fault in found.faults][:10],
+        "kills": tormentor.kills,
         "faults": dict(tormentor.done),
         "operations": operations,
         "hits": counts["hits"],
-        "longest_unavailability_s": round(max(found.unavailable_s for found in seen), 2),
+        "longest_unavailability_of_a_range_s": {
+            what: round(max(found.unavailable_s.get(what, 0.0) for found in seen), 2) for what in NAMESPACE_OF
+        },
         "slowest_call_s": round(max(found.slowest_s for found in seen), 2),
         "counts": dict(sorted(counts.items())),
         "epoch": tormentor.handle.view.epoch,
@@ -100,18 +107,12 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--raylets", type=int, default=4)
     parser.add_argument("--shards", type=int, default=4)
+    parser.add_argument("--replicas", type=int, default=1, help="owners of each key")
     parser.add_argument("--processes", type=int, default=3)
     parser.add_argument("--faults", default=",".join(ALL_FAULTS), help="which faults, repeated ones more often")
     parser.add_argument("--json", type=Path, help="write the report to this file too")
     options = parser.parse_args()
-    report = chaos(
-        options.seconds,
-        options.seed,
-        options.raylets,
-        options.shards,
-        options.processes,
-        tuple(options.faults.split(",")),
-    )
+    report = chaos(options)
     text = json.dumps(report, indent=2)
     print(text)
     if options.json is not None:

@@ -24,6 +24,8 @@ class Tormentor:
         self.lease_s = lease_s
         self.chooser = random.Random(f"faults/{seed}")
         self.done: Counter[str] = Counter()
+        self.kills = 0
+        """Processes of the cache that were killed, those on a killed raylet among them."""
 
     def strike(self, kinds: tuple[str, ...]) -> str:
         """Carry out one fault and wait until every shard serves again; the fault's name."""
@@ -35,14 +37,14 @@ class Tormentor:
 
     def kill_shard(self) -> None:
         """SIGKILL to a shard."""
-        os.kill(self._shard_pid(), signal.SIGKILL)
+        self._kill(self._shard_pid())
 
     def kill_coordinator(self) -> None:
         """SIGKILL to the coordinator, and in half of the cases to a shard right after."""
         coordinator, shard = self.coordinator_pid(), self._shard_pid()
-        os.kill(coordinator, signal.SIGKILL)
+        self._kill(coordinator)
         if self.chooser.random() < 0.5:
-            os.kill(shard, signal.SIGKILL)
+            self._kill(shard)
 
     def stop_shard(self) -> None:
         """SIGSTOP to a shard for longer than its serving lease, then SIGCONT."""
@@ -57,6 +59,7 @@ class Tormentor:
     def kill_raylet(self) -> None:
         """End a whole Ray node with everything on it, and add a fresh one."""
         node = self.chooser.choice(sorted(self.raylets.worker_nodes, key=lambda node: str(node.node_id)))
+        self.kills += sum(shard["node"] == node.node_id for shard in self.handle.status()["shards"])
         self.raylets.remove_node(node, allow_graceful=False)
         self.raylets.add_node(num_cpus=2, object_store_memory=80_000_000)
 
@@ -83,6 +86,10 @@ class Tormentor:
             if time.monotonic() > until:
                 raise UnavailableError(f"not every shard has a live process after {HEAL_S:g} s")
             time.sleep(0.1)
+
+    def _kill(self, pid: int) -> None:
+        os.kill(pid, signal.SIGKILL)
+        self.kills += 1
 
     def _shard_pid(self) -> int:
         return self.chooser.choice(sorted(self.handle.pids().values()))

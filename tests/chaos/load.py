@@ -14,27 +14,37 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from stratacache.client import MISS, InvalidationIncompleteError, UnavailableError, connect
+from stratacache.client.ring import Ring
+from stratacache.client.view import View
 from tests.chaos.oracle import Slots, fault_of, value_of
 
 NAMESPACES = ("put", "fill")
+NAMESPACE_OF = {"get": "put", "put": "put", "fill": "fill"}
 DEADLINE_S = 2.0
 SLACK_S = 3.0  # a loaded machine may not run a process for seconds
 
 
 @dataclass
 class Found:
-    """What one process saw. `unavailable_s`: the longest time from a key's first failed call to its next good one."""
+    """What one process saw.
+
+    `unavailable_s`: for each kind of call, the longest time from the first that failed in a shard's range to the next
+    good one there.
+    """
 
     faults: list[str] = field(default_factory=list)
     counts: Counter[str] = field(default_factory=Counter)
-    unavailable_s: float = 0.0
+    unavailable_s: dict[str, float] = field(default_factory=dict)
     slowest_s: float = 0.0
 
 
 class Worker:
-    """The load of one process: `number` of `processes`, over `keys` keys of each kind."""
+    """The load of one process: `number` of `processes`. `ring` tells the shards' ranges, which stay the same."""
 
-    def __init__(self, address: str, token: str | None, number: int, processes: int, slots: dict[str, Slots]) -> None:
+    def __init__(
+        self, address: str, token: str | None, ring: Ring, number: int, processes: int, slots: dict[str, Slots]
+    ) -> None:
+        self.ring = ring
         self.cache = connect(address, token=token, strict=True, deadline_s=DEADLINE_S)
         self.number = number
         self.slots = slots
@@ -42,7 +52,7 @@ class Worker:
         self.own = range(number, count, processes)
         self.all = range(count)
         self.found = Found()
-        self.failing_since: dict[str, float] = {}
+        self.failing_since: dict[tuple[str, str], float] = {}
 
     def name(self, kind: str, index: int) -> str:
         """The key's present name."""
@@ -142,7 +152,7 @@ class Worker:
     def _call(self, what: str, key: str, act: Any) -> Any:
         """One call, timed; None when the cache could not answer."""
         started = time.monotonic()
-        place = key.split(".", maxsplit=1)[0]
+        place = what, self.ring.primary(f"{NAMESPACE_OF[what]}:{key}".encode()).id
         self.found.counts[what] += 1
         try:
             result = act()
@@ -153,7 +163,8 @@ class Worker:
         else:
             since = self.failing_since.pop(place, None)
             if since is not None:
-                self.found.unavailable_s = max(self.found.unavailable_s, time.monotonic() - since)
+                longest_s = self.found.unavailable_s
+                longest_s[what] = max(longest_s.get(what, 0.0), time.monotonic() - since)
         took_s = time.monotonic() - started
         self.found.slowest_s = max(self.found.slowest_s, took_s)
         if took_s > 2 * DEADLINE_S + SLACK_S:
@@ -168,6 +179,7 @@ class Worker:
 def run(
     address: str,
     token: str | None,
+    view: bytes,
     number: int,
     processes: int,
     slots: dict[str, Slots],
@@ -176,7 +188,7 @@ def run(
     out: Any,
 ) -> None:
     """The body of a load process: random operations until told to stop, then what was seen goes to `out`."""
-    worker = Worker(address, token, number, processes, slots)
+    worker = Worker(address, token, Ring(View.from_bytes(view)), number, processes, slots)
     chooser = random.Random(f"{seed}/{number}")
     while not stop.is_set():
         worker.step(chooser)

@@ -15,18 +15,14 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from stratacache.client.base import Fill, Ttl
-from stratacache.client.core.dispatch import ask_owners
+from stratacache.client.core import leases
 from stratacache.client.core.effects import Command, Compute, Join, Operation
 from stratacache.client.core.flight import Flight
-from stratacache.client.core.reads import fetch, slices
 from stratacache.client.core.request import encoded_argument, put_options, tag_list, ttl_ms, ttls_ms
 from stratacache.client.core.state import Core
 from stratacache.client.core.writes import put_all, put_one
-from stratacache.client.view import ShardInfo
 from stratacache.node.errors import CacheError, UnavailableError, UsageError
 from stratacache.node.types import MISS, MissType
-
-WAIT_SLICE_S = 5.0  # one SC.LEASE waits this long at most: a shard that dies meanwhile is noticed in time
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,115 +38,22 @@ class FillOptions:
     leased_only: bool = False  # and not at all when somebody else computes it
 
 
-class _LeasePlan:
-    """`SC.LEASE` for one key: a value, a token, or neither in time."""
-
-    read = False
-    repeatable = True
-    persist = False
-
-    def __init__(self, core: Core, key: bytes, wait_s: float, *, refresh: bool) -> None:
-        command: Command = (b"SC.LEASE", key, round(wait_s * 1000), round(core.options.lease_hold_s * 1000))
-        self._command = (*command, b"REFRESH") if refresh else command
-        self.reply: list[Any] = []
-
-    def build(self, indices: list[int]) -> list[tuple[list[int], Command]]:
-        """The one command."""
-        return [(indices, self._command)]
-
-    def accept(self, indices: list[int], reply: Any, shard: ShardInfo) -> None:  # noqa: ARG002 - part of Plan
-        """HIT, LEASE or TIMEOUT."""
-        self.reply = reply
-
-
-class _LeasesPlan:
-    """`SC.MLEASE` for many keys: never waits."""
-
-    read = False
-    repeatable = True
-    persist = False
-
-    def __init__(self, core: Core, keys: Sequence[bytes]) -> None:
-        self._keys = keys
-        self._hold_ms = round(core.options.lease_hold_s * 1000)
-        self.replies: dict[int, list[Any]] = {}
-
-    def build(self, indices: list[int]) -> list[tuple[list[int], Command]]:
-        """Commands for up to 512 keys."""
-        return [
-            (part, (b"SC.MLEASE", self._hold_ms, *[self._keys[index] for index in part])) for part in slices(indices)
-        ]
-
-    def accept(self, indices: list[int], reply: Any, shard: ShardInfo) -> None:  # noqa: ARG002 - part of Plan
-        """One list for each key."""
-        self.replies.update(zip(indices, reply, strict=True))
-
-
-class _ReleasePlan:
-    """`SC.RELEASE` of leases that will not be used."""
-
-    read = False
-    repeatable = True
-    persist = False
-
-    def __init__(self, leases: Sequence[tuple[bytes, Any]]) -> None:
-        self._leases = leases
-
-    def build(self, indices: list[int]) -> list[tuple[list[int], Command]]:
-        """One command for the keys of a shard."""
-        arguments = [part for index in indices for part in self._leases[index]]
-        return [(indices, (b"SC.RELEASE", *arguments))]
-
-    def accept(self, indices: list[int], reply: Any, shard: ShardInfo) -> None:
-        """Nothing to learn: a lease that is not given back ends by itself."""
-
-
-def _lease(core: Core, key: bytes, wait_until: float, *, refresh: bool = False) -> Operation[tuple[str, Any]]:
-    """`("HIT", value)`, `("LEASE", token)` or `("TIMEOUT", None)`; raises when the owner does not answer."""
-    while True:
-        wait_s = max(0.0, min(WAIT_SLICE_S, wait_until - core.monotonic()))
-        plan = _LeasePlan(core, key, wait_s, refresh=refresh)
-        failed = yield from ask_owners(core, (key,), plan, deadline=core.deadline() + wait_s, wait_s=wait_s)
-        if failed:
-            raise failed[0]
-        word, value = _read_lease(core, plan.reply)
-        if word != "TIMEOUT" or core.monotonic() >= wait_until:
-            return word, value
-
-
-def _read_lease(core: Core, reply: list[Any]) -> tuple[str, Any]:
-    word = reply[0].decode()
-    if word == "HIT":
-        value = core.decode(int(reply[1]), reply[2])
-        if value is MISS:  # not decodable: computed here, and left as it is for those who can read it
-            return "UNREADABLE", None
-        core.counters.hits += 1
-        return word, value
-    return word, reply[1] if len(reply) > 1 else None
-
-
-def release(core: Core, leases: Sequence[tuple[bytes, Any]]) -> Operation[None]:
-    """Give leases back unused. Best effort."""
-    if leases:
-        yield from ask_owners(core, [key for key, _ in leases], _ReleasePlan(leases), deadline=core.deadline())
-
-
 def get_or_compute(
     core: Core, key: bytes, compute: Callable[[], Any], options: FillOptions, *, strict: bool
 ) -> Operation[Any]:
     """The operation of one key for the caller that runs the flight."""
-    if core.near is not None and not options.refresh:
-        (value,), _ = yield from fetch(core, (key,))
-        if value is not MISS:
-            return value
+    if core.near is not None and not options.refresh and (value := core.near.lookup(key)) is not MISS:
+        return value
     token: Any = b""
     try:
         wait_until = core.monotonic() + options.wait_s
-        word, found = yield from _lease(core, key, wait_until, refresh=options.refresh)
-        if word == "HIT":
+        word, found = yield from leases.ask(core, key, wait_until, refresh=options.refresh)
+        if word == leases.HIT:
             return found
-        token = found if word == "LEASE" else b""
+        token = found if word == leases.LEASE else b""
     except UnavailableError as error:
+        if not options.refresh and (others := (yield from leases.elsewhere(core, {0: key}))):
+            return others[0]
         core.fail_open("get_or_compute", error, strict=strict)
     if options.leased_only and not token:
         return MISS
@@ -177,9 +80,9 @@ def get_or_compute(
     return value
 
 
-def _release_quietly(core: Core, leases: list[tuple[bytes, Any]]) -> Operation[None]:
+def _release_quietly(core: Core, held: list[tuple[bytes, Any]]) -> Operation[None]:
     try:
-        yield from release(core, leases)
+        yield from leases.release(core, held)
     except CacheError as error:
         core.log.note("release", f"a fill lease was not given back and ends by itself: {error}")
 
@@ -241,58 +144,56 @@ def get_or_compute_many(
     batch = _Batch(core, keys, names, compute, options, strict)
     values: dict[int, Any] = {}
     if core.near is not None:
-        near, _ = yield from fetch(core, keys)
-        values = {index: value for index, value in enumerate(near) if value is not MISS}
+        values = {index: value for index, key in enumerate(keys) if (value := core.near.lookup(key)) is not MISS}
     wait_until = core.monotonic() + options.wait_s
     asked = [index for index in range(len(keys)) if index not in values]
-    leases, busy, unleased = yield from _leases(core, keys, asked, values, strict=strict)
-    if leases or unleased:
-        yield from batch.run(leases, unleased, values)
+    ours, busy, unleased = yield from _sort_out(core, keys, asked, values, strict=strict)
+    if ours or unleased:
+        yield from batch.run(ours, unleased, values)
     # Only now the keys that others compute: they had our computing time as a head start.
-    leases, unleased = {}, []
+    ours, unleased = {}, []
     for index in busy:
         try:
-            word, found = yield from _lease(core, keys[index], wait_until)
+            word, found = yield from leases.ask(core, keys[index], wait_until)
         except UnavailableError as error:
             core.fail_open("get_or_compute_many", error, strict=strict)
-            word, found = "TIMEOUT", None
-        if word == "HIT":
+            word, found = leases.TIMEOUT, None
+        if word == leases.HIT:
             values[index] = found
-        elif word == "LEASE":
-            leases[index] = found
+        elif word == leases.LEASE:
+            ours[index] = found
         else:
             unleased.append(index)
-    if leases or unleased:
-        yield from batch.run(leases, unleased, values)
+    if ours or unleased:
+        yield from batch.run(ours, unleased, values)
     return values
 
 
-def _leases(
+def _sort_out(
     core: Core, keys: Sequence[bytes], asked: list[int], values: dict[int, Any], *, strict: bool
 ) -> Operation[tuple[dict[int, Any], list[int], list[int]]]:
     """Hits go into `values`; the rest is leased to us, busy elsewhere, or to be computed without a lease."""
-    leases: dict[int, Any] = {}
+    ours: dict[int, Any] = {}
     busy: list[int] = []
     unleased: list[int] = []
     if not asked:
-        return leases, busy, unleased
-    plan = _LeasesPlan(core, [keys[index] for index in asked])
-    failed = yield from ask_owners(core, [keys[index] for index in asked], plan, deadline=core.deadline())
-    for at, index in enumerate(asked):
-        if at in failed:
-            core.fail_open("get_or_compute_many", failed[at], strict=strict)
-            unleased.append(index)
-            continue
-        word, found = _read_lease(core, plan.replies[at])
-        if word == "HIT":
+        return ours, busy, unleased
+    answers, failed = yield from leases.ask_many(core, {index: keys[index] for index in asked})
+    if failed:
+        values.update((yield from leases.elsewhere(core, {index: keys[index] for index in failed})))
+    for index in asked:
+        word, found = answers.get(index, (leases.TIMEOUT, None))
+        if word == leases.HIT:
             values[index] = found
-        elif word == "LEASE":
-            leases[index] = found
-        elif word == "BUSY":
+        elif word == leases.LEASE:
+            ours[index] = found
+        elif word == leases.BUSY:
             busy.append(index)
-        else:
+        elif index not in values:
             unleased.append(index)
-    return leases, busy, unleased
+            if index in failed:
+                core.fail_open("get_or_compute_many", failed[index], strict=strict)
+    return ours, busy, unleased
 
 
 @dataclass(frozen=True, slots=True)
@@ -306,12 +207,12 @@ class _Batch:
     options: FillOptions
     strict: bool
 
-    def run(self, leases: dict[int, Any], unleased: list[int], values: dict[int, Any]) -> Operation[None]:
+    def run(self, held: dict[int, Any], unleased: list[int], values: dict[int, Any]) -> Operation[None]:
         """Compute all of them, hand the values out, store those with a lease, give unused leases back."""
         core = self.core
-        missing = sorted([*leases, *unleased])
+        missing = sorted([*held, *unleased])
         core.counters.misses += len(missing)
-        unused = dict(leases)
+        unused = dict(held)
         try:
             result, seconds = yield Compute(self.compute, ([self.names[index] for index in missing],))
             fills = [_unwrap(each) for each in _in_order(result, [self.names[index] for index in missing])]
@@ -320,14 +221,14 @@ class _Batch:
             cost_s = self.options.cost_s if self.options.cost_s is not None else seconds / len(missing)
             groups: dict[Any, list[tuple[int, Fill[Any]]]] = {}
             for index, (_, fill) in zip(missing, fills, strict=True):
-                if fill is not None and index in leases:
+                if fill is not None and index in held:
                     given = fill.tags
                     tags = given if given is None or isinstance(given, str) else tuple(sorted(set(given)))
                     groups.setdefault((fill.ttl, tags, fill.cost_s, fill.metadata), []).append(
                         (index, replace(fill, tags=tags))
                     )
             for alike in groups.values():
-                yield from self._store_alike(alike, leases, cost_s)
+                yield from self._store_alike(alike, held, cost_s)
                 for index, _ in alike:
                     del unused[index]
         except BaseException:
@@ -337,13 +238,11 @@ class _Batch:
             if unused:
                 yield from _release_quietly(core, [(self.keys[index], token) for index, token in unused.items()])
 
-    def _store_alike(
-        self, alike: list[tuple[int, Fill[Any]]], leases: dict[int, Any], cost_s: float
-    ) -> Operation[None]:
+    def _store_alike(self, alike: list[tuple[int, Fill[Any]]], held: dict[int, Any], cost_s: float) -> Operation[None]:
         """Store fills that have the same options: one request for each shard."""
         core = self.core
         entries = [_payload(core, fill, self.options) for _, fill in alike]
-        tokens = [leases[index] for index, _ in alike]
+        tokens = [held[index] for index, _ in alike]
         first, keys = alike[0][1], [self.keys[index] for index, _ in alike]
         ttls = ttls_ms(_ttl(first, self.options), len(keys), jitter=core.options.ttl_jitter, random=core.random)
         tail = _tail(first, self.options, cost_s, None)

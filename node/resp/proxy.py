@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 _STATUS: Final = frozenset({"set", "setex", "psetex", "mset", "type", "sc.put", "sc.touched"})
 _SUMS: Final = frozenset({"del", "unlink", "exists", "touch", "sc.invalidate", "sc.release"})
-_LISTS: Final = frozenset({"mget", "sc.mget", "sc.mgetx", "sc.mlease"})
+_LISTS: Final = frozenset({"mget", "sc.mget", "sc.mgetx", "sc.mlease", "sc.mleasex"})
 
 
 def route(connection: Connection, forwarder: Forwarder, found: Command, argv: list[bytes]) -> Reply | None:

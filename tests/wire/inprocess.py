@@ -29,16 +29,24 @@ class Loop:
 
     def run(self) -> None:
         while self.ready:
-            fn, args = self.ready.popleft()
-            fn(*args)
+            self._step()
+
+    def _step(self) -> None:
+        fn, args = self.ready.popleft()
+        fn(*args)
 
     def run_until(self, condition: Callable[[], bool], deadline_s: float = 10.0) -> None:
-        """Run what is posted until a condition holds: the worker thread posts whenever it is done with something."""
+        """Run what is posted until a condition holds, and nothing behind it.
+
+        The worker thread posts whenever it is done with something.
+        """
         until = time.monotonic() + deadline_s
         while not condition():
             assert time.monotonic() < until, "what was waited for did not happen"
-            self.run()
-            time.sleep(0.0005)
+            if self.ready:
+                self._step()
+            else:
+                time.sleep(0.0005)
 
 
 class Transport(asyncio.Transport):
@@ -91,6 +99,17 @@ class InProcess:
         transport = Transport()
         connection.connection_made(transport)
         return connection, transport
+
+    def settle(self) -> None:
+        """Write out what waits for the disk."""
+        l3 = self.engine.l3
+        assert l3 is not None
+        until = time.monotonic() + 10
+        while not l3.idle:
+            assert time.monotonic() < until, "the disk does not come to rest"
+            self.engine.flush()
+            self.engine._handoff.run_done_for(0.05)
+            self.loop.run()
 
     def run(self, chunks: list[bytes]) -> tuple[bytes, bool]:
         """Feed chunks to a new connection; gives what it answered and whether it was closed."""

@@ -2,24 +2,11 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 
 from stratacache.node.config import NodeConfig
 from tests.wire.inprocess import InProcess
 from tests.wire.raw import request
-
-
-def settle(node: InProcess) -> None:
-    """Wait until the disk has everything."""
-    l3 = node.engine.l3
-    assert l3 is not None
-    until = time.monotonic() + 10
-    while not l3.idle:
-        assert time.monotonic() < until, "the disk does not come to rest"
-        node.engine.flush()
-        node.engine._handoff.run_done_for(0.05)
-        node.loop.run()
 
 
 def test_keys_on_disk_are_listed_and_counted(tmp_path: Path) -> None:
@@ -28,7 +15,7 @@ def test_keys_on_disk_are_listed_and_counted(tmp_path: Path) -> None:
     node = InProcess(config, posts=True)
     try:
         node.run([request(b"SET", b"k%d" % number, b"v") for number in range(700)])
-        settle(node)
+        node.settle()
         assert node.run([request(b"DBSIZE")])[0] == b":700\r\n"
         listed, _ = node.run([request(b"KEYS", b"*")])
         assert listed.startswith(b"*700\r\n")

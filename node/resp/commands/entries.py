@@ -11,7 +11,7 @@ from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any, Final
 
 from stratacache.node.entry import NEVER_MS, Entry
-from stratacache.node.resp.replies import CommandError
+from stratacache.node.resp.replies import CommandError, array, bulk, bulks, integer
 from stratacache.node.resp.table import Later, Reply
 
 if TYPE_CHECKING:
@@ -106,3 +106,26 @@ def put_like(connection: Connection, entry: Entry, payload: bytes) -> bool | Fut
 def bulk_of(entry: Entry) -> bytes:
     """The payload as a bulk reply."""
     return entry.frame or entry.build_frame()
+
+
+def everything_of(connection: Connection, entry: Entry | None, seq: int) -> bytes:
+    """Everything that is known of an entry, for a near cache.
+
+    `seq` is the number of the last push when the read began. At its end it may be too late: between reading from disk
+    and answering, an invalidation may have been pushed that this value is older than.
+    """
+    if entry is None:
+        return connection.null
+    now_ms = connection.engine.now_ms()
+    return array(
+        [
+            integer(entry.codec),
+            bulk_of(entry),
+            integer(-1 if entry.expires_ms == NEVER_MS else max(0, entry.expires_ms - now_ms)),
+            bulk(b"%r" % entry.cost_s),
+            integer(entry.version),
+            integer(seq),
+            bulks(entry.tags),
+            bulk(entry.metadata),
+        ]
+    )

@@ -17,9 +17,9 @@ from stratacache.node.entry import NEVER_MS, Entry
 from stratacache.node.errors import UnavailableError
 from stratacache.node.keys import canonical
 from stratacache.node.resp.arguments import SYNTAX, count_of, integer_of
-from stratacache.node.resp.commands.entries import bulk_of, change, gather, kept_ms, read
+from stratacache.node.resp.commands.entries import bulk_of, change, everything_of, gather, kept_ms, read
 from stratacache.node.resp.dispatch import when
-from stratacache.node.resp.replies import OK, ONE, ZERO, CommandError, array, bulk, bulks, integer
+from stratacache.node.resp.replies import OK, ONE, ZERO, CommandError, array, bulk, integer
 from stratacache.node.resp.table import Flag, Reply, command
 
 if TYPE_CHECKING:
@@ -79,38 +79,22 @@ def sc_mget(connection: Connection, argv: list[bytes]) -> Reply:
     return gather([lookup(canonical(raw)) for raw in argv[1:]], reply)
 
 
-def _full(connection: Connection, entry: Entry | None) -> bytes:
-    if entry is None:
-        return connection.null
-    now_ms = connection.engine.now_ms()
-    return array(
-        [
-            integer(entry.codec),
-            bulk_of(entry),
-            integer(-1 if entry.expires_ms == NEVER_MS else max(0, entry.expires_ms - now_ms)),
-            bulk(b"%r" % entry.cost_s),
-            integer(entry.version),
-            integer(connection.server.watchers.seq),
-            bulks(entry.tags),
-            bulk(entry.metadata),
-        ]
-    )
-
-
 @command("sc.getx", 2, Flag.READ, (1, 1, 1), group="native")
 def sc_getx(connection: Connection, argv: list[bytes]) -> Reply:
     """Get a key with everything that is known about it."""
-    return read(connection, canonical(argv[1]), lambda entry: _full(connection, entry))
+    seq = connection.server.watchers.seq
+    return read(connection, canonical(argv[1]), lambda entry: everything_of(connection, entry, seq))
 
 
 @command("sc.mgetx", -2, Flag.READ, (1, -1, 1), group="native")
 def sc_mgetx(connection: Connection, argv: list[bytes]) -> Reply:
     """Get many keys with everything that is known about them."""
     lookup = connection.engine.get
+    seq = connection.server.watchers.seq
 
     def reply(entries: list[Entry | None]) -> bytes:
         connection.check_reply_bytes(sum([entry.size for entry in entries if entry is not None]))
-        return array([_full(connection, entry) for entry in entries])
+        return array([everything_of(connection, entry, seq) for entry in entries])
 
     return gather([lookup(canonical(raw)) for raw in argv[1:]], reply)
 

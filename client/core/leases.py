@@ -1,0 +1,165 @@
+"""Fill leases as the client asks for them: a hit, a token, or neither, in one round trip whether it hits or misses.
+
+Invariants: a miss costs one round trip before its computation and one after it; a hit that a near cache may keep
+passes its gates like any other read; an undecodable payload is computed anew by its reader and left as it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
+
+from stratacache.client.core.dispatch import ask_owners
+from stratacache.client.core.effects import Command, Operation
+from stratacache.client.core.reads import fetch, slices
+from stratacache.client.core.state import Core
+from stratacache.client.view import ShardInfo
+from stratacache.node.errors import CacheError
+from stratacache.node.types import MISS
+
+if TYPE_CHECKING:
+    from stratacache.client.core.near import Ticket
+
+WAIT_SLICE_S: Final = 5.0  # one SC.LEASE waits this long at most: a shard that dies meanwhile is noticed in time
+HIT: Final = "HIT"
+LEASE: Final = "LEASE"
+BUSY: Final = "BUSY"
+TIMEOUT: Final = "TIMEOUT"
+UNREADABLE: Final = "UNREADABLE"
+
+Answer: TypeAlias = tuple[str, Any]
+"""One of these words, with the value of a hit or the token of a lease."""
+
+
+class _Reader:
+    """What the answers mean, for one request: with a near cache they bring all that its gates need to know."""
+
+    def __init__(self, core: Core) -> None:
+        self._core = core
+        self._near = core.near
+        self._ticket: Ticket | None = None
+        if self._near is not None:
+            self._near.listen()
+            self._ticket = self._near.ticket()
+
+    def command(self, name: bytes) -> bytes:
+        """The command of this name, in the form whose answers this reads."""
+        return name if self._near is None else name + b"X"
+
+    def read(self, key: bytes, reply: Sequence[Any], shard: ShardInfo) -> Answer:
+        """The answer in a reply."""
+        word = bytes(reply[0]).decode()
+        if word != HIT:
+            return word, reply[1] if len(reply) > 1 else None
+        found = reply[1:] if self._near is None else reply[1]
+        value = self._core.decode(int(found[0]), found[1])
+        if value is MISS:
+            return UNREADABLE, None
+        self._core.counters.hits += 1
+        if self._near is not None and self._ticket is not None:
+            self._near.admit(key, found, value, shard.id, self._ticket)
+        return HIT, value
+
+
+class _LeasePlan:
+    """`SC.LEASE` for one key."""
+
+    read = False
+    repeatable = True
+    persist = False
+
+    def __init__(self, core: Core, key: bytes, wait_s: float, *, refresh: bool) -> None:
+        self._reader = _Reader(core)
+        self._key = key
+        word = self._reader.command(b"SC.LEASE")
+        command: Command = (word, key, round(wait_s * 1000), round(core.options.lease_hold_s * 1000))
+        self._command = (*command, b"REFRESH") if refresh else command
+        self.answer: Answer = (TIMEOUT, None)
+
+    def build(self, indices: list[int]) -> list[tuple[list[int], Command]]:
+        """The one command."""
+        return [(indices, self._command)]
+
+    def accept(self, indices: list[int], reply: Any, shard: ShardInfo) -> None:  # noqa: ARG002 - part of Plan
+        """HIT, LEASE or TIMEOUT."""
+        self.answer = self._reader.read(self._key, reply, shard)
+
+
+class _LeasesPlan:
+    """`SC.MLEASE` for many keys: never waits."""
+
+    read = False
+    repeatable = True
+    persist = False
+
+    def __init__(self, core: Core, keys: Sequence[bytes]) -> None:
+        self._reader = _Reader(core)
+        self._keys = keys
+        self._head = (self._reader.command(b"SC.MLEASE"), round(core.options.lease_hold_s * 1000))
+        self.answers: dict[int, Answer] = {}
+
+    def build(self, indices: list[int]) -> list[tuple[list[int], Command]]:
+        """Commands for up to 512 keys."""
+        return [(part, (*self._head, *[self._keys[index] for index in part])) for part in slices(indices)]
+
+    def accept(self, indices: list[int], reply: Any, shard: ShardInfo) -> None:
+        """One list for each key."""
+        for index, each in zip(indices, reply, strict=True):
+            self.answers[index] = self._reader.read(self._keys[index], each, shard)
+
+
+class _ReleasePlan:
+    """`SC.RELEASE` of leases that will not be used."""
+
+    read = False
+    repeatable = True
+    persist = False
+
+    def __init__(self, held: Sequence[tuple[bytes, Any]]) -> None:
+        self._held = held
+
+    def build(self, indices: list[int]) -> list[tuple[list[int], Command]]:
+        """One command for the keys of a shard."""
+        arguments = [part for index in indices for part in self._held[index]]
+        return [(indices, (b"SC.RELEASE", *arguments))]
+
+    def accept(self, indices: list[int], reply: Any, shard: ShardInfo) -> None:
+        """Nothing to learn: a lease that is not given back ends by itself."""
+
+
+def ask(core: Core, key: bytes, wait_until: float, *, refresh: bool = False) -> Operation[Answer]:
+    """HIT, LEASE, UNREADABLE, or TIMEOUT when another held the lease until `wait_until`.
+
+    Raises when the owner does not answer.
+    """
+    while True:
+        wait_s = max(0.0, min(WAIT_SLICE_S, wait_until - core.monotonic()))
+        plan = _LeasePlan(core, key, wait_s, refresh=refresh)
+        failed = yield from ask_owners(core, (key,), plan, deadline=core.deadline() + wait_s, wait_s=wait_s)
+        if failed:
+            raise failed[0]
+        if plan.answer[0] != TIMEOUT or core.monotonic() >= wait_until:
+            return plan.answer
+
+
+def ask_many(core: Core, keys: Mapping[int, bytes]) -> Operation[tuple[dict[int, Answer], dict[int, CacheError]]]:
+    """HIT, LEASE, BUSY or UNREADABLE for keys by number, and the errors of those whose owners did not answer."""
+    numbers, asked = list(keys), list(keys.values())
+    plan = _LeasesPlan(core, asked)
+    failed = yield from ask_owners(core, asked, plan, deadline=core.deadline())
+    answers = {numbers[at]: answer for at, answer in plan.answers.items()}
+    return answers, {numbers[at]: error for at, error in failed.items()}
+
+
+def elsewhere(core: Core, keys: Mapping[int, bytes]) -> Operation[dict[int, Any]]:
+    """Values that other owners have of keys whose first owner, who gives the leases, does not answer."""
+    if core.view.replicas < 2:
+        return {}
+    values, _ = yield from fetch(core, list(keys.values()))
+    return {number: value for number, value in zip(keys, values, strict=True) if value is not MISS}
+
+
+def release(core: Core, held: Sequence[tuple[bytes, Any]]) -> Operation[None]:
+    """Give leases back unused. Best effort."""
+    if held:
+        yield from ask_owners(core, [key for key, _ in held], _ReleasePlan(held), deadline=core.deadline())

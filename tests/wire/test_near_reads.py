@@ -1,0 +1,64 @@
+"""What a near cache is told of a value: which pushes it is older than, also when reading it took a while."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import hiredis
+
+from stratacache.node.config import NodeConfig
+from tests.wire.inprocess import InProcess, Transport
+from tests.wire.raw import request
+
+READS = ("SC.GETX", "SC.MGETX", "SC.LEASEX", "SC.MLEASEX")
+
+
+def replies(transport: Transport) -> list[Any]:
+    reader = hiredis.Reader()
+    reader.feed(bytes(transport.written))
+    transport.written.clear()
+    found = []
+    while (reply := reader.gets()) is not False:
+        found.append(reply)
+    return found
+
+
+def seq_of(name: str, reply: Any) -> int:
+    """The number in a reply to one of READS."""
+    one = reply[0] if name.startswith("SC.M") else reply
+    number: int = (one[1] if "LEASE" in name else one)[5]
+    return number
+
+
+def words(name: str, key: str) -> tuple[str | int, ...]:
+    return {"SC.LEASEX": (name, key, 0, 1000), "SC.MLEASEX": (name, 1000, key)}.get(name, (name, key))
+
+
+def test_a_value_read_from_disk_is_older_than_what_was_pushed_meanwhile(tmp_path: Path) -> None:
+    """Read, invalidated and pushed, answered: the reply's number lets the near cache refuse the value."""
+    config = NodeConfig(l1_bytes_max=256 * 1024, l2_bytes_max=0, l3_bytes_max=16 << 20, data_dir=tmp_path / "l3")
+    node = InProcess(config, posts=True)
+    try:
+        watcher, heard = node.connect()
+        watcher.data_received(request("HELLO", 3) + request("SC.WATCH"))
+        writer, written = node.connect()
+        for name in READS:
+            # Larger than memory may hold: nobody but the disk has it, and nothing of what was read is kept.
+            writer.data_received(request("SET", "k", b"x" * 300_000))
+            node.loop.run_until(lambda: node.engine.l3 is not None and written.written.endswith(b"+OK\r\n"))
+            node.settle()
+            reader, answered = node.connect()
+            reader.data_received(request(*words(name, "k")))
+            if not answered.written:  # it is under way: the invalidation comes between its end and its answer
+                node.loop.run_until(lambda reader=reader: bool(reader._later and reader._later.future.done()))
+            pushed = node.server.watchers.seq
+            assert not answered.written, "nothing was answered before"
+            writer.data_received(request("SC.INVALIDATE", "k"))
+            node.loop.run_until(lambda answered=answered: bool(answered.written))
+            assert node.server.watchers.seq > pushed
+            (reply,) = replies(answered)
+            assert seq_of(name, reply) <= pushed, f"{name} claims to have read after the invalidation"
+        assert heard.written
+    finally:
+        node.engine.close()

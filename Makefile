@@ -7,13 +7,19 @@ SECONDS ?= 60
 REPLICAS ?= 1
 BENCHES ?= engine server client ring prefetch
 
-.PHONY: help setup demo test check fix clean soak fuzz sim chaos absence bench docs helm-image helm-mutants
+.PHONY: help setup demo test check fix clean soak fuzz sim chaos absence bench docs helm-image helm-mutants clean-compiled
 help: ## show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 14
 
 $(VENV)/.installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[test]'
+	STRATACACHE_COMPILE=0 $(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[test]'
+	touch $@
+
+# The hot modules of a node, compiled where they lie; without a C compiler they stay plain Python (setup.py).
+$(VENV)/.compiled: $(VENV)/.installed setup.py $(shell find node -name '*.py')
+	$(BIN)/python setup.py --quiet build_ext --inplace
+	find node -name '*.so' -exec touch {} +
 	touch $@
 
 # mypy reads the three root folders under their import names.
@@ -21,7 +27,7 @@ build/types/stratacache:
 	mkdir -p $@
 	for name in node client cluster; do ln -sfn ../../../$$name $@/$$name; done
 
-setup: $(VENV)/.installed ## create .venv with everything the tests need
+setup: $(VENV)/.compiled ## create .venv with everything the tests need
 
 demo: setup ## run the main job: an AI pipeline on a local Ray cluster with three shards
 	$(BIN)/stratacache demo
@@ -60,14 +66,18 @@ absence: setup ## keep a shard away for SECONDS while what it holds is invalidat
 	$(BIN)/python -m tests.chaos.absence --seconds $(SECONDS)
 
 docs: setup build/types/stratacache ## the documentation as a site in build/site, links checked
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[docs]'
+	STRATACACHE_COMPILE=0 $(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[docs]'
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
 	@echo "open build/site/index.html"
 
 bench: setup ## every benchmark, side by side with its peers, into build/bench (the machine should be quiet)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[bench]'
+	STRATACACHE_COMPILE=0 $(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[bench]'
 	mkdir -p build/bench
 	for name in $(BENCHES); do $(BIN)/python -m benchmarks.$$name --json build/bench/$$name.json || exit 1; done
 
-clean: ## remove what the targets above made
+clean-compiled: ## remove what was compiled of node/, so that it runs as plain Python until the next `make setup`
+	find node -name '*.so' -delete
+	rm -f $(VENV)/.compiled
+
+clean: clean-compiled ## remove what the targets above made
 	rm -rf $(VENV) build

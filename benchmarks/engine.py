@@ -31,7 +31,7 @@ import psutil
 from stratacache.node.config import NodeConfig, WriteMode
 from stratacache.node.engine import MultiLevelCache
 from stratacache.node.policies import make_policy
-from stratacache.node.policies.base import Evictable
+from stratacache.node.policies.base import evictable
 from stratacache.node.tuning import tune_process
 from stratacache.node.types import EvictionPolicy, RemovalCause
 
@@ -131,7 +131,7 @@ def evictions(sizes: list[int]) -> dict[str, float]:
             rng = random.Random(2)
             policy = make_policy(kind, seed=3, entries_hint=held)
             entries = [
-                Evictable(b"%d" % number, rng.randrange(100, 5000), rng.random(), 10**12 + rng.randrange(10**7))
+                evictable(b"%d" % number, rng.randrange(100, 5000), rng.random(), 10**12 + rng.randrange(10**7))
                 for number in range(held)
             ]
             for entry in entries:

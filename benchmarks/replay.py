@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from benchmarks.traces import Trace
 from stratacache.node.policies import Policy, make_policy
-from stratacache.node.policies.base import Evictable
+from stratacache.node.policies.base import Evictable, evictable
 from stratacache.node.types import EvictionPolicy
 
 Misses = npt.NDArray[np.uint8]
@@ -66,7 +66,7 @@ def replay_policy(trace: Trace, policy: Policy, capacity: int, *, in_bytes: bool
             victim = policy.pop_victim()
             del held[int(victim.key, 16)]
             used -= victim.size
-        entry = held[key] = Evictable(b"%016x" % key, size, costs[key])
+        entry = held[key] = evictable(b"%016x" % key, size, costs[key])
         policy.on_insert(entry)
         used += size
     return np.frombuffer(bytes(misses), np.uint8)

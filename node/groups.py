@@ -102,7 +102,7 @@ class GroupTable:
 
     def __init__(self) -> None:
         self.namespaces: dict[bytes, Namespace] = {}
-        self.tags: dict[bytes, set[Group]] = {}
+        self.tags: dict[bytes, dict[Group, None]] = {}  # in order of their making: one seed, one story
         self.pages: list[Page | None] = []
         self._free_indexes: list[int] = []
         self.bytes_used = 0
@@ -142,7 +142,7 @@ class GroupTable:
         if not group.tags and not group.codec:
             group.namespace.plain = group
         for tag in group.tags:
-            self.tags.setdefault(tag, set()).add(group)
+            self.tags.setdefault(tag, {})[group] = None
         self.bytes_used += group.size
 
     def _leave(self, group: Group) -> None:
@@ -152,7 +152,7 @@ class GroupTable:
             group.namespace.plain = None
         for tag in group.tags:
             groups = self.tags[tag]
-            groups.discard(group)
+            del groups[group]
             if not groups:
                 del self.tags[tag]
         self.bytes_used -= group.size
@@ -215,7 +215,7 @@ class GroupTable:
         """Groups that carry any of the tags."""
         found: dict[Group, None] = {}
         for tag in tags:
-            found.update(dict.fromkeys(self.tags.get(tag, ())))
+            found.update(self.tags.get(tag, {}))
         return list(found)
 
     def validate(self) -> None:
@@ -233,7 +233,7 @@ class GroupTable:
                 assert entry.page is page
                 assert entry.slot == slot
                 assert entry.expires_ms >= page.soonest_ms or entry.expires_ms == 0
-        listed: dict[bytes, set[Group]] = {}
+        listed: dict[bytes, dict[Group, None]] = {}
         bytes_used = 0
         for namespace in self.namespaces.values():
             for (tags, codec), group in namespace.groups.items():
@@ -243,7 +243,7 @@ class GroupTable:
                 seen -= len(group.pages)
                 bytes_used += group.size
                 for tag in tags:
-                    listed.setdefault(tag, set()).add(group)
+                    listed.setdefault(tag, {})[group] = None
         assert seen == 0, "a page without a listed group"
         assert listed == self.tags
         assert bytes_used == self.bytes_used

@@ -44,8 +44,11 @@ class CacheEntry(Evictable):
         cost_s: float = 1.0,
         metadata: dict[str, Any] | None = None,
     ) -> None:
-        expires_ms = NEVER_MS if ttl is None else now_ms + round(ttl.total_seconds() * 1000)
-        super().__init__(full_key[1].encode(), size_bytes, cost_s, expires_ms)
+        self.key = full_key[1].encode()
+        self.size = size_bytes
+        self.cost_s = cost_s
+        self.expires_ms = NEVER_MS if ttl is None else now_ms + round(ttl.total_seconds() * 1000)
+        self.order = self.link = None
         self.full_key = full_key
         self.namespace = full_key[0]
         self.value = value

@@ -12,6 +12,15 @@ from pathlib import Path
 import pytest
 
 
+def pytest_configure() -> None:
+    """Refuse to test what was compiled of another state of the sources."""
+    node = Path(__file__).parents[1] / "node"
+    for compiled in node.rglob("*.so"):
+        source = compiled.with_name(compiled.name.partition(".")[0] + ".py")
+        if source.exists() and source.stat().st_mtime > compiled.stat().st_mtime:
+            pytest.exit(f"{source.relative_to(node.parent)} is newer than what was compiled of it: run `make setup`", 4)
+
+
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Keep the tests of one xdist_group on one worker: two Ray clusters at a time are more than two cores carry.

@@ -23,7 +23,7 @@ from stratacache.cluster.intelligence.plan import Planner, Wake
 from stratacache.cluster.intelligence.slices import L1, PatternSlice
 from stratacache.node.patterns import VISITS_KEPT, AccessPatterns
 from stratacache.node.policies import make_policy
-from stratacache.node.policies.base import Evictable
+from stratacache.node.policies.base import Evictable, evictable
 from stratacache.node.types import EvictionPolicy
 
 START_S: Final = 1_700_000_000.0
@@ -63,7 +63,7 @@ class Level:
             if victim in self.woken:
                 self.woken.discard(victim)
                 self.woken_gone.append(victim)
-        entry = self.held[key] = Evictable(b"%016x" % key, 1, 1.0)
+        entry = self.held[key] = evictable(b"%016x" % key, 1, 1.0)
         self.policy.on_insert(entry)
 
 

@@ -9,10 +9,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Final, Protocol
 
+from mypy_extensions import mypyc_attr
+
 NEVER_MS: Final = 1 << 62
 """`expires_ms` of an entry without a TTL: one shared int, so that a hit needs a single comparison."""
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)  # CacheEntry is one (manager.py)
 class Evictable:
     """The part of an entry that a policy may read, and two slots in which it may keep its own state.
 
@@ -23,13 +26,23 @@ class Evictable:
 
     __slots__ = ("cost_s", "expires_ms", "key", "link", "order", "size")
 
-    def __init__(self, key: bytes, size: int, cost_s: float = 1.0, expires_ms: int = NEVER_MS) -> None:
-        self.key = key
-        self.size = size
-        self.cost_s = cost_s
-        self.expires_ms = expires_ms
-        self.order: Any = None
-        self.link: Any = None
+    key: bytes
+    size: int
+    cost_s: float
+    expires_ms: int
+    order: Any
+    link: Any
+
+
+def evictable(key: bytes, size: int, cost_s: float = 1.0, expires_ms: int = NEVER_MS) -> Evictable:
+    """Make one that stands for itself. Not an `__init__`: entries are made without the cost of one (entry.py)."""
+    made = Evictable()
+    made.key = key
+    made.size = size
+    made.cost_s = cost_s
+    made.expires_ms = expires_ms
+    made.order = made.link = None
+    return made
 
 
 class Policy(Protocol):

@@ -8,12 +8,12 @@ one, `link` the next newer one.
 
 from __future__ import annotations
 
-from .base import Evictable
+from .base import Evictable, evictable
 
 
 def new_ring() -> Evictable:
     """Make an empty ring."""
-    ring = Evictable(b"", 0)
+    ring = evictable(b"", 0)
     ring.order = ring.link = ring
     return ring
 

@@ -15,6 +15,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final, cast
 
 import hiredis
+from mypy_extensions import mypyc_attr
 
 from stratacache.node.keys import canonical
 from stratacache.node.resp import lone
@@ -65,6 +66,7 @@ def _all_bytes(argv: list[object]) -> bool:
 _NONE: Final[ShortCuts] = (_nothing, None)
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)  # Connection is one
 class ReadLoop:
     """The reading half of a connection. `Connection` brings the socket, the replies and the client's state."""
 

@@ -11,7 +11,7 @@ import pytest
 from benchmarks.ai_traces import sessions, zipf
 from benchmarks.replay import replay, replay_policy
 from benchmarks.traces import make_trace
-from stratacache.node.policies.base import Evictable
+from stratacache.node.policies.base import Evictable, evictable
 from stratacache.node.policies.intelligent import IntelligentPolicy
 
 
@@ -27,7 +27,7 @@ def test_random_calls_keep_the_internals_whole(seed: int) -> None:
         if step < 0.45 or not held:
             size = draw.choice([1, 100, 5_000])
             policy.admits(b"k%d" % (number % 900), size, 1.0, size)
-            entry = Evictable(b"k%d" % (number % 900), size, draw.random())
+            entry = evictable(b"k%d" % (number % 900), size, draw.random())
             policy.on_insert(entry)
             held.append(entry)
         elif step < 0.7:
@@ -65,7 +65,7 @@ def test_same_seed_same_misses() -> None:
 def test_memory_an_entry_stays_within_40_bytes() -> None:
     """Stamps, rows, ghosts and shadows together, in a full cache of 100,000 entries after as many evictions."""
     count = 100_000
-    entries = [Evictable(b"%016x" % number, 100) for number in range(2 * count)]
+    entries = [evictable(b"%016x" % number, 100) for number in range(2 * count)]
     tracemalloc.start()
     policy = IntelligentPolicy()
     try:
@@ -116,7 +116,7 @@ def test_a_large_newcomer_of_little_worth_is_refused() -> None:
     """It would push out many entries worth more; one of their size always gets in."""
     policy = IntelligentPolicy()
     for number in range(200):
-        entry = Evictable(b"small%d" % number, 100, cost_s=5.0)
+        entry = evictable(b"small%d" % number, 100, cost_s=5.0)
         policy.on_insert(entry)
         policy.on_hits((entry,))
     assert not policy.admits(b"large", 10_000, 0.001, 10_000)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 
-from stratacache.node.policies.base import Evictable
+from stratacache.node.policies.base import Evictable, evictable
 from stratacache.node.policies.intelligent.residents import Residents
 from stratacache.node.policies.intelligent.scores import all_scores
 from stratacache.node.policies.intelligent.stamps import first_use, next_use
@@ -15,7 +15,7 @@ REUSE = all_scores()[4]
 
 def new_batch(names: list[int], tick: int = 1) -> list[Evictable]:
     """Newcomers as the policy hands them over: stamped, and linked to their list."""
-    batch = [Evictable(b"%d" % name, 1) for name in names]
+    batch = [evictable(b"%d" % name, 1) for name in names]
     for entry in batch:
         entry.order = first_use(tick, 0)
         entry.link = batch

@@ -77,7 +77,7 @@ def context(folder: Path) -> None:
                 target_path.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copy(ROOT / source, target_path)
             elif (ROOT / source).is_dir():
-                shutil.copytree(ROOT / source, folder / target, ignore=shutil.ignore_patterns("__pycache__"))
+                shutil.copytree(ROOT / source, folder / target, ignore=shutil.ignore_patterns("__pycache__", "*.so"))
             else:
                 shutil.copy(ROOT / source, folder / target)
 
@@ -131,7 +131,11 @@ def replay(ports: tuple[int, int], *, full: bool, isolated: bool) -> str:
         environment = f"PATH={home}/bin:/usr/local/bin:/usr/bin:/bin HOME=/tmp PYTHONDONTWRITEBYTECODE=1"
         environment += f" STRATACACHE_PORT={ports[0]} STRATACACHE_HTTP_PORT={ports[1]}"
         run = f"env -i {environment} sh -ec {shlex.quote(CHECKS)}"
-        pip = "export PIP_NO_DEPS=1 PIP_NO_COMPILE=1 PIP_QUIET=1" if not full else "export PIP_QUIET=1"
+        pip = (
+            "export PIP_NO_DEPS=1 PIP_NO_COMPILE=1 PIP_QUIET=1 STRATACACHE_COMPILE=0"
+            if not full
+            else "export PIP_QUIET=1"
+        )
         lines = [pip, build_script(folder, home, full=full)]
         if isolated:
             lines = ["mount -t tmpfs -o mode=755 tmpfs /opt", *lines, *open_base(), "mount --bind /tmp /tmp"]

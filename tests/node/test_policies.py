@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from stratacache.node.errors import UsageError
 from stratacache.node.policies import make_policy
-from stratacache.node.policies.base import NEVER_MS, Evictable
+from stratacache.node.policies.base import NEVER_MS, Evictable, evictable
 from stratacache.node.types import EvictionPolicy
 
 EXACT = [policy for policy in EvictionPolicy if policy is not EvictionPolicy.INTELLIGENT]
@@ -71,7 +71,7 @@ def test_policy_agrees_with_a_scan(kind: EvictionPolicy, steps: list[tuple[str, 
     for number, (step, choice) in enumerate(steps):
         if step == "insert":
             expires_ms = NEVER_MS if choice % 4 == 0 else 1000 + choice % 7
-            entry = Evictable(b"%d" % number, 1 + choice % 5, expires_ms=expires_ms)
+            entry = evictable(b"%d" % number, 1 + choice % 5, expires_ms=expires_ms)
             held.append(entry)
             policy.on_insert(entry)
             model.insert(entry)
@@ -115,7 +115,7 @@ def test_every_policy_gives_up_each_entry_once(kind: EvictionPolicy) -> None:
     """What was inserted and not removed is given up exactly once; slots are free afterwards."""
     policy = make_policy(kind, seed=3, entries_hint=1000)
     rng = random.Random(5)
-    entries = [Evictable(b"%d" % number, rng.randrange(1, 100)) for number in range(1000)]
+    entries = [evictable(b"%d" % number, rng.randrange(1, 100)) for number in range(1000)]
     for entry in entries:
         policy.on_insert(entry)
         policy.on_hits(rng.choices(entries, k=2) if len(policy) == 1000 else [entry])
@@ -146,11 +146,11 @@ def test_seed_defect_every_eviction_scans_all_entries(kind: EvictionPolicy) -> N
     """
     policy = make_policy(kind, seed=1, entries_hint=50_000)
     for number in range(50_000):
-        policy.on_insert(Evictable(b"%d" % number, number % 977, expires_ms=1_000_000 + number % 1013))
+        policy.on_insert(evictable(b"%d" % number, number % 977, expires_ms=1_000_000 + number % 1013))
     start = time.perf_counter()
     for number in range(2000):
         policy.pop_victim()
-        policy.on_insert(Evictable(b"n%d" % number, number % 977, expires_ms=1_000_000 + number % 1013))
+        policy.on_insert(evictable(b"n%d" % number, number % 977, expires_ms=1_000_000 + number % 1013))
     assert time.perf_counter() - start < 2.0
 
 
@@ -158,7 +158,7 @@ def test_rings_of_ranks_do_not_pile_up() -> None:
     """A stream of ever new expiries must not leave its ranks behind."""
     policy = make_policy(EvictionPolicy.TTL)
     for number in range(20_000):
-        entry = Evictable(b"%d" % number, 1, expires_ms=1 + number)
+        entry = evictable(b"%d" % number, 1, expires_ms=1 + number)
         policy.on_insert(entry)
         policy.on_remove(entry)
     assert len(policy._rings) < 200  # type: ignore[attr-defined]

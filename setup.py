@@ -1,0 +1,53 @@
+"""Compiles the hot modules of a node with mypyc, where a C compiler is at hand.
+
+They are ordinary typed Python and run as such where they are not compiled: set STRATACACHE_COMPILE=0, or have no
+compiler. What is compiled, and why just that: docs/ARCHITECTURE.md. Everything else about the package stands in
+pyproject.toml.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+from setuptools import Extension, setup
+
+ROOT = Path(__file__).parent
+NAMES = ROOT / "build" / "types" / "stratacache"  # the root folders under the names that they are imported by
+HOT = {
+    "": "below engine entry gate groups histogram hot insight leases residents",
+    "levels/": "compressed memory pending writer",
+    "policies/": "base fifo lfu lru ranked ring size_based ttl",
+    "resp/": "lone parser readloop",
+}
+
+
+def extensions() -> list[Extension]:
+    """The hot modules as C extensions; none where that is not wanted or mypyc is missing."""
+    if os.environ.get("STRATACACHE_COMPILE", "1") == "0":
+        return []
+    try:
+        from mypyc.build import mypycify  # noqa: PLC0415 (not there where nothing is to be compiled)
+    except ImportError:
+        sys.stderr.write("stratacache: without mypyc, so the node runs as plain Python\n")
+        return []
+    NAMES.mkdir(parents=True, exist_ok=True)
+    for name in ("node", "client", "cluster"):
+        if not (NAMES / name).exists():
+            (NAMES / name).symlink_to(ROOT / name)
+    os.chdir(ROOT)
+    sources = [f"build/types/stratacache/node/{part}{name}.py" for part, names in HOT.items() for name in names.split()]
+    made: list[Extension] = mypycify(
+        ["--config-file=pyproject.toml", "--follow-imports=silent", *sources],
+        opt_level="3",
+        debug_level="0",
+        group_name="stratacache.node.compiled",
+        target_dir="build/compiled",
+    )
+    for extension in made:
+        extension.optional = True
+    return made
+
+
+setup(ext_modules=extensions())

@@ -9,15 +9,16 @@ from __future__ import annotations
 
 import asyncio
 import weakref
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from types import TracebackType
-from typing import Any, Self, Unpack, overload
+from typing import Any, Self
 
 from stratacache.client.address import Address, parse_address
 from stratacache.client.backend import discover_into, new_core
-from stratacache.client.base import ComputeManyOptions, ComputeOptions, Fill, K, Key, Results, T, Ttl
+from stratacache.client.base import AsyncCache, K, Key, T, Ttl, declared_as
 from stratacache.client.core.effects import Join, Operation
+from stratacache.client.core.fills import FillOptions
 from stratacache.client.core.operations import Operations
 from stratacache.client.core.refresh import bootstrap
 from stratacache.client.options import ClientOptions
@@ -26,6 +27,8 @@ from stratacache.client.view import View
 from stratacache.node.errors import UsageError
 from stratacache.node.keys import check_namespace
 from stratacache.node.types import MISS
+
+FLIGHT_S_MAX = 86400.0  # who began a computation waits for it, up to a day
 
 
 class AioBackend:
@@ -170,18 +173,7 @@ class AsyncCacheClient:
         """Seconds left as a float, None for an entry without expiry, MISS when there is no such entry."""
         return await self._run(lambda operations: operations.ttl(key, namespace))
 
-    @overload
-    async def get_or_compute(
-        self, key: Key, compute: Callable[[], Fill[T] | Awaitable[Fill[T]]], **options: Unpack[ComputeOptions]
-    ) -> T: ...
-    @overload
-    async def get_or_compute(
-        self, key: Key, compute: Callable[[], Awaitable[T | Fill[T]]], **options: Unpack[ComputeOptions]
-    ) -> T: ...
-    @overload
-    async def get_or_compute(
-        self, key: Key, compute: Callable[[], T | Fill[T]], **options: Unpack[ComputeOptions]
-    ) -> T: ...
+    @declared_as(AsyncCache.get_or_compute)
     async def get_or_compute(
         self,
         key: Key,
@@ -202,13 +194,10 @@ class AsyncCacheClient:
         backend, operations = await self._here()
         options = operations.fill_options(ttl, tags, cost_s, codec, wait_s, refresh=refresh)
         full = operations.full(key, namespace)
-        flight, mine = backend.core.flights.board(full, refresh=refresh)
-        if mine:
-            backend.shell.spawn(operations.run_flight(full, compute, options, flight))
-        deadline = backend.core.monotonic() + (86400.0 if mine else options.wait_s)
-        if await backend.shell.run(_join(Join(flight, deadline))):
-            return flight.result()
-        return await backend.shell.run(operations.compute_alone(full, compute, options))
+        if (value := operations.held(full, options)) is not MISS:
+            return value
+        landed, value = await _fly(backend, operations, full, compute, options)
+        return value if landed else await backend.shell.run(operations.compute_alone(full, compute, options))
 
     async def count_not_refreshable(self) -> None:
         """A value was stored whose inputs could not be kept with it."""
@@ -232,34 +221,10 @@ class AsyncCacheClient:
         """Compute a value anew under a fill lease and store it; MISS, and nothing computed, when another holds it."""
         backend, operations = await self._here()
         options = replace(operations.fill_options(ttl, (), None, codec, 0.0, refresh=True), leased_only=True)
-        full = operations.full(key, namespace)
-        flight, mine = backend.core.flights.board(full, refresh=True)
-        if mine:
-            backend.shell.spawn(operations.run_flight(full, compute, options, flight))
-        deadline = backend.core.monotonic() + (86400.0 if mine else options.wait_s)
-        return flight.result() if await backend.shell.run(_join(Join(flight, deadline))) else MISS
+        landed, value = await _fly(backend, operations, operations.full(key, namespace), compute, options)
+        return value if landed else MISS
 
-    @overload
-    async def get_or_compute_many(
-        self,
-        keys: Iterable[K],
-        compute: Callable[[list[K]], Results[K, Fill[T]] | Awaitable[Results[K, Fill[T]]]],
-        **options: Unpack[ComputeManyOptions],
-    ) -> dict[K, T]: ...
-    @overload
-    async def get_or_compute_many(
-        self,
-        keys: Iterable[K],
-        compute: Callable[[list[K]], Awaitable[Results[K, T | Fill[T]]]],
-        **options: Unpack[ComputeManyOptions],
-    ) -> dict[K, T]: ...
-    @overload
-    async def get_or_compute_many(
-        self,
-        keys: Iterable[K],
-        compute: Callable[[list[K]], Results[K, T | Fill[T]]],
-        **options: Unpack[ComputeManyOptions],
-    ) -> dict[K, T]: ...
+    @declared_as(AsyncCache.get_or_compute_many)
     async def get_or_compute_many(
         self,
         keys: Iterable[K],
@@ -342,6 +307,18 @@ class AsyncCacheClient:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self.close()
+
+
+async def _fly(
+    backend: AioBackend, operations: Operations, full: bytes, compute: Callable[[], Any], options: FillOptions
+) -> tuple[bool, Any]:
+    """One computation for all tasks of this loop: whether it landed in time, and with what."""
+    flight, mine = backend.core.flights.board(full, refresh=options.refresh)
+    if mine:
+        backend.shell.spawn(operations.run_flight(full, compute, options, flight))
+    deadline = backend.core.monotonic() + (FLIGHT_S_MAX if mine else options.wait_s)
+    landed = await backend.shell.run(_join(Join(flight, deadline)))
+    return landed, flight.result() if landed else None
 
 
 def _join(effect: Join) -> Operation[bool]:

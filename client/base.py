@@ -26,6 +26,8 @@ T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
 K = TypeVar("K", str, bytes)
 
+Declared = TypeVar("Declared")
+
 Results: TypeAlias = Mapping[K, T] | Sequence[T]
 """What a function of many keys returns: the value of each, or all values in the order of the keys."""
 
@@ -65,6 +67,11 @@ class ComputeOptions(ComputeManyOptions, total=False):
     """What `get_or_compute` takes beside the key and the function."""
 
     refresh: bool
+
+
+def declared_as(declared: Declared) -> Callable[[Callable[..., Any]], Declared]:  # noqa: ARG001 - for its type
+    """Give a method the type of the one that it implements, overloads included, so that they stand once."""
+    return lambda method: method  # type: ignore[return-value]  # what this is for
 
 
 class Cache(Protocol):

@@ -14,31 +14,23 @@ docs/KEYS_AND_CODECS.md has the table that another language needs.
 from __future__ import annotations
 
 import dataclasses
-import datetime as dt
-import fractions
-import functools
 import re
-import struct
-import uuid
 from collections import Counter, OrderedDict, defaultdict, deque
-from collections.abc import Callable, Iterable, Mapping
-from decimal import Decimal
+from collections.abc import Iterable, Mapping
 from enum import Enum, Flag
+from operator import itemgetter
 from pathlib import PurePath, PureWindowsPath
 from typing import Any, Final
 
+from stratacache.client.canonical_objects import pydantic_state_of, shows_its_state, state_of, type_name_of
+from stratacache.client.canonical_plain import PLAIN, Parts, Writer, named, write_bytes, write_text
 from stratacache.client.foreign import find_foreign
 from stratacache.node.errors import EncodingError
 
+_first = itemgetter(0)
+
 DEPTH_MAX: Final = 100
 """Containers within containers; a value that contains itself ends here."""
-
-_HEAP_TYPE: Final = 1 << 9  # Py_TPFLAGS_HEAPTYPE: made by a class statement
-
-type_name_of = "{0.__module__}.{0.__qualname__}".format
-
-Parts = list[Any]  # of bytes-like objects; large arrays stand in it uncopied
-Writer = Callable[[Parts, Any, int], None]
 
 
 class _RefusedError(Exception):
@@ -83,80 +75,11 @@ def write_child(parts: Parts, value: Any, depth: int, step: str) -> None:
         raise
 
 
-def write_text(parts: Parts, text: str) -> None:
-    """Append a bare text with its length: names of classes, fields and dtypes."""
-    data = text.encode("utf-8", "surrogatepass")
-    parts.append(b"%d:" % len(data))
-    parts.append(data)
-
-
-# --- plain values -----------------------------------------------------------------------------------------------
-
-
-def _none(parts: Parts, value: None, depth: int) -> None:  # noqa: ARG001
-    parts.append(b"N")
-
-
-def _bool(parts: Parts, value: bool, depth: int) -> None:  # noqa: ARG001
-    parts.append(b"T" if value else b"F")
-
-
-def _int(parts: Parts, value: int, depth: int) -> None:  # noqa: ARG001
-    parts.append(b"i%x;" % value)  # hexadecimal: decimal text is quadratic, and limited to 4,300 digits
-
-
-def _float(parts: Parts, value: float, depth: int) -> None:  # noqa: ARG001
-    parts.append(struct.pack(">cd", b"f", value))
-
-
-def _complex(parts: Parts, value: complex, depth: int) -> None:  # noqa: ARG001
-    parts.append(struct.pack(">cdd", b"c", value.real, value.imag))
-
-
-def _str(parts: Parts, value: str, depth: int) -> None:  # noqa: ARG001
-    data = value.encode("utf-8", "surrogatepass")
-    parts.append(b"s%d:" % len(data))
-    parts.append(data)
-
-
-def _bytes(parts: Parts, value: bytes, depth: int) -> None:  # noqa: ARG001
-    parts.append(b"b%d:" % len(value))
-    parts.append(value)
-
-
-def _bytearray(parts: Parts, value: bytearray, depth: int) -> None:  # noqa: ARG001
-    parts.append(b"B%d:" % len(value))
-    parts.append(bytes(value))
-
-
 def _memoryview(parts: Parts, value: memoryview, depth: int) -> None:
     parts.append(b"v")
     write_text(parts, value.format)
     _list(parts, list(value.shape or ()), depth)
-    _bytes(parts, value.tobytes(), depth)
-
-
-def _named(tag: bytes, text: Callable[[Any], str]) -> Writer:
-    """A writer for types that one text describes completely."""
-
-    def writer(parts: Parts, value: Any, depth: int) -> None:  # noqa: ARG001
-        parts.append(tag)
-        write_text(parts, text(value))
-
-    return writer
-
-
-def _zone(value: dt.datetime | dt.time) -> str:
-    """Offset, name and zone: equal instants in different zones print differently, so they are different inputs."""
-    zone = value.tzinfo
-    if zone is None:
-        return ""
-    key = getattr(zone, "key", None) or getattr(zone, "zone", None) or ""
-    return f"|{value.utcoffset()}|{value.tzname()}|{key}"
-
-
-def _moment(value: dt.datetime | dt.time) -> str:
-    return f"{value.replace(tzinfo=None).isoformat()}|{value.fold}{_zone(value)}"
+    write_bytes(parts, value.tobytes(), depth)
 
 
 def _pattern(parts: Parts, value: re.Pattern[Any], depth: int) -> None:
@@ -178,8 +101,13 @@ def _sequence(tag: bytes) -> Writer:
     def writer(parts: Parts, value: Iterable[Any], depth: int) -> None:
         items = list(value)
         parts.append(b"%b%d:" % (tag, len(items)))
-        for index, item in enumerate(items):
-            write_child(parts, item, depth, f"[{index}]")
+        index = 0
+        try:
+            for index, item in enumerate(items):  # noqa: B007 - where it stopped is told below
+                write(parts, item, depth + 1)
+        except _RefusedError as error:
+            error.path.append(f"[{index}]")
+            raise
 
     return writer
 
@@ -191,17 +119,27 @@ def _sorted_encodings(items: Iterable[Any], depth: int, step: str) -> list[tuple
     encoded = []
     for item in items:
         inner: Parts = []
-        write_child(inner, item, depth, step.format(item))
+        try:
+            write(inner, item, depth + 1)
+        except _RefusedError as error:
+            error.path.append(step.format(item))
+            raise
         encoded.append((b"".join(inner), item))
-    encoded.sort(key=lambda pair: pair[0])
+    encoded.sort(key=_first)
     return encoded
 
 
 def _mapping(parts: Parts, value: Mapping[Any, Any], depth: int) -> None:
     parts.append(b"d%d:" % len(value))
-    for key_bytes, key in _sorted_encodings(value, depth, " (key {!r:.80})"):
-        parts.append(key_bytes)
-        write_child(parts, value[key], depth, f"[{key!r:.80}]")
+    key: Any = None
+    pairs = _sorted_encodings(value, depth, " (key {!r:.80})")
+    try:
+        for key_bytes, key in pairs:
+            parts.append(key_bytes)
+            write(parts, value[key], depth + 1)
+    except _RefusedError as error:
+        error.path.append(f"[{key!r:.80}]")
+        raise
 
 
 def _ordered_mapping(parts: Parts, value: Mapping[Any, Any], depth: int) -> None:
@@ -263,32 +201,12 @@ def write_object(parts: Parts, value: Any, state: Mapping[str, Any], depth: int)
         write_child(parts, state[name], depth, f".{name}")
 
 
-def _state(value: Any) -> dict[str, Any]:
-    """Every attribute that the instance holds, from `__dict__` and slots, without memoised properties."""
-    cls = type(value)
-    state = {
-        name: item
-        for name, item in getattr(value, "__dict__", {}).items()
-        if not isinstance(getattr(cls, name, None), functools.cached_property)
-    }
-    for base in cls.__mro__:
-        slots = base.__dict__.get("__slots__", ())
-        for name in (slots,) if isinstance(slots, str) else slots:
-            mangled = f"_{base.__name__.lstrip('_')}{name}" if name[:2] == "__" and name[-2:] != "__" else name
-            if name not in {"__dict__", "__weakref__"} and hasattr(value, mangled):
-                state[mangled] = getattr(value, mangled)
-    return state
-
-
 def _plain_object(parts: Parts, value: Any, depth: int) -> None:
-    write_object(parts, value, _state(value), depth)
+    write_object(parts, value, state_of(value), depth)
 
 
 def _pydantic(parts: Parts, value: Any, depth: int) -> None:
-    state = dict(value.__dict__)
-    state.update(getattr(value, "__pydantic_extra__", None) or {})
-    state.update(getattr(value, "__pydantic_private__", None) or {})
-    write_object(parts, value, state, depth)
+    write_object(parts, value, pydantic_state_of(value), depth)
 
 
 def _asked(parts: Parts, value: Any, depth: int) -> None:
@@ -303,21 +221,9 @@ def _subclass_of(base: Writer) -> Writer:
     def writer(parts: Parts, value: Any, depth: int) -> None:
         parts.append(b"u")
         base(parts, value, depth)
-        write_object(parts, value, _state(value), depth)
+        write_object(parts, value, state_of(value), depth)
 
     return writer
-
-
-def _shows_its_state(cls: type, base: type) -> bool:
-    """Whether everything that `cls` adds to `base` is visible in `__dict__` and slots.
-
-    pandas.Timestamp is a datetime whose nanoseconds are hidden in C: written as a datetime, two of them would share a
-    key. A class made in C, or one that pickles in its own way, is therefore not looked through.
-    """
-    added = cls.__mro__[: cls.__mro__.index(base)]
-    return all(each.__flags__ & _HEAP_TYPE for each in added) and (
-        base is object or (cls.__reduce__ is base.__reduce__ and cls.__reduce_ex__ is base.__reduce_ex__)
-    )
 
 
 def _find_writer(value: Any) -> Writer:
@@ -335,7 +241,7 @@ def _find_writer(value: Any) -> Writer:
     if isinstance(value, PurePath):
         return _WINDOWS_PATH if isinstance(value, PureWindowsPath) else _POSIX_PATH
     base = next((base for base in cls.__mro__[1:] if base in _WRITERS), object)
-    if _shows_its_state(cls, base):
+    if shows_its_state(cls, base):
         if hasattr(cls, "__pydantic_private__"):
             return _pydantic
         if base is not object:
@@ -364,19 +270,11 @@ def _foreign(name: str, header: list[Any], content: Any) -> Writer:
     return writer
 
 
-_POSIX_PATH: Final = _named(b"p", str)
-_WINDOWS_PATH: Final = _named(b"P", str)
+_POSIX_PATH: Final = named(b"p", str)
+_WINDOWS_PATH: Final = named(b"P", str)
 
 _WRITERS: Final[dict[type, Writer]] = {
-    type(None): _none,
-    type(...): _named(b"E", str),
-    bool: _bool,
-    int: _int,
-    float: _float,
-    complex: _complex,
-    str: _str,
-    bytes: _bytes,
-    bytearray: _bytearray,
+    **PLAIN,
     memoryview: _memoryview,
     list: _list,
     tuple: _sequence(b"t"),
@@ -388,14 +286,6 @@ _WRITERS: Final[dict[type, Writer]] = {
     set: _set(b"S"),
     frozenset: _set(b"Z"),
     type: _class,
-    dt.datetime: _named(b"M", _moment),
-    dt.time: _named(b"h", _moment),
-    dt.date: _named(b"j", dt.date.isoformat),
-    dt.timedelta: _named(b"g", lambda value: f"{value.days},{value.seconds},{value.microseconds}"),
-    Decimal: _named(b"x", str),
-    fractions.Fraction: _named(b"y", str),
-    uuid.UUID: _named(b"U", str),
     re.Pattern: _pattern,
-    range: _named(b"R", lambda value: f"{value.start},{value.stop},{value.step}"),
     slice: _slice,
 }

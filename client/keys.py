@@ -42,16 +42,25 @@ def operation_name(operation: AIOperation | str) -> str:
 
 def digest(input: Any, parameters: Any = None, *, root: str = "input") -> str:  # noqa: A002
     """The 32 hex digits of a key: BLAKE2b of the canonical encoding of the two values."""
-    parts = canonical_parts(input, root)
-    parts.extend(canonical_parts(parameters, "parameters"))
+    return digest_before(input, encoded_parameters(parameters), root=root)
+
+
+def encoded_parameters(parameters: Any) -> bytes:
+    """The canonical encoding of what `digest` takes as parameters, for `digest_before`."""
+    return b"".join(canonical_parts(parameters, "parameters"))
+
+
+def digest_before(input: Any, parameters: bytes, *, root: str = "input") -> str:  # noqa: A002
+    """As `digest`, with parameters that were encoded before: those of a function are the same for all its calls."""
     hasher = blake2b(digest_size=16, person=_PERSON)
     small: list[Any] = []
-    for part in parts:
+    for part in canonical_parts(input, root):
         if len(part) > _BUFFERED_MAX:
             hasher.update(b"".join(small))
             small.clear()
             hasher.update(part)
         else:
             small.append(part)
+    small.append(parameters)
     hasher.update(b"".join(small))
     return hasher.hexdigest()

@@ -19,7 +19,7 @@ from hashlib import blake2b
 from typing import Any, Final
 
 from stratacache.client.base import Ttl
-from stratacache.client.keys import digest, operation_name
+from stratacache.client.keys import digest, digest_before, encoded_parameters, operation_name
 from stratacache.client.tags import TagTemplates, automatic_tags
 from stratacache.node.errors import EncodingError, UsageError
 from stratacache.node.types import MISS, AIOperation, MissType
@@ -71,6 +71,7 @@ class Recipe:
         self._identity = {"function": self.name, "version": options.version}
         if options.fingerprint or function.__name__ == LAMBDA:  # two lambdas of one scope have one name
             self._identity["fingerprint"] = source_fingerprint(function)
+        self._encoded_identity = encoded_parameters(self._identity)
         self._captured = captured_names(function)
         self._simple = all(
             parameter.kind in {_KINDS.POSITIONAL_OR_KEYWORD, _KINDS.KEYWORD_ONLY}
@@ -123,10 +124,10 @@ class Recipe:
     def key_of(self, arguments: Mapping[str, Any]) -> str:
         """The key of bound arguments, those named in `ignore` left out."""
         kept = {name: item for name, item in arguments.items() if name not in self._ignored}
-        captured = self.captured()
-        identity = {**self._identity, "captured": captured} if captured else self._identity
+        captured = self.captured() if self._captured else None
+        identity = encoded_parameters({**self._identity, "captured": captured}) if captured else self._encoded_identity
         try:
-            return f"{self.operation}:{digest(kept, identity)}"
+            return f"{self.operation}:{digest_before(kept, identity)}"
         except EncodingError as error:
             raise EncodingError(f"{self.name}: {_argument_path(str(error))}") from None
 

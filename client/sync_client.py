@@ -9,12 +9,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from types import TracebackType
-from typing import Any, Self, Unpack, overload
+from typing import Any, Self
 
 from stratacache.client.backend import BACKENDS, Backend
-from stratacache.client.base import ComputeManyOptions, ComputeOptions, Fill, K, Key, Results, T, Ttl
+from stratacache.client.base import Cache, Fill, K, Key, T, Ttl, declared_as
 from stratacache.client.core.effects import Command, Operation, ShardFailure
-from stratacache.client.core.fills import join_or_run
+from stratacache.client.core.fills import FillOptions, join_or_run
 from stratacache.client.core.flight import Flight
 from stratacache.client.core.operations import Operations
 from stratacache.client.core.trouble import failure_error
@@ -145,10 +145,7 @@ class CacheClient:
         """Seconds left as a float, None for an entry without expiry, MISS when there is no such entry."""
         return self._run(self._ops.ttl(key, namespace))
 
-    @overload
-    def get_or_compute(self, key: Key, compute: Callable[[], Fill[T]], **options: Unpack[ComputeOptions]) -> T: ...
-    @overload
-    def get_or_compute(self, key: Key, compute: Callable[[], T | Fill[T]], **options: Unpack[ComputeOptions]) -> T: ...
+    @declared_as(Cache.get_or_compute)
     def get_or_compute(
         self,
         key: Key,
@@ -165,14 +162,20 @@ class CacheClient:
         """The cached value, or that of `compute`, which runs once for all callers in the cluster."""
         options = self._ops.fill_options(ttl, tags, cost_s, codec, wait_s, refresh=refresh)
         full = self._ops.full(key, namespace)
+        if self._near is not None and not self._closed and (value := self._ops.held(full, options)) is not MISS:
+            return value
+        landed, value = self._fly(full, compute, options)
+        if not landed:
+            value = self._run(self._ops.compute_alone(full, compute, options))
+        return value
+
+    def _fly(self, full: bytes, compute: Callable[[], Any], options: FillOptions) -> tuple[bool, Any]:
+        """One computation for all threads of this process: whether it landed in time, and with what."""
 
         def run(flight: Flight) -> Operation[None]:
             return self._ops.run_flight(full, compute, options, flight)
 
-        landed, value = self._run(join_or_run(self._backend.core, full, options, run))
-        if not landed:
-            value = self._run(self._ops.compute_alone(full, compute, options))
-        return value
+        return self._run(join_or_run(self._core, full, options, run))
 
     def count_not_refreshable(self) -> None:
         """A value was stored whose inputs could not be kept with it."""
@@ -193,29 +196,10 @@ class CacheClient:
     ) -> Any:
         """Compute a value anew under a fill lease and store it; MISS, and nothing computed, when another holds it."""
         options = self._ops.fill_options(ttl, (), None, codec, 0.0, refresh=True)
-        options = replace(options, leased_only=True)
-        full = self._ops.full(key, namespace)
-
-        def run(flight: Flight) -> Operation[None]:
-            return self._ops.run_flight(full, compute, options, flight)
-
-        landed, value = self._run(join_or_run(self._backend.core, full, options, run))
+        landed, value = self._fly(self._ops.full(key, namespace), compute, replace(options, leased_only=True))
         return value if landed else MISS
 
-    @overload
-    def get_or_compute_many(
-        self,
-        keys: Iterable[K],
-        compute: Callable[[list[K]], Results[K, Fill[T]]],
-        **options: Unpack[ComputeManyOptions],
-    ) -> dict[K, T]: ...
-    @overload
-    def get_or_compute_many(
-        self,
-        keys: Iterable[K],
-        compute: Callable[[list[K]], Results[K, T | Fill[T]]],
-        **options: Unpack[ComputeManyOptions],
-    ) -> dict[K, T]: ...
+    @declared_as(Cache.get_or_compute_many)
     def get_or_compute_many(
         self,
         keys: Iterable[K],

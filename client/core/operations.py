@@ -179,6 +179,11 @@ class Operations:
         wait = self.core.options.lease_wait_s if wait_s is None else wait_s
         return fills.FillOptions(ttl, tuple(tags), cost_s, codec, wait, refresh)
 
+    def held(self, full: bytes, options: fills.FillOptions) -> Any:
+        """What the near cache has for a get_or_compute, or MISS."""
+        near = self.core.near
+        return MISS if near is None or options.refresh else near.lookup(full)
+
     def run_flight(
         self, full: bytes, compute: Callable[[], Any], options: fills.FillOptions, flight: Flight
     ) -> Operation[None]:

@@ -1,7 +1,7 @@
 """The coordinator's side of prefetching: asks the shards for patterns, and carries out what the planner decides.
 
 A thin shell round cluster/intelligence. It lives on the coordinator's event loop, beside views and leases, so it never
-works for long at a time: slices are merged some keys a step, and others get their turn between steps.
+works for long at a time: a slice is bounded, and others get their turn between slices.
 
 Invariants: at most one pull runs at a time; a shard that gives no answer is asked again at the next pull; no value and
 no input passes here, only keys, times, and loaders as bytes that are never unpickled here.
@@ -30,8 +30,7 @@ TICK_S: Final = 1.0
 PULL_DEADLINE_S: Final = 2.0
 TASK_DEADLINE_S: Final = 3600.0
 SLICE_KEYS: Final = 1000
-STEP_KEYS: Final = 500
-"""Keys that are merged at a time: below a millisecond."""
+"""Keys that are asked for, and merged, at a time: in a millisecond or two."""
 SLICES_A_PULL: Final = 4
 LOADERS_MAX: Final = 256
 
@@ -132,14 +131,13 @@ class IntelligenceShell:
                 blob = await asyncio.wait_for(handle.patterns.remote(self._reader, SLICE_KEYS), PULL_DEADLINE_S)
             except Exception:  # noqa: BLE001 - it starts, stops or died: there will be another pull
                 return
-            whole = PatternSlice.from_bytes(blob)
-            for start in range(0, max(1, len(whole)), STEP_KEYS):
-                begun_s = time.perf_counter()
-                self.planner.take(whole.part(start, start + STEP_KEYS), self._now_s())
-                self._stepped(begun_s)
-                await asyncio.sleep(0)
-            if not whole.more:
+            begun_s = time.perf_counter()
+            part = PatternSlice.from_bytes(blob)
+            self.planner.take(part, self._now_s())
+            self._stepped(begun_s)
+            if not part.more:
                 return
+            await asyncio.sleep(0)
 
     # -- acting --------------------------------------------------------------------------------------------------
 

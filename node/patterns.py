@@ -78,12 +78,9 @@ class Pattern:
 
 def merged(parts: Iterable[Pattern]) -> Pattern:
     """The pattern of a key that several have observed: what one observer of all its accesses would know."""
-    count = 0
-    visits: set[int] = set()
-    for part in parts:
-        count += part.count
-        visits.update(part.visits_s)
-    return Pattern(count, tuple(sorted(visits)[-VISITS_KEPT:]))
+    known = list(parts)
+    visits = set[int]().union(*[part.visits_s for part in known])
+    return Pattern(sum([part.count for part in known]), tuple(sorted(visits)[-VISITS_KEPT:]))
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,11 +17,11 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmarks.prefetch.slices import slice_of
 from benchmarks.traces import ORACLE
 from stratacache.cluster.intelligence.accounting import Kind
 from stratacache.cluster.intelligence.plan import Planner, Wake
-from stratacache.cluster.intelligence.slices import L1, PatternSlice
-from stratacache.node.patterns import VISITS_KEPT, AccessPatterns
+from stratacache.node.patterns import AccessPatterns
 from stratacache.node.policies import make_policy
 from stratacache.node.policies.base import Evictable, evictable
 from stratacache.node.types import EvictionPolicy
@@ -122,18 +122,13 @@ def _pull(planner: Planner, shards: list[AccessPatterns[bytes]], level: Level, n
     level.woken_used, level.woken_gone = [], []
     for number, patterns in enumerate(shards):
         while (taken := patterns.take_changed(1000)).keys:
-            count = len(taken.keys)
-            part = PatternSlice(
-                source=f"shard-{number}/1",
-                keys=taken.keys,
-                counts=np.array(taken.counts, np.uint64),
-                visits=np.array(taken.visits, np.uint32).reshape(-1, VISITS_KEPT),
-                expires_ms=np.full(count, FOREVER_MS),
-                costs_s=np.ones(count, np.float32),
-                sizes=np.full(count, 2048, np.uint32),
-                ttls_s=np.zeros(count, np.uint32),
-                levels=np.full(count, L1, np.uint8),
-                loaders=np.full(count, -1, np.int16),
+            part = slice_of(
+                f"shard-{number}/1",
+                taken,
+                expires_ms=FOREVER_MS,
+                sizes=2048,
+                ttls_s=0,
+                loaders=-1,
                 woken_used=[b"%d" % key for key in used],
                 woken_gone=[b"%d" % key for key in gone],
             )

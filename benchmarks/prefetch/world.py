@@ -14,13 +14,12 @@ from dataclasses import dataclass, field
 from random import Random
 from typing import Final
 
-import numpy as np
-
+from benchmarks.prefetch.slices import LOADER, slice_of
 from benchmarks.prefetch.workloads import Item, Workload
 from stratacache.cluster.intelligence.accounting import Kind
 from stratacache.cluster.intelligence.plan import Planner, Refresh
 from stratacache.cluster.intelligence.slices import L1, NOWHERE, PatternSlice
-from stratacache.node.patterns import VISITS_KEPT, AccessPatterns, Slice
+from stratacache.node.patterns import AccessPatterns, Slice
 
 TICK_S: Final = 1.0
 PULL_TICKS: Final = 5
@@ -28,7 +27,6 @@ START_S: Final = 1.6
 """What a Ray task takes beside its computing where it gets a new process, as seen in a cluster of one machine."""
 IDLE_S: Final = 1.0
 """For how long Ray keeps an idle process that it could end: a task that comes within it starts at once."""
-LOADER: Final = "fn:model"
 KEYS_A_PULL: Final = 1000
 
 
@@ -145,18 +143,14 @@ class World:
         keys = taken.keys
         items = [self.items[key] for key in keys]
         alive = [self.expires_s.get(key, 0.0) for key in keys]
-        return PatternSlice(
-            source=f"shard-{number}/1",
-            keys=keys,
-            counts=np.array(taken.counts, np.uint64),
-            visits=np.array(taken.visits, np.uint32).reshape(-1, VISITS_KEPT),
-            expires_ms=np.array([1000 * at_s if at_s > now_s else 0 for at_s in alive], np.int64),
-            costs_s=np.array([item.cost_s for item in items], np.float32),
-            sizes=np.array([item.size for item in items], np.uint32),
-            ttls_s=np.array([item.ttl_s for item in items], np.uint32),
-            levels=np.array([L1 if at_s > now_s else NOWHERE for at_s in alive], np.uint8),
-            loaders=np.zeros(len(keys), np.int16),
-            loader_names=[LOADER],
+        return slice_of(
+            f"shard-{number}/1",
+            taken,
+            expires_ms=[1000 * at_s if at_s > now_s else 0 for at_s in alive],
+            costs_s=[item.cost_s for item in items],
+            sizes=[item.size for item in items],
+            ttls_s=[item.ttl_s for item in items],
+            levels=[L1 if at_s > now_s else NOWHERE for at_s in alive],
             now_ms=round(now_s * 1000),
         )
 

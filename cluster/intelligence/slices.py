@@ -61,21 +61,6 @@ class PatternSlice:
     def __len__(self) -> int:
         return len(self.keys)
 
-    def part(self, start: int, end: int) -> PatternSlice:
-        """The rows from `start` to `end`; what is no row goes with the first part."""
-        first = start == 0
-        columns = {name: getattr(self, name)[start:end] for name in _COLUMNS}
-        return PatternSlice(
-            source=self.source,
-            keys=self.keys[start:end],
-            loader_names=self.loader_names,
-            woken_used=self.woken_used if first else [],
-            woken_gone=self.woken_gone if first else [],
-            now_ms=self.now_ms,
-            more=self.more,
-            **columns,
-        )
-
     def to_bytes(self) -> bytes:
         """The slice as it travels."""
         fields: dict[str, Any] = {name: getattr(self, name).tobytes() for name in _COLUMNS}

@@ -11,7 +11,9 @@ its visits; a part that is handed in twice counts once.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import repeat
 from typing import Any, Final
 
 import numpy as np
@@ -27,7 +29,10 @@ _LEAVE_SHARE: Final = 16
 PARTS_MAX: Final = 8
 LOADERS_MAX: Final = 1024
 _GONE: Final = -1
+_NONE: Final = -1
 _NEVER_S: Final = np.uint32(0xFFFFFFFF)
+_EACH: Final = np.ones(VISITS_KEPT)
+"""Times this a row is added up: a product of matrices is several times quicker at it than `sum(axis=1)`."""
 
 _COLUMNS: Final[dict[str, Any]] = {
     "counts": np.uint64,
@@ -44,6 +49,7 @@ _COLUMNS: Final[dict[str, Any]] = {
     "variation": np.float64,
     "next_s": np.float64,
     "scored": np.bool_,
+    "shared": np.bool_,
     "refreshed_for_s": np.float64,
     "woken_for_s": np.float64,
 }
@@ -66,6 +72,11 @@ class Foretold:
 
     def __len__(self) -> int:
         return len(self.seen)
+
+
+NOTHING_FORETOLD: Final = Foretold(
+    **{name: np.zeros(0, _COLUMNS[name]) for name in _FORETOLD}, late_s=np.zeros(0, np.float64)
+)
 
 
 class PatternTable:
@@ -101,16 +112,15 @@ class PatternTable:
     # -- taking in -----------------------------------------------------------------------------------------------
 
     def take(self, part: PatternSlice) -> Foretold:
-        """Merge a slice; gives the predictions that its visits decide. About 0.4 us a key."""
+        """Merge a slice; gives the predictions that its visits decide. About 0.6 us a key."""
         source = self._number(self.source_names, part.source)
         rows = self._rows_for(part.keys)
         columns = self.columns
-        held = columns["seen"][rows] > 0
         before = {name: columns[name][rows] for name in ("seen", "variation", "mean_s", "next_s", "last_s", "scored")}
-        elsewhere = np.flatnonzero(held & (columns["sources"][rows] != source))
+        shared = np.flatnonzero(columns["shared"][rows] | ((before["seen"] > 0) & (columns["sources"][rows] != source)))
         visits, counts = part.visits, part.counts
-        if len(elsewhere) or self._parts:
-            visits, counts = self._unite(part, source, rows, elsewhere)
+        if len(shared):
+            visits, counts = self._unite(part, source, rows, shared)
         self.visits[rows] = visits
         columns["counts"][rows] = counts
         columns["sources"][rows] = source
@@ -118,36 +128,40 @@ class PatternTable:
             columns[name][rows] = getattr(part, name)
         numbers = np.array([-1, *map(self._loader, part.loader_names)], np.int16)
         columns["loaders"][rows] = loaders = numbers[part.loaders.astype(np.int64) + 1]
-        self._describe(rows, visits)
-        columns["scored"][rows] = before["scored"] & (columns["next_s"][rows] == before["next_s"])
+        next_s = self._describe(rows, visits)
+        columns["scored"][rows] = before["scored"] & (next_s == before["next_s"])
         before["loaders"], before["ttls_s"] = loaders, part.ttls_s
         return self._decided(visits, before)
 
     @staticmethod
     def _decided(visits: NDArray[np.uint32], before: dict[str, NDArray[Any]]) -> Foretold:
         """Of which rows the first visit since they were last written decides a prediction."""
-        first = np.where(visits > before["last_s"][:, None], visits, _NEVER_S).min(axis=1, initial=_NEVER_S)
-        made = (before["seen"] >= ACCESSES_MIN) & (before["variation"] <= VARIATION_MAX) & ~before["scored"]
-        rows = np.flatnonzero(made & (first != _NEVER_S))
+        made = np.flatnonzero(
+            (before["seen"] >= ACCESSES_MIN) & (before["variation"] <= VARIATION_MAX) & ~before["scored"]
+        )
+        if not len(made):
+            return NOTHING_FORETOLD
+        visits = visits[made]
+        first = np.where(visits > before["last_s"][made, None], visits, _NEVER_S).min(axis=1, initial=_NEVER_S)
+        came = first != _NEVER_S
+        rows = made[came]
         found = {name: before[name][rows] for name in _FORETOLD}
-        return Foretold(**found, late_s=first[rows] - before["next_s"][rows])
+        return Foretold(**found, late_s=first[came] - before["next_s"][rows])
 
     def _unite(
-        self, part: PatternSlice, source: int, rows: NDArray[np.int64], elsewhere: NDArray[np.int64]
+        self, part: PatternSlice, source: int, rows: NDArray[np.int64], shared: NDArray[np.int64]
     ) -> tuple[NDArray[np.uint32], NDArray[np.uint64]]:
         """Visits and counts of the slice, those of keys that others have seen too merged with theirs."""
         visits, counts = part.visits.copy(), part.counts.copy()
-        shared = set(elsewhere.tolist())
-        if self._parts:
-            shared.update(at for at, key in enumerate(part.keys) if key in self._parts)
-        for at in shared:
+        self.columns["shared"][rows[shared]] = True
+        for at in shared.tolist():
             key, row = part.keys[at], int(rows[at])
             parts = self._parts.get(key)
             if parts is None:
                 known = self.get(key)
                 assert known is not None
                 parts = self._parts[key] = {int(self.columns["sources"][row]): known}
-            parts[source] = Pattern(int(counts[at]), tuple(int(visit) for visit in visits[at] if visit))
+            parts[source] = Pattern(int(counts[at]), tuple(visit for visit in visits[at].tolist() if visit))
             if len(parts) > PARTS_MAX:  # of processes that are long gone: they hand in nothing more
                 last = parts.pop(source)
                 parts = self._parts[key] = {_GONE: merged(parts.values()), source: last}
@@ -156,22 +170,23 @@ class PatternTable:
             visits[at] = [0] * (VISITS_KEPT - len(whole.visits_s)) + list(whole.visits_s)
         return visits, counts
 
-    def _describe(self, rows: NDArray[np.int64], visits: NDArray[np.uint32]) -> None:
-        """Work out mean, variation and next visit."""
+    def _describe(self, rows: NDArray[np.int64], visits: NDArray[np.uint32]) -> NDArray[np.float64]:
+        """Work out mean, variation and next visit; gives the next visits."""
         columns = self.columns
-        times = visits.astype(np.float64)
-        seen = (visits > 0).sum(axis=1)
-        last = times[:, -1]
-        first = times[np.arange(len(times)), VISITS_KEPT - np.maximum(seen, 1)]
+        held = (visits > 0).astype(np.float64)
+        seen = held @ _EACH
+        last = visits[:, -1].astype(np.float64)
         intervals = np.maximum(seen - 1, 1)
-        mean = (last - first) / intervals
-        away = np.where(visits[:, :-1] > 0, np.diff(times, axis=1) - mean[:, None], 0.0)
-        deviation = np.sqrt((away * away).sum(axis=1) / intervals)
-        columns["seen"][rows] = seen
-        columns["last_s"][rows] = visits[:, -1]
-        columns["mean_s"][rows] = mean
-        columns["variation"][rows] = np.divide(deviation, mean, out=np.full(len(mean), np.inf), where=mean > 0)
-        columns["next_s"][rows] = last + mean
+        spans = (visits[:, 1:] - visits[:, :-1]) * held[:, :-1]  # ascending: none is negative
+        mean = spans @ _EACH[1:] / intervals
+        variance = np.maximum(np.einsum("ij,ij->i", spans, spans) / intervals - mean * mean, 0.0)
+        variation = np.divide(np.sqrt(variance), mean, out=np.full(len(mean), np.inf), where=mean > 0)
+        next_s = last + mean
+        for name, values in (("seen", seen), ("last_s", last), ("mean_s", mean)):
+            columns[name][rows] = values
+        columns["variation"][rows] = variation
+        columns["next_s"][rows] = next_s
+        return next_s
 
     # -- giving out ----------------------------------------------------------------------------------------------
 
@@ -211,26 +226,29 @@ class PatternTable:
 
     def _rows_for(self, keys: list[bytes]) -> NDArray[np.int64]:
         table = self._rows
-        found = [table.get(key, -1) for key in keys]
-        new = found.count(-1)
-        if new:
-            if len(table) + new > self.rows_max:
-                self._let_go(len(table) + new - self.rows_max)
-                found = [table.get(key, -1) for key in keys]
-                new = found.count(-1)
-            if len(self._free) < new:
-                self._use_more(new - len(self._free))
-            free = self._free
-            for at in [at for at, row in enumerate(found) if row < 0]:
-                found[at] = table[keys[at]] = free.pop()
-                self.keys[found[at]] = keys[at]
-        return np.array(found, np.int64)
+        rows = np.array(list(map(table.get, keys, repeat(_NONE))), np.int64)
+        new = np.flatnonzero(rows == _NONE)
+        if len(new) and len(table) + len(new) > self.rows_max:
+            self._let_go(len(table) + len(new) - self.rows_max)
+            return self._rows_for(keys)
+        if len(new):
+            rows[new] = self._use([keys[at] for at in new.tolist()])
+        return rows
 
-    def _use_more(self, count: int) -> None:
-        used = len(self.keys)
-        self.keys += [None] * count
-        self.columns = {name: column[: used + count] for name, column in self._whole.items()}
-        self._free += range(used + count - 1, used - 1, -1)
+    def _use(self, keys: list[bytes]) -> Sequence[int]:
+        """Rows for new keys: such as others have left, then such as were never used."""
+        free, used = self._free, len(self.keys)
+        again = free[len(free) - min(len(free), len(keys)) :]
+        del free[len(free) - len(again) :]
+        for row, key in zip(again, keys, strict=False):
+            self.keys[row] = key
+        self.keys += keys[len(again) :]
+        fresh = range(used, len(self.keys))
+        if fresh:
+            self.columns = {name: column[: len(self.keys)] for name, column in self._whole.items()}
+        rows: Sequence[int] = [*again, *fresh] if again else fresh
+        self._rows.update(zip(keys, rows, strict=True))
+        return rows
 
     def _let_go(self, count: int) -> None:
         """Forget the least recently visited rows, a sixteenth at once."""
@@ -246,6 +264,7 @@ class PatternTable:
             self.keys[row] = None
         self._free += chosen.tolist()
         self.columns["seen"][chosen] = 0
+        self.columns["shared"][chosen] = False
         self.columns["last_s"][chosen] = 0
 
     def validate(self) -> None:

@@ -90,15 +90,15 @@ def test_a_scan_does_not_push_out_what_is_known() -> None:
 
 
 def test_memory_stays_within_the_limit_and_the_charge_is_no_less_than_what_is_used() -> None:
-    """Forty thousand keys in a table that is full: traced memory is below what is charged, and below the limit.
+    """Fifteen thousand keys in a table that is full: traced memory is below what is charged, and below the limit.
 
     `python -m benchmarks.prefetch --only memory` does the same with ten million.
     """
     tracemalloc.start()
     try:
-        patterns: AccessPatterns[bytes] = AccessPatterns(keys_max=8192, bytes_max=2_500_000)
+        patterns: AccessPatterns[bytes] = AccessPatterns(keys_max=4096, bytes_max=1_250_000)
         before, _ = tracemalloc.get_traced_memory()
-        for number in range(80_000):
+        for number in range(30_000):
             patterns.note(b"ai_operations:embed:%032x" % (number // 2), 1 + number)
         used = tracemalloc.get_traced_memory()[0] - before
     finally:

@@ -7,15 +7,15 @@ import heapq
 import numpy as np
 import pytest
 
+from benchmarks.prefetch.slices import LOADER, slice_of
 from stratacache.cluster.intelligence.accounting import Kind
 from stratacache.cluster.intelligence.plan import TRUST_MIN, Planner, Refresh
-from stratacache.cluster.intelligence.slices import L1, NOWHERE, PatternSlice
+from stratacache.cluster.intelligence.slices import L1, NOWHERE
 from stratacache.cluster.intelligence.starts import START_S_MAX, Starts
 from stratacache.cluster.intelligence.trust import classes_of
-from stratacache.node.patterns import VISITS_KEPT, AccessPatterns
+from stratacache.node.patterns import AccessPatterns
 
 START_S = 1_700_000_000
-LOADER = "fn:report"
 PERIOD_S, TTL_S = 4.0, 3.5
 STEP_S = 0.25
 COST_S = 0.001
@@ -73,20 +73,16 @@ class Readers:
 
     def _pull(self, now_s: float) -> None:
         taken = self.patterns.take_changed(1000)
-        count = len(taken.keys)
         alive = [self.expires_s.get(key, 0.0) for key in taken.keys]
-        part = PatternSlice(
-            source="shard-0/1",
-            keys=taken.keys,
-            counts=np.array(taken.counts, np.uint64),
-            visits=np.array(taken.visits, np.uint32).reshape(-1, VISITS_KEPT),
-            expires_ms=np.array([1000 * at_s if at_s > now_s else 0 for at_s in alive], np.int64),
-            costs_s=np.full(count, COST_S, np.float32),
-            sizes=np.full(count, 100, np.uint32),
-            ttls_s=np.array([int(TTL_S) if key in self.expires_s else 0 for key in taken.keys], np.uint32),
-            levels=np.array([L1 if at_s > now_s else NOWHERE for at_s in alive], np.uint8),
-            loaders=np.array([0 if key in self.expires_s else -1 for key in taken.keys], np.int16),
-            loader_names=[LOADER],
+        ours = [key in self.expires_s for key in taken.keys]
+        part = slice_of(
+            "shard-0/1",
+            taken,
+            expires_ms=[1000 * at_s if at_s > now_s else 0 for at_s in alive],
+            costs_s=COST_S,
+            ttls_s=[int(TTL_S) if mine else 0 for mine in ours],
+            levels=[L1 if at_s > now_s else NOWHERE for at_s in alive],
+            loaders=[0 if mine else -1 for mine in ours],
         )
         self.planner.take(part, now_s)
 

@@ -90,10 +90,17 @@ class Replication:
             self._aside.append(change)
         waiting, self._aside = self._aside, []
         for change in waiting:
+            self._note_missed(change)
             if any(self.chains.behind(key) for key in change.keys):
                 self._aside.append(change)  # somebody else is to have it, once the view is in force
             else:
                 self.outbox.settle(change)
+
+    def _note_missed(self, change: Change) -> None:
+        """A change on its way to an owner that is gone never reached those behind it, should they be gone as well."""
+        for key in change.keys:
+            for shard in self.chains.away(key):
+                self._missed(shard, (key,))
 
     def _send_again(self, change: Change) -> None:
         behind = [(peer, key) for key in change.keys if (peer := self.chains.successor(key)) is not None]
@@ -230,7 +237,10 @@ class Replication:
 
     def _has(self, key: bytes) -> bool:
         engine = self.engine
-        return engine.residents.find(key) is not None or (engine.l3 is not None and engine.l3.holds(key))
+        entry = engine.residents.find(key)  # one that was dropped stays until it is swept: it is no copy
+        if entry is not None and entry.expires_ms > engine.now_ms():
+            return True
+        return engine.l3 is not None and engine.l3.holds(key)
 
     def _sync_batch(self, peer: str, keys: list[bytes], done: Callable[[], None], failed: Callable[[], None]) -> None:
         wanted = [key for key in keys[:SYNC_BATCH] if key not in self.outbox.unsettled]

@@ -12,10 +12,9 @@ from collections.abc import Sequence
 
 from stratacache.cluster import messages as m
 from stratacache.cluster import serving_events as s
-from stratacache.cluster.debts import merged
+from stratacache.cluster.owing import Owing, pay
 from stratacache.cluster.serving import Serving
 from stratacache.cluster.shard_node import ShardNode, ShardSpec, when_done
-from stratacache.node.types import RemovalCause
 
 
 class ServingShell:
@@ -23,7 +22,8 @@ class ServingShell:
 
     def __init__(self, spec: ShardSpec) -> None:
         self.serving = Serving(shard=spec.shard, incarnation=spec.incarnation, lease_ms=spec.config.lease_ms)
-        self.node = ShardNode(spec, owe=self._owe, missed=self._missed, gone=self._leftovers_gone)
+        self._owing = Owing(self.serving)
+        self.node = ShardNode(spec, owe=self._owing.owe, missed=self._owing.missed, gone=self._leftovers_gone)
         self.lease_wanted = asyncio.Event()
         """Set when a serving lease is to be asked for at once."""
         self._settling = 0
@@ -47,7 +47,7 @@ class ServingShell:
         answers: m.Answers = []
         async with self._turn:
             effects = self.serving.handle(event, self.node.engine.now_ms())
-            self._hear_invalidations(self.serving.is_logging())
+            self._owing.listen(self.node.server, self.node.replication)
             for effect in effects:
                 await self._act_on(effect, answers)
         return answers
@@ -91,54 +91,15 @@ class ServingShell:
             case s.End():
                 os._exit(0)
 
+    async def _pay(self, debts: Sequence[m.Debt]) -> None:
+        for answer in pay(self.node.alone, debts):
+            await when_done(answer)
+
     async def close(self, deadline_s: float, *, forget: bool) -> None:
         """Close the node when the turn of what is being carried out is over; clean when it served to the end."""
         async with self._turn:
             serves = self.serving.prepared is None and self.serving.epoch > 0
             await self.node.close(deadline_s, forget=forget, clean=serves)
-
-    # -------------------------------------------------------------- what shards that are away owe
-
-    def _hear_invalidations(self, on: bool) -> None:
-        """Be told of the engine's changes only while some shard owes them: each put costs less without."""
-        server = self.node.server
-        hears = self._note in server.listeners
-        if on and not hears:
-            server.listeners.append(self._note)
-            server.listen()
-        elif hears and not on:
-            server.listeners.remove(self._note)
-            server.listen()
-
-    def _note(self, kind: str, names: Sequence[bytes], cause: RemovalCause, seq: int) -> None:  # noqa: ARG002
-        if kind != "keys":
-            self.serving.handle(s.Invalidated(debt=m.Debt(kind=kind, names=tuple(names))), 0)
-        elif self.node.replication is not None:
-            for key in names:
-                for shard in self.node.replication.chains.away(key):
-                    self._missed(shard, (key,))
-
-    def _missed(self, shard: str, keys: Sequence[bytes]) -> None:
-        """Note keys that have changed without one of their owners."""
-        for key in keys:
-            self.serving.handle(s.Invalidated(debt=m.Debt(kind="keys", names=(key,)), shard=shard), 0)
-
-    def _owe(self, keys: Sequence[bytes]) -> None:
-        """Note keys that a client invalidates everywhere, since their owner is suspended."""
-        self.serving.handle(s.Invalidated(debt=m.Debt(kind="keys", names=tuple(keys))), 0)
-
-    async def _pay(self, debts: Sequence[m.Debt]) -> None:
-        engine = self.node.alone
-        for debt in merged(debts):
-            match debt.kind:
-                case "tags":
-                    await when_done(engine.invalidate_tags(debt.names))
-                case "keys":
-                    await when_done(engine.invalidate_keys(debt.names))
-                case "namespace":
-                    await when_done(engine.invalidate_namespace(debt.names[0]))
-                case _:
-                    await when_done(engine.clear())
 
     # -------------------------------------------------------------- what is kept for the next process
 

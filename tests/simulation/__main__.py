@@ -19,13 +19,14 @@ def main() -> int:
     parser.add_argument("--ops", type=int, default=160, help="operations for each seed")
     parser.add_argument("--shards", type=int, default=None, help="fix the number of shards")
     parser.add_argument("--replicas", type=int, default=None, help="fix the number of owners of each key")
+    parser.add_argument("--disk", choices=("double", "real"), default="double", help="real: LMDB files, slower")
     parser.add_argument("--break", dest="breaks", default=None, help="plant this bug: a violation must be found")
     parser.add_argument("--list-breaks", action="store_true", help="name the bugs that can be planted")
     parser.add_argument("--trace", action="store_true", help="print what happens")
     arguments = parser.parse_args()
     if arguments.list_breaks:
         for name, one in BREAKS.items():
-            print(f"{name:32}{(one.__doc__ or '').strip()}")
+            print(f"{name:36}{(one.__doc__ or '').strip()}")
         return 0
     first, _, last = arguments.seeds.partition(":")
     seeds = range(int(first), int(last) if last else int(first) + 1)
@@ -39,6 +40,7 @@ def main() -> int:
                 ops=arguments.ops,
                 shards=arguments.shards,
                 replicas=arguments.replicas,
+                real_disks=arguments.disk == "real",
                 trace=print if arguments.trace else None,
             )
             counts += outcome.counts
@@ -48,6 +50,7 @@ def main() -> int:
                 extra = f" --ops {arguments.ops}" if arguments.ops != 160 else ""
                 extra += f" --shards {arguments.shards}" if arguments.shards else ""
                 extra += f" --replicas {arguments.replicas}" if arguments.replicas else ""
+                extra += " --disk real" if arguments.disk == "real" else ""
                 extra += f" --break {arguments.breaks}" if arguments.breaks else ""
                 print(f"seed {seed} (after {done} seeds): {outcome.violation}")
                 print(f"replay: python -m tests.simulation --seeds {seed}{extra} --trace")

@@ -24,6 +24,7 @@ from stratacache.cluster.debts import OpenLog
 from stratacache.cluster.handoff import Handoffs
 from stratacache.cluster.leftovers import Leftovers
 from stratacache.cluster.members import Member
+from stratacache.cluster.owing import Owing
 from stratacache.cluster.ownership import Ownership
 from stratacache.cluster.serving import Serving
 from stratacache.cluster.touched import Touched
@@ -31,6 +32,7 @@ from stratacache.node.engine import MultiLevelCache
 from stratacache.node.gate import InvalidationGate, Marks, Standing
 from stratacache.node.leases import LeaseTable
 from stratacache.node.resp.server import NodeServer
+from tests.simulation import shards
 from tests.simulation.coordinators import CoordinatorProcess
 from tests.simulation.shards import ShardProcess
 
@@ -66,14 +68,14 @@ def no_debt_for_a_down_shard() -> Iterator[None]:
 @plant
 def keys_not_owed() -> Iterator[None]:
     """Shards acknowledge keys of a suspended owner without recording them."""
-    with patch.object(ShardProcess, "_owe", lambda self, keys: None):
+    with patch.object(Owing, "owe", lambda self, keys: None):
         yield
 
 
 @plant
-def debts_not_paid() -> Iterator[None]:
+def l3_served_before_draining() -> Iterator[None]:
     """A shard that returns serves from its disk before it has applied what it owes."""
-    with patch.object(ShardProcess, "_pay", lambda self, debts: None):
+    with patch.object(shards, "pay", lambda engine, debts: iter(())):
         yield
 
 
@@ -101,12 +103,12 @@ def disk_always_trusted() -> Iterator[None]:
 @plant
 def content_not_dropped() -> Iterator[None]:
     """A shard that was told to drop what it has on disk keeps it."""
-    act_on = ShardProcess._act_on
+    handle = Serving.handle
 
-    def keep(self: ShardProcess, effect: s.ServingEffect, answers: list[Any]) -> float:
-        return 0.0 if isinstance(effect, s.DropContent) else act_on(self, effect, answers)
+    def keep(self: Serving, event: s.ServingEvent, now_ms: int) -> list[s.ServingEffect]:
+        return [effect for effect in handle(self, event, now_ms) if not isinstance(effect, s.DropContent)]
 
-    with patch.object(ShardProcess, "_act_on", keep):
+    with patch.object(Serving, "handle", keep):
         yield
 
 
@@ -118,10 +120,10 @@ def no_fencing() -> Iterator[None]:
     """A shard goes on serving when its serving lease has run out."""
     act_on = ShardProcess._act_on
 
-    def forever(self: ShardProcess, effect: s.ServingEffect, answers: list[Any]) -> float:
+    def forever(self: ShardProcess, effect: s.ServingEffect, answers: list[Any]) -> None:
         if isinstance(effect, s.ServeUntil) and effect.ms:
             effect = replace(effect, ms=1 << 60)
-        return act_on(self, effect, answers)
+        act_on(self, effect, answers)
 
     with patch.object(ShardProcess, "_act_on", forever):
         yield
@@ -152,8 +154,9 @@ def invalidations_not_held() -> Iterator[None]:
     """A shard that has prepared a view still takes invalidations under the old one."""
     act_on = ShardProcess._act_on
 
-    def open_door(self: ShardProcess, effect: s.ServingEffect, answers: list[Any]) -> float:
-        return 0.0 if isinstance(effect, s.HoldInvalidations) else act_on(self, effect, answers)
+    def open_door(self: ShardProcess, effect: s.ServingEffect, answers: list[Any]) -> None:
+        if not isinstance(effect, s.HoldInvalidations):
+            act_on(self, effect, answers)
 
     with patch.object(ShardProcess, "_act_on", open_door):
         yield
@@ -276,6 +279,35 @@ def arrivals_not_judged() -> Iterator[None]:
 def moving_keys_served() -> Iterator[None]:
     """A shard that has prepared a ring goes on serving the keys that it is about to lose."""
     with patch.object(Ownership, "prepare", lambda self, view: None):
+        yield
+
+
+@plant
+def two_step_view_change_made_one_step() -> Iterator[None]:
+    """A view comes into force without waiting for those who serve under the one before it."""
+    on_remembered, on_lease = Coordinator._on_remembered, Coordinator._on_lease_request
+    changes_begun: dict[Coordinator, changes.Change] = {}
+
+    def at_once(self: Coordinator, epoch: int, now_ms: int, effects: list[c.CoordinatorEffect]) -> None:
+        on_remembered(self, epoch, now_ms, effects)
+        change = self.change
+        if change is not None and change.remembered and not change.joining:
+            changes_begun[self] = change
+            change.waiting.clear()
+
+    def tell(self: Coordinator, event: m.LeaseRequested, now_ms: int, effects: list[c.CoordinatorEffect]) -> None:
+        """Who has missed it all hears of the view when he asks for a lease, and only then stops."""
+        change = changes_begun.get(self)
+        if change is not None and self.change is None and event.epoch < change.view.epoch:
+            prepare = change.prepares.get(event.shard)
+            if prepare is not None and prepare.incarnation == event.incarnation:
+                effects.append(prepare)
+        on_lease(self, event, now_ms, effects)
+
+    with (
+        patch.object(Coordinator, "_on_remembered", at_once),
+        patch.object(Coordinator, "_on_lease_request", tell),
+    ):
         yield
 
 

@@ -8,6 +8,9 @@ from typing import Any
 from unittest.mock import patch
 
 from stratacache.cluster import changes
+from stratacache.cluster import messages as m
+from stratacache.cluster.debts import OpenLog
+from stratacache.cluster.owing import Owing
 from stratacache.cluster.replicated import ReplicatedCache
 from stratacache.cluster.replication import Replication
 from stratacache.cluster.streams import Inflow, Outbox
@@ -99,4 +102,41 @@ def stale_disk_beside_other_owners() -> Iterator[None]:
         return True, ()
 
     with patch.object(changes, "keep_at_return", keep):
+        yield
+
+
+HINTS_MAX = 1
+
+
+@plant
+def hints_dropped_silently() -> Iterator[None]:
+    """What an owner that is away misses is recorded up to a bound, and past it the log still passes for whole."""
+    add = OpenLog.add
+
+    def lossy(self: OpenLog, debt: m.Debt) -> None:
+        if debt.kind != "keys" or len(self._debts) < HINTS_MAX:
+            add(self, debt)
+
+    with patch.object(OpenLog, "add", lossy):
+        yield
+
+
+@plant
+def hints_not_recorded() -> Iterator[None]:
+    """Who changes a key without one of its owners does not record it for that one."""
+    with patch.object(Owing, "missed", lambda self, shard, keys: None):
+        yield
+
+
+@plant
+def hints_for_the_next_owner_only() -> Iterator[None]:
+    """A change on its way to two owners that both go is recorded for the first of them alone."""
+    with patch.object(Replication, "_note_missed", lambda self, change: None):
+        yield
+
+
+@plant
+def dropped_entries_count_as_copies() -> Iterator[None]:
+    """A shard that returns does not ask for keys that it has dropped and not swept yet."""
+    with patch.object(Replication, "_has", lambda self, key: self.engine.residents.find(key) is not None):
         yield

@@ -6,6 +6,7 @@ Keys, tags and namespaces are few, so that everything meets everything. Each val
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from random import Random
 from typing import TYPE_CHECKING, Any
@@ -17,6 +18,7 @@ from stratacache.client.core.reads import fetch
 from stratacache.client.core.refresh import bootstrap
 from stratacache.client.core.state import Core, Groups
 from stratacache.client.options import ClientOptions
+from stratacache.client.view import ACTIVE
 from stratacache.node.errors import CacheError, InvalidationIncompleteError
 from stratacache.node.keys import full_key, namespace_of
 from stratacache.node.types import MISS
@@ -35,40 +37,53 @@ LATE_MS = 1500.0
 """How far an operation may pass its deadline: delays of the network, the last connection attempt, a slow clock."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Workload:
+    """What a client does: how many keys there are in each namespace, which operations, at which pace."""
+
+    keys: int = KEYS
+    times: int = 1
+    """How many times as many operations as elsewhere: what some seeds look for takes milliseconds."""
+    pauses_ms: tuple[float, ...] = (0, 5, 100, 500, 1500)
+    mix: tuple[float, ...] = (0.40, 0.10, 0.20, 0.13, 0.07, 0.075, 0.017, 0.008)
+    """Shares of get, get_many, put, fill, and of invalidations by key, tag, namespace and of all."""
+    ttls_s: tuple[float | None, ...] = (None, None, None, None, 2.0, 15.0)
+
+
+STORM = Workload()
+COPIES = Workload(keys=3, times=2, pauses_ms=(0, 0, 2, 20, 200, 1000))
+"""What several owners can get wrong takes milliseconds: let keys be hot."""
+
+
 class AnyOwnerCore(Core):
     """A core whose reads often begin at another owner than the first: all must give the same answers."""
 
-    def route(
-        self,
-        keys: Sequence[bytes],
-        indices: Sequence[int],
-        *,
-        read: bool,
-        avoid: dict[int, set[str]],
-        failed: dict[int, CacheError],
-    ) -> Groups:
+    def route(self, *args: Any, **options: Any) -> Groups:
         """As Core.route."""
-        if read and self.random.random() < 0.6:
+        if options["read"] and self.random.random() < 0.6:
             shunned = {self.random.choice(view.shards).id for view in [self.view] if view.shards}
-            avoid = {index: avoid.get(index, set()) | shunned for index in indices}
-        return super().route(keys, indices, read=read, avoid=avoid, failed=failed)
+            avoid = options["avoid"]
+            options["avoid"] = {index: avoid.get(index, set()) | shunned for index in args[1]}
+        return super().route(*args, **options)
 
 
 class ClientProcess(Process):
     """One client with `lanes` operations at a time."""
 
-    def __init__(self, cluster: SimCluster, oracle: Oracle, number: int, *, lanes: int, ops: int) -> None:
+    def __init__(
+        self, cluster: SimCluster, oracle: Oracle, number: int, workload: Workload, *, lanes: int, ops: int
+    ) -> None:
         super().__init__(cluster.world, cluster.new_machine(f"c{number}"), f"client-{number}")
         cluster.machines[self.machine.name] = self.machine
         self.cluster = cluster
         self.oracle = oracle
-        several = cluster.config.replicas > 1
-        self.ops_left = 2 * ops if several else ops
-        self.keys = 3 if several else KEYS  # what several owners can get wrong takes milliseconds: let keys be hot
-        self.pauses_ms = (0, 0, 2, 20, 200, 1000) if several else (0, 5, 100, 500, 1500)
+        self.workload = workload
+        self.pauses_ms = workload.pauses_ms
+        self.ops_left = ops
         self.busy = 0
         self.halt = False
-        self.pauses_ms: tuple[float, ...] = (0, 5, 100, 500, 1500)
+        self.stays_with = ""
+        """A shard: only keys that this client takes for its own are used then, so that it hears of no other view."""
         self.last_error = ""
         options = ClientOptions(
             deadline_s=DEADLINE_S,
@@ -109,18 +124,17 @@ class ClientProcess(Process):
         self.after(pause_ms, self._begin)
 
     def _begin(self) -> None:
-        draw = self.random.random()
-        choices = (
-            (0.40, self._get),
-            (0.50, self._get_many),
-            (0.70, self._put),
-            (0.83, self._fill),
-            (0.90, self._invalidate_keys),
-            (0.975, self._invalidate_tags),
-            (0.992, self._invalidate_namespace),
-            (1.0, self._clear),
+        operations = (
+            self._get,
+            self._get_many,
+            self._put,
+            self._fill,
+            self._invalidate_keys,
+            self._invalidate_tags,
+            self._invalidate_namespace,
+            self._clear,
         )
-        next(make for limit, make in choices if draw < limit)()
+        self.random.choices(operations, self.workload.mix)[0]()
 
     def run(
         self,
@@ -154,14 +168,22 @@ class ClientProcess(Process):
     # -------------------------------------------------------------- the operations
 
     def _key(self) -> tuple[str, str, bytes]:
-        namespace = self.random.choice(NAMESPACES)
-        key = f"k{self.random.randrange(self.keys)}"
-        return namespace, key, full_key(namespace, key)
+        for _ in range(20):
+            namespace = self.random.choice(NAMESPACES)
+            key = f"k{self.random.randrange(self.workload.keys)}"
+            full = full_key(namespace, key)
+            if not self.stays_with or self.stays_with == self._first_active(full):
+                break
+        return namespace, key, full
+
+    def _first_active(self, full: bytes) -> str:
+        owners = self.core.ring.owners(full)
+        return next((shard.id for shard in owners if shard.state == ACTIVE), "")
 
     def _new_write(self, full: bytes, what: str) -> tuple[Write, list[str], float | None]:
         self._values += 1
         tags = [f"t{number}" for number in range(TAGS) if self.random.random() < 0.35]
-        ttl_s = self.random.choice((None, None, None, None, 2.0, 15.0))
+        ttl_s = self.random.choice(self.workload.ttls_s)
         value = b"%b#%b-%d" % (full, self.name.encode(), self._values)
         write = Write(
             value=value,
@@ -248,7 +270,7 @@ class ClientProcess(Process):
 
     def _invalidate_keys(self) -> None:
         namespace = self.random.choice(NAMESPACES)
-        keys = sorted({f"k{self.random.randrange(self.keys)}" for _ in range(self.random.choice((1, 1, 3)))})
+        keys = sorted({f"k{self.random.randrange(self.workload.keys)}" for _ in range(self.random.choice((1, 1, 3)))})
         fulls = [full_key(namespace, key) for key in keys]
         self._invalidation("keys", fulls, self.operations.invalidate(keys, namespace))
 

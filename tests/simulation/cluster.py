@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from stratacache.cluster import coordinator_events as c
@@ -11,9 +12,10 @@ from stratacache.cluster.config import ClusterConfig
 from stratacache.cluster.membership import WINDOW_MS
 from tests.simulation.control import ControlService
 from tests.simulation.coordinators import CoordinatorProcess
+from tests.simulation.homes import DiskDouble, Home, RealDisk
 from tests.simulation.network import Network
 from tests.simulation.oracle import Oracle
-from tests.simulation.shards import Home, ShardProcess
+from tests.simulation.shards import ShardProcess
 from tests.simulation.world import Machine, Process, World
 
 LOCK_WAIT_MS = 20_000
@@ -35,7 +37,9 @@ class SimCluster:
         l1_bytes_max: int,
         replicas: int = 1,
         window_ms: int = WINDOW_MS,
+        folder: Path | None = None,
     ) -> None:
+        """`folder`: where the shards' real disks are, None for doubles."""
         self.world = world
         self.oracle = oracle
         self.network = Network(world)
@@ -43,6 +47,7 @@ class SimCluster:
         self.lease_ms = lease_ms
         self.window_ms = window_ms
         self.has_disk = has_disk
+        self.folder = folder
         self.pinned = machines == 1
         self.start_ms = START_MS
         """How long Ray takes to start a process, at most."""
@@ -56,6 +61,8 @@ class SimCluster:
         self.homes: dict[tuple[str, str], Home] = {}
         self.processes: list[ShardProcess] = []
         self.coordinators: list[CoordinatorProcess] = []
+        self.proposed: Callable[[CoordinatorProcess], None] = lambda _: None
+        """Told of a view change that a coordinator has begun and nobody has heard of."""
         self._listening: dict[tuple[str, int], ShardProcess] = {}
         self._ports = 7000
         self.control = ControlService(self, self.machines["head"])
@@ -84,8 +91,13 @@ class SimCluster:
         """A shard's directory on a machine."""
         found = self.homes.get((shard, machine))
         if found is None:
-            found = self.homes[shard, machine] = Home(fence=f"{machine}:{shard}")
+            disk = RealDisk(self.folder / f"{shard}@{machine}") if self.folder is not None else DiskDouble()
+            found = self.homes[shard, machine] = Home(fence=f"{machine}:{shard}", disk=disk)
         return found
+
+    def homes_on(self, machine: str) -> list[Home]:
+        """The shards' directories on a machine."""
+        return [home for (_, there), home in self.homes.items() if there == machine]
 
     def start_shard(self, effect: c.StartShard, reply: Callable[[Any], None]) -> None:
         """As Ray starts an actor and the coordinator calls its `start`."""

@@ -230,6 +230,7 @@ class CoordinatorProcess(Process):
         while self._effects:
             effect = self._effects.popleft()
             if isinstance(effect, c.RememberEpoch):
+                self.cluster.proposed(self)
                 self._remember(effect, self._go_on)
                 return
             self._act_on(effect)

@@ -17,14 +17,15 @@ from stratacache.client.view import ShardInfo
 from stratacache.cluster import intake, leftovers, membership, touched
 from stratacache.cluster.intake import Refused
 from stratacache.node.errors import UsageError
+from tests.simulation.clients import Workload
 from tests.simulation.sockets import Socket
 
 if TYPE_CHECKING:
     from tests.simulation.cluster import SimCluster
-    from tests.simulation.faults import Faults
+    from tests.simulation.faults import Storm
     from tests.simulation.shards import ShardProcess
 
-CLIENT_PAUSES_MS = (0, 5, 20, 100, 300)
+WORKLOAD = Workload(times=3, pauses_ms=(0, 5, 20, 100, 300))
 """Clients are busier than in other seeds, so that much is there to be moved, and is used while it moves."""
 PAUSES_MS = (700.0, 3000.0, 6000.0)
 SHARDS_MAX = 5
@@ -125,7 +126,7 @@ class Reshaper:
         self._last: dict[str, float] = {}
         self.world.after(self.random.uniform(200, 3000), self._next)
 
-    def calm(self, faults: Faults) -> None:
+    def calm(self, faults: Storm) -> None:
         """Leave most seeds time to hand something over."""
         if self.random.random() < 0.7:
             faults.pause_ms *= self.random.choice((3, 10))

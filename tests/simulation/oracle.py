@@ -3,8 +3,8 @@
 A miss is legal but counts as a delete: what was in effect before a get that missed must not come back. "The owner
 can't be reached" is no miss. Values are unique, so a returned value names the write it comes from.
 
-Rules, as in docs/CORRECTNESS.md: I1 no resurrection, I2 no step back, I3 no mixture, TTL, one process serves a range,
-one view per epoch, epochs never fall.
+Rules, as in docs/CORRECTNESS.md: I1 no resurrection, I2 no step back, I3 no mixture, I4 kept when promised, TTL, one
+process serves a range, one view per epoch, epochs never fall.
 """
 
 from __future__ import annotations
@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 
 NEVER = float("inf")
 TTL_SLACK = 1.15  # the slowest and the fastest clock differ by 10 %
+
+
+KEPT_LOOKS = 3
 
 
 class ViolationError(AssertionError):
@@ -79,6 +82,8 @@ class Oracle:
 
     world: World
     replicas: int = 1
+    keeps: bool = False
+    """Whether an acknowledged write must be found until it is invalidated or expires."""
     writes: dict[bytes, Write] = field(default_factory=dict)
     by_key: dict[bytes, list[Write]] = field(default_factory=dict)
     invalidations: list[Invalidation] = field(default_factory=list)
@@ -118,6 +123,8 @@ class Oracle:
         if value is None:
             self.counts["misses"] += 1
             self.misses.setdefault(key, []).append((start, end))
+            if self.keeps:
+                self._check_kept(key, start, f"{reader} get {key.decode()} [{start:.1f}, {end:.1f}]")
             return
         self.counts["hits"] += 1
         write = self.writes.get(value)
@@ -149,6 +156,21 @@ class Oracle:
                 raise ViolationError(
                     f"I2 step back: {who} gave {write}, which a get had missed [{missed_start:.1f}, {missed_end:.1f}]"
                 )
+
+    def _check_kept(self, key: bytes, start: float, who: str) -> None:
+        """Nothing is evicted here and some owner always lives on: what is gone was invalidated, or has expired."""
+        writes = self.by_key.get(key, [])
+        settled = [write for write in writes if write.known <= start]
+        for write in settled[-KEPT_LOOKS:]:
+            last = [one for one in writes if one.known >= write.start]  # any of these may be what was there
+            if not any(self._may_be_gone(one) for one in last):
+                raise ViolationError(f"I4 lost: {who} missed {write}")
+        self.counts["misses that nothing was promised for"] += 1
+
+    def _may_be_gone(self, write: Write) -> bool:
+        if self.world.now_ms >= write.start + write.ttl_ms / TTL_SLACK:
+            return True
+        return any(one.end >= write.start and one.covers(write) for one in self.invalidations)
 
     # -------------------------------------------------------------- inside
 

@@ -7,13 +7,16 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from random import Random
+from tempfile import TemporaryDirectory
 
 from stratacache.cluster.membership import WINDOW_MS
-from tests.simulation.clients import KEYS, ClientProcess
+from tests.simulation import elastic, episodes
+from tests.simulation.clients import COPIES, KEYS, STORM, ClientProcess, Workload
 from tests.simulation.cluster import SimCluster
-from tests.simulation.elastic import CLIENT_PAUSES_MS, Reshaper, choose_sizes, count_entries, is_elastic
-from tests.simulation.faults import Faults
+from tests.simulation.elastic import Reshaper
+from tests.simulation.faults import Faults, Storm
 from tests.simulation.oracle import Oracle, ViolationError
 from tests.simulation.world import World
 
@@ -21,6 +24,7 @@ FORM_MS = 20_000.0
 FAULTS_MS = 40_000.0
 HEAL_MS = 150_000.0
 PROBE_MS = 15_000.0
+SHM = Path("/dev/shm")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,54 +44,98 @@ def copies_of(seed: int, shards: int) -> int:
     return min(shards, Random(f"copies {seed}").choice((1, 1, 2, 2, 3)))
 
 
+@dataclass(frozen=True, kw_only=True)
+class Setting:
+    """What a seed is about. Calm: misfortunes come one at a time. Elastic: shards come and go."""
+
+    calm: bool
+    elastic: bool
+    shards: int
+    replicas: int
+
+    @property
+    def workload(self) -> Workload:
+        """What clients do."""
+        if self.calm:
+            return episodes.COPIES if self.replicas > 1 else episodes.MOVING
+        if self.elastic:
+            return elastic.WORKLOAD
+        return COPIES if self.replicas > 1 else STORM
+
+
+def choose_setting(seed: int, random: Random, shards: int | None, replicas: int | None) -> Setting:
+    """The setting of a seed; `shards` and `replicas` are kept to where they are given."""
+    count = shards or random.choice((1, 2, 3, 3, 4, 5))
+    copies = min(replicas, count) if replicas else copies_of(seed, count)
+    calm, moving = episodes.is_calm(seed), elastic.is_elastic(seed) and not replicas
+    if moving:
+        copies = 1  # keys move between shards only where there is one copy of each
+    elif calm and not shards:
+        count, copies = episodes.SHARDS, replicas or max(2, copies)
+    return Setting(calm=calm, elastic=copies == 1 if calm else moving, shards=count, replicas=copies)
+
+
 def simulate(
     seed: int,
     *,
     ops: int = 160,
     shards: int | None = None,
     replicas: int | None = None,
+    real_disks: bool = False,
     trace: Callable[[str], None] | None = None,
 ) -> Outcome:
-    """Run one seed to its end or to its first violation."""
+    """Run one seed to its end or to its first violation; with `real_disks` the shards' L3 are LMDB files in memory."""
+    if real_disks:
+        with TemporaryDirectory(prefix="stratacache-sim-", dir=SHM if SHM.exists() else None) as folder:
+            return _simulate(seed, ops, shards, replicas, Path(folder), trace)
+    return _simulate(seed, ops, shards, replicas, None, trace)
+
+
+def _simulate(
+    seed: int,
+    ops: int,
+    shards: int | None,
+    replicas: int | None,
+    folder: Path | None,
+    trace: Callable[[str], None] | None,
+) -> Outcome:
     logging.getLogger("stratacache").setLevel(logging.CRITICAL)  # failures are the rule here
     world = World(seed)
     world.trace = trace
-    oracle = Oracle(world)
     random = world.random
-    count = shards or random.choice((1, 2, 3, 3, 4, 5))
-    oracle.replicas = min(replicas, count) if replicas else copies_of(seed, count)
-    elastic = is_elastic(seed) and not replicas
-    if elastic:
-        oracle.replicas = 1  # keys move between shards only where there is one copy of each
+    setting = choose_setting(seed, random, shards, replicas)
+    calm, workload = setting.calm, setting.workload
+    oracle = Oracle(world, replicas=setting.replicas)
     cluster = SimCluster(
         world,
         oracle,
-        shards=count,
-        replicas=oracle.replicas,
-        machines=random.choice((1, 2, 3, 4)),
-        lease_ms=random.choice((1000, 2000, 2000, 4000, 10_000)),
+        shards=setting.shards,
+        replicas=setting.replicas,
+        machines=episodes.MACHINES if calm else random.choice((1, 2, 3, 4)),
+        lease_ms=random.choice(episodes.LEASES_MS if calm else (1000, 2000, 2000, 4000, 10_000)),
         has_disk=random.random() < 0.8,
-        l1_bytes_max=random.choice((1 << 20, 1 << 20, 1 << 20, 12_000)),
-        window_ms=choose_sizes(random) if elastic else WINDOW_MS,
+        l1_bytes_max=1 << 20 if calm else random.choice((1 << 20, 1 << 20, 1 << 20, 12_000)),
+        window_ms=elastic.choose_sizes(random) if setting.elastic else WINDOW_MS,
+        folder=folder,
     )
-    count = random.choice((1, 2, 3))
+    count = random.choice((2, 2, 3) if calm else (1, 2, 3))
+    ops = ops * workload.times // count
     clients = [
-        ClientProcess(cluster, oracle, number, lanes=random.choice((1, 2, 3)), ops=ops * (1 + 2 * elastic) // count)
+        ClientProcess(cluster, oracle, number, workload, lanes=random.choice((1, 2, 3)), ops=ops)
         for number in range(count)
     ]
-    if elastic:
-        for client in clients:
-            client.pauses_ms = CLIENT_PAUSES_MS
     violation: str | None = None
     try:
-        _faults_and_healing(cluster, clients, elastic=elastic)
+        _faults_and_healing(cluster, clients, setting)
         _check_engines(cluster)
-        count_entries(cluster)
+        elastic.count_entries(cluster)
     except ViolationError as error:
         violation = str(error)
         world.say(f"VIOLATION {violation}")
     for client in clients:
         client.shell.abandon()
+    for process in cluster.processes:
+        process.die()
     return Outcome(
         seed=seed,
         violation=violation,
@@ -98,16 +146,22 @@ def simulate(
     )
 
 
-def _faults_and_healing(cluster: SimCluster, clients: list[ClientProcess], *, elastic: bool) -> None:
+def _faults_and_healing(cluster: SimCluster, clients: list[ClientProcess], setting: Setting) -> None:
     world = cluster.world
     while not cluster.is_ready():
         world.run(world.now_ms + 250)
         if world.now_ms > FORM_MS:
             raise ViolationError("convergence: the cluster does not form")
-    faults = Faults(cluster, world.now_ms + FAULTS_MS)
-    reshaper = Reshaper(cluster) if elastic else None
-    if reshaper is not None:
-        reshaper.calm(faults)
+    faults: Faults
+    reshaper: Reshaper | None = None
+    if setting.calm:
+        faults = Faults(cluster, world.now_ms + FAULTS_MS)
+        episodes.Episodes(cluster, faults, clients)
+    else:
+        faults = storm = Storm(cluster, world.now_ms + FAULTS_MS)
+        if setting.elastic:
+            reshaper = Reshaper(cluster)
+            reshaper.calm(storm)
     while world.now_ms < faults.until_ms and not all(client.ops_left <= 0 for client in clients):
         world.run(world.now_ms + 1000)
     faults.until_ms = 0

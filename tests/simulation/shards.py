@@ -1,66 +1,41 @@
 """A shard process: the real engine, RESP server and serving decisions, without Ray, sockets and threads.
 
 It mirrors what `cluster/serving_shell.py` does with the decisions' effects, in the same order and with the same pauses.
-Its disk is a double: what a process leaves behind is a random part of what it held when it ended.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any, cast
 
 from stratacache.cluster import coordinator_events as c
 from stratacache.cluster import messages as m
 from stratacache.cluster import serving_events as s
-from stratacache.cluster.debts import merged
 from stratacache.cluster.handoff import Handoffs
+from stratacache.cluster.owing import Owing, pay
 from stratacache.cluster.replicated import ReplicatedCache
 from stratacache.cluster.replication import Replication
 from stratacache.cluster.serving import Serving
-from stratacache.node.config import NodeConfig
 from stratacache.node.engine import MultiLevelCache
 from stratacache.node.resp.config import ServerConfig
-from stratacache.node.resp.server import Connection, Identity, NodeServer
-from stratacache.node.types import RemovalCause
+from stratacache.node.resp.server import Endpoints, Identity, NodeServer
+from tests.simulation.accepted import ServerEnd
 from tests.simulation.copies import SimLinks
 from tests.simulation.elastic import SimPeers
-from tests.simulation.network import Pipe
 from tests.simulation.routing import RingRouter
 from tests.simulation.world import Loop, Machine, Process
 
 if TYPE_CHECKING:
     from tests.simulation.cluster import SimCluster
+    from tests.simulation.homes import Home
 
 RENEW_MS = 1000
 CALL_DEADLINE_MS = 2000
 TICK_S = 0.25
-
-
-@dataclass
-class Record:
-    """One entry on a disk."""
-
-    key: bytes
-    payload: bytes
-    expires_ms: int
-    tags: tuple[bytes, ...]
-    codec: int
-
-
-@dataclass
-class Home:
-    """A shard's directory on one machine: what survives its processes."""
-
-    fence: str
-    stored: m.Stored | None = None
-    records: list[Record] = field(default_factory=list)
-    holder: Process | None = None
-
-    def wipe(self) -> None:
-        """The disk was lost, and another one took its place."""
-        self.stored, self.records = None, []
+SLOW_MS = (0.5, 5, 50, 300)
+"""How long a disk takes."""
 
 
 class ShardProcess(Process):
@@ -72,6 +47,7 @@ class ShardProcess(Process):
         self.shard, self.incarnation = effect.shard, effect.incarnation
         self.home = home
         self.serving = Serving(shard=effect.shard, incarnation=effect.incarnation, lease_ms=cluster.lease_ms)
+        self.owing = Owing(self.serving)
         self.started: m.ShardStarted | None = None
         self.engine: MultiLevelCache
         self.server: NodeServer
@@ -86,7 +62,7 @@ class ShardProcess(Process):
         self._renewal: Any = None
         self._asking = False
         self._ask_again = False
-        self.on_death.append(self._leave_disk)
+        self.on_death.append(self._leave)
 
     # -------------------------------------------------------------- start and end
 
@@ -118,23 +94,12 @@ class ShardProcess(Process):
     def _open(self, port: int) -> None:
         config = self.cluster.config
         made = ReplicatedCache if config.replicas > 1 else MultiLevelCache
-        self.engine = made(
-            NodeConfig(l1_bytes_max=config.l1_bytes_max, seed=self.incarnation), clock=self.machine, post=self._soon
-        )
+        self.engine = self.home.disk.open(self, made)
         if isinstance(self.engine, ReplicatedCache):
             self.replication = Replication(
-                self.shard, self.engine, may_serve=lambda: bool(self.server.may_serve()), missed=self._missed
+                self.shard, self.engine, may_serve=lambda: bool(self.server.may_serve()), missed=self.owing.missed
             )
             self.links = SimLinks(self, self.replication)
-        for record in self.home.records:
-            MultiLevelCache.put(
-                self.engine,
-                record.key,
-                record.payload,
-                expires_ms=record.expires_ms,
-                tags=record.tags,
-                codec=record.codec,
-            )
         self.port = self.cluster.listen(self, port)
         self.router = RingRouter(self.shard, self.replication.chains if self.replication is not None else None)
         self.server = NodeServer(
@@ -144,8 +109,10 @@ class ShardProcess(Process):
             Identity(cluster=self.cluster.name, shard=self.shard, incarnation=self.incarnation),
         )
         self.server.loop = cast("Any", Loop(self))
+        self.server.endpoints = Endpoints(host=self.machine.name, port=self.port, unix="")
+        self.server.set_view(self.server._own_view(), 0)
         self.server.serve_until_ms = 0
-        self.server.owe = self._owe
+        self.server.owe = self.owing.owe
         self.server.copies = self.replication
         self.handoffs = Handoffs(
             self.engine,
@@ -158,7 +125,7 @@ class ShardProcess(Process):
         self.server.departures = self.handoffs
         self._tick()
 
-    def _soon(self, fn: Callable[[], object]) -> None:
+    def soon(self, fn: Callable[[], object]) -> None:
         """As an event loop: never while what asks for it is still under way."""
         self.after(0, fn)
 
@@ -166,18 +133,10 @@ class ShardProcess(Process):
         self.engine.tick()
         self.after(TICK_S * 1000, self._tick)
 
-    def _leave_disk(self) -> None:
+    def _leave(self) -> None:
         self.cluster.closed(self)
-        if self.home.holder is self and self.started is not None and self.cluster.has_disk:
-            now_ms = self.machine.now_ms()
-            random = self.world.random
-            unsettled = self.replication.outbox.unsettled if self.replication is not None else ()
-            kept = 1.0 if random.random() < 0.5 else 0.8
-            self.home.records = [
-                Record(one.key, one.payload, one.expires_ms, one.tags, one.codec)
-                for one in self.engine.table.values()
-                if one.expires_ms > now_ms and random.random() < kept and one.key not in unsettled
-            ]
+        if self.started is not None:
+            self.home.disk.leave(self)
 
     def may_serve(self) -> bool:
         """Whether it would answer data commands at this moment."""
@@ -209,58 +168,52 @@ class ShardProcess(Process):
         if self._events:
             event, done = self._events.popleft()
             effects = deque(self.serving.handle(event, self.engine.now_ms()))
-            self._hear_invalidations(self.serving.is_logging())
+            self.owing.listen(self.server, self.replication)
             self._carry_out(effects, [], done)
-
-    def _hear_invalidations(self, on: bool) -> None:
-        hears = self._note in self.server.listeners
-        if on != hears:
-            (self.server.listeners.append if on else self.server.listeners.remove)(self._note)
-            self.server.listen()
-
-    def _note(self, kind: str, names: Sequence[bytes], cause: RemovalCause, seq: int) -> None:
-        if kind != "keys":
-            self.serving.handle(s.Invalidated(debt=m.Debt(kind=kind, names=tuple(names))), 0)
-        elif self.replication is not None:
-            for key in names:
-                for shard in self.replication.chains.away(key):
-                    self._missed(shard, (key,))
-
-    def _missed(self, shard: str, keys: Sequence[bytes]) -> None:
-        for key in keys:
-            self.serving.handle(s.Invalidated(debt=m.Debt(kind="keys", names=(key,)), shard=shard), 0)
 
     @property
     def _alone(self) -> MultiLevelCache:
         return self.engine.alone() if isinstance(self.engine, ReplicatedCache) else self.engine
 
-    def _owe(self, keys: Sequence[bytes]) -> None:
-        self.serving.handle(s.Invalidated(debt=m.Debt(kind="keys", names=tuple(keys))), 0)
-
     def _carry_out(self, effects: deque[Any], answers: list[Any], done: Callable[[list[Any]], None]) -> None:
+        """Carry effects out in their order; those that take a while go on from where they stopped."""
+
+        def go_on() -> None:
+            self._carry_out(effects, answers, done)
+
         while effects:
             effect = effects.popleft()
-            if isinstance(effect, s.StopMoving):
-                self.handoffs.stop_moving(effect.view)
-                continue
-            if isinstance(effect, s.BeginHandoff):
-                self.world.faults["handoffs begun" if effect.former is not None else "rings without a handoff"] += 1
-                self.handoffs.begin(effect)
-                continue
-            if isinstance(effect, s.DropLeftovers):
-                self.handoffs.drop_leftovers(lambda: self._carry_out(effects, answers, done))
-                return
-            pause_ms = self._act_on(effect, answers)
-            if pause_ms:
-                self.after(pause_ms, lambda: self._carry_out(effects, answers, done))
-                return
+            match effect:
+                case s.DropLeftovers():
+                    self.handoffs.drop_leftovers(go_on)
+                    return
+                case s.DropContent():
+                    self._one_by_one(iter((self._alone.clear(),)), go_on)
+                    return
+                case s.PayDebts(debts=debts):
+                    self.world.faults["debts paid"] += len(debts)
+                    self._one_by_one(pay(self._alone, debts), go_on)
+                    return
+                case s.StoreState(epoch=epoch, ring=ring, mixed=mixed):
+                    slow_ms = self.world.random.choice(SLOW_MS)
+                    self.after(slow_ms * 0.99, lambda: self._store(epoch, ring, mixed))
+                    self.after(slow_ms, go_on)
+                    return
+                case _:
+                    self._act_on(effect, answers)
         done(answers)
         self._next()
 
-    def _act_on(self, effect: s.ServingEffect, answers: list[Any]) -> float:
-        """Carry an effect out; how long it takes."""
-        random = self.world.random
-        slow_ms = random.choice((0.5, 5, 50, 300))
+    def _one_by_one(self, steps: Iterator[int | Future[int]], done: Callable[[], None]) -> None:
+        step = next(steps, None)
+        if step is None:
+            done()
+        elif isinstance(step, Future):
+            step.add_done_callback(lambda _: self.deliver(lambda: self._one_by_one(steps, done)))
+        else:
+            self.after(self.world.random.choice(SLOW_MS), lambda: self._one_by_one(steps, done))
+
+    def _act_on(self, effect: s.ServingEffect, answers: list[Any]) -> None:
         match effect:
             case s.HoldInvalidations(on=on):
                 self.server.hold_invalidations = on
@@ -271,15 +224,11 @@ class ShardProcess(Process):
                 self.links.follow(view)
             case s.Settle(epoch=epoch):
                 self._settling = epoch
-            case s.DropContent():
-                self._alone.clear()
-                return slow_ms
-            case s.PayDebts(debts=debts):
-                self._pay(debts)
-                return slow_ms
-            case s.StoreState(epoch=epoch, ring=ring, mixed=mixed):
-                self.after(slow_ms * 0.99, lambda: self._store(epoch, ring, mixed))
-                return slow_ms
+            case s.StopMoving(view=view):
+                self.handoffs.stop_moving(view)
+            case s.BeginHandoff(former=former):
+                self.world.faults["handoffs begun" if former is not None else "rings without a handoff"] += 1
+                self.handoffs.begin(effect)
             case s.ShowView(view=view, returns=returns):
                 self.server.set_view(view.to_bytes(), view.epoch)
                 self.router.set_view(view)
@@ -293,7 +242,6 @@ class ShardProcess(Process):
                 self._keep_lease()
             case s.End():
                 self.die()
-        return 0.0
 
     def _store(self, epoch: int, ring: str, mixed: bool) -> None:
         if not self.cluster.has_disk:
@@ -308,22 +256,10 @@ class ShardProcess(Process):
             mixed=mixed,
         )
 
-    def _pay(self, debts: tuple[m.Debt, ...]) -> None:
-        self.world.faults["debts paid"] += len(debts)
-        for debt in merged(debts):
-            match debt.kind:
-                case "tags":
-                    self._alone.invalidate_tags(debt.names)
-                case "keys":
-                    self._alone.invalidate_keys(debt.names)
-                case "namespace":
-                    self._alone.invalidate_namespace(debt.names[0])
-                case _:
-                    self._alone.clear()
-
     def close(self) -> None:
-        """Forget everything and end, as ShardActor.close does with `forget`."""
+        """Forget everything and end, as ShardNode.close does with `forget`."""
         self.engine.clear()
+        self.home.disk.flush()
         self.die()
 
     # -------------------------------------------------------------- the serving lease, as ShardActor._keep_lease
@@ -366,72 +302,3 @@ class ShardProcess(Process):
                 self._coordinator = None
         self._asking = False
         self._renewal = self.after(1 if self._ask_again else RENEW_MS, self._keep_lease)
-
-
-class ServerEnd:
-    """The server's end of a connection: a transport for the real `Connection`, over two pipes."""
-
-    def __init__(self, shard: ShardProcess, client: Process, deliver: Callable[[bytes | None], None]) -> None:
-        self._shard = shard
-        self._reading = True
-        self._held: deque[bytes | None] = deque()
-        self._open = True
-        network = shard.cluster.network
-        self.requests = Pipe(network, client, shard, self._arrive)
-        self._replies = Pipe(network, shard, client, deliver)
-        self._connection = Connection(shard.server)
-        self._connection.connection_made(cast("Any", self))
-        shard.on_death.append(lambda: self._replies.send(None))
-
-    def _arrive(self, chunk: bytes | None) -> None:
-        if not self._open:
-            return
-        if not self._reading and chunk is not None:
-            self._held.append(chunk)
-            return
-        if chunk is None:
-            self._end()
-            return
-        if self._shard.may_serve():
-            self._shard.cluster.oracle.serves(self._shard)
-        self._connection.data_received(chunk)
-
-    def _end(self) -> None:
-        if self._open:
-            self._open = False
-            self._replies.send(None)
-            self._connection.connection_lost(None)
-
-    # what a Connection asks of its transport
-
-    def write(self, data: bytes) -> None:
-        if self._open and self._shard.alive:
-            self._replies.send(bytes(data))
-
-    def close(self) -> None:
-        self._shard.after(0, self._end)
-
-    abort = close
-
-    def is_closing(self) -> bool:
-        return not self._open
-
-    def is_reading(self) -> bool:
-        return self._reading
-
-    def pause_reading(self) -> None:
-        self._reading = False
-
-    def resume_reading(self) -> None:
-        self._reading = True
-        while self._held and self._reading:
-            self._arrive(self._held.popleft())
-
-    def get_extra_info(self, name: str, default: object = None) -> object:
-        return default
-
-    def get_write_buffer_size(self) -> int:
-        return 0
-
-    def set_write_buffer_limits(self, **_: int) -> None:
-        """Nothing is buffered here."""

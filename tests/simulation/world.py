@@ -73,6 +73,7 @@ class Machine:
     world: World
     name: str
     rate: float
+    boots: int = 1
 
     def now_ms(self) -> int:
         return EPOCH_MS + int(self.world.now_us * self.rate) // 1000

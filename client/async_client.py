@@ -318,7 +318,7 @@ async def _fly(
         backend.shell.spawn(operations.run_flight(full, compute, options, flight))
     deadline = backend.core.monotonic() + (FLIGHT_S_MAX if mine else options.wait_s)
     landed = await backend.shell.run(_join(Join(flight, deadline)))
-    return landed, flight.result() if landed else None
+    return (True, flight.result()) if landed and (mine or not flight.abandoned) else (False, None)
 
 
 def _join(effect: Join) -> Operation[bool]:

@@ -122,13 +122,13 @@ def _tail(fill: Fill[Any], options: FillOptions, cost_s: float, expires_in_ms: i
 def join_or_run(
     core: Core, key: bytes, options: FillOptions, run: Callable[[Flight], Operation[Any]]
 ) -> Operation[tuple[bool, Any]]:
-    """Wait for the flight of this key, or run it. `(False, None)`: it did not land in time."""
+    """Wait for the flight of this key, or run it. `(False, None)`: it brought nothing in time."""
     flight, mine = core.flights.board(key, refresh=options.refresh)
     if mine:
         yield from run(flight)
         return True, flight.result()
     landed = yield Join(flight, core.monotonic() + options.wait_s)
-    return landed, flight.result() if landed else None
+    return (True, flight.result()) if landed and not flight.abandoned else (False, None)
 
 
 def get_or_compute_many(

@@ -54,6 +54,11 @@ class Flight:
             event = self._event
         return event.wait(timeout_s)
 
+    @property
+    def abandoned(self) -> bool:
+        """Whether it ended because its caller was stopped (Ctrl-C, exit), which is no outcome of the computation."""
+        return self.error is not None and not isinstance(self.error, Exception)
+
     def result(self) -> Any:
         """The value, or the error raised again."""
         if self.error is not None:

@@ -93,15 +93,15 @@ class Flusher:
             pause_s = min(pause_s * 2, self._retry_max_s)
 
     def _flush_batch(self) -> bool:
-        batch = self._queue.oldest(BATCH_MAX)
         try:
+            batch = self._queue.oldest(BATCH_MAX)
             values = {change.key: change.value for change in batch if change.value is not DELETED}
             if values:
                 self._store.store_many(values)
             gone = [change.key for change in batch if change.value is DELETED]
             if gone:
                 self._store.delete_many(gone)
-        except Exception as error:  # noqa: BLE001 - a user's store may raise anything, and all of it is retried
+        except Exception as error:  # noqa: BLE001 - a store may raise anything, a codec may be missing: retried
             self.failures += 1
             self.last_error = f"{type(error).__name__}: {error}"
             self.failing_since = time.monotonic() if self.failing_since is None else self.failing_since

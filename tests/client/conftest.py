@@ -68,7 +68,7 @@ class InLoop:
         self._loop.close()
 
 
-SETUPS = ("local", "one", "three", "near", "tls")
+SETUPS = ("local", "one", "three", "near", "tls", "tls-near")
 
 
 @pytest.fixture
@@ -82,15 +82,15 @@ def open_cache(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Calla
         if setup == "local":
             place = f"local:{tmp_path / 'cache'}"
             options |= {"l1_bytes_max": 32 << 20, "l3_bytes_max": 64 << 20}
-        elif setup == "tls":
+        elif setup.startswith("tls"):
             node, ca = request.getfixturevalue("tls_node")
             place = address([node], "stratas")
             options |= {"token": TOKEN, "tls_ca": str(ca)}
         else:
             nodes = request.getfixturevalue("nodes")
             place = address(nodes[:1] if setup == "one" else nodes)
-            if setup == "near":
-                options.setdefault("near_bytes_max", 4 << 20)
+        if setup.endswith("near"):
+            options.setdefault("near_bytes_max", 4 << 20)
         cache = connect(place, **options) if shell == "sync" else InLoop(place, **options)
         opened.append(cache)
         return cache

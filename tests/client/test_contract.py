@@ -1,4 +1,4 @@
-"""One suite over every transport: embedded, one shard, three shards, near cache on, TLS; blocking and asyncio."""
+"""One suite over every transport: embedded, one shard, three, TLS, near cache off and on; blocking and asyncio."""
 
 from __future__ import annotations
 
@@ -87,6 +87,17 @@ def test_large_payloads_among_small_ones(cache: Any) -> None:
     assert cache.put_many(items) == len(items)
     assert cache.get_many(items) == items
     assert cache.get("big5") == items["big5"]
+
+
+def test_vectors_of_one_model_in_one_call(cache: Any) -> None:
+    """What batches mostly hold: arrays of one shape, one after the other, misses among them."""
+    vectors = {f"v{i}": np.full(1536, i, dtype=np.float32) for i in range(120)}
+    assert cache.put_many(vectors) == len(vectors)
+    for _ in range(2):
+        found = cache.get_many([*list(vectors)[:50], "absent", *list(vectors)[50:]])
+        assert list(found) == list(vectors)
+        assert all(np.array_equal(found[key], vector) for key, vector in vectors.items())
+        assert not any(vector.flags.writeable for vector in found.values())
 
 
 def test_ttl_and_touch(cache: Any) -> None:

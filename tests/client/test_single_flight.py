@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import subprocess
 import sys
 import threading
@@ -120,3 +121,29 @@ def test_one_error_for_all_who_wait(nodes: list[Node]) -> None:
             thread.join()
         assert len(runs) == 1
         assert [str(error) for error in errors] == ["once"] * 5
+
+
+def test_a_caller_that_is_stopped_takes_nobody_along(nodes: list[Node]) -> None:
+    """SystemExit or Ctrl-C in the computing thread is no outcome: who waits computes, and the entry is stored."""
+    with connect(address(nodes), shared=False, strict=True) as cache:
+        begun, got = threading.Event(), list[str]()
+
+        def stopped() -> str:
+            begun.set()
+            time.sleep(0.2)
+            raise SystemExit
+
+        def ask() -> None:
+            with contextlib.suppress(SystemExit):
+                cache.get_or_compute("stopped", stopped)
+
+        first = threading.Thread(target=ask)
+        first.start()
+        assert begun.wait(10)
+        second = threading.Thread(target=lambda: got.append(cache.get_or_compute("stopped", lambda: "value")))
+        second.start()
+        first.join()
+        second.join(20)
+        assert got == ["value"]
+        assert cache.get("stopped") == "value"
+        cache.invalidate("stopped")

@@ -19,6 +19,7 @@ import pytest
 from stratacache.client import MISS, CacheStrategy, LimitError, UnavailableError, UsageError, connect
 from stratacache.client.base import Cache
 from stratacache.client.strategies import DirectoryStore, FsspecStore, StoreBackedCache, WriteQueue
+from stratacache.client.strategies.flusher import Flusher
 from stratacache.client.strategies.write_queue import DELETED
 from stratacache.node.errors import CorruptionError, EncodingError
 from tests.wire.processes import running_node
@@ -200,6 +201,28 @@ def test_a_dead_store_is_retried_and_reported(cache: Cache, store: Watched, tmp_
         assert backed.flush()
         assert store.load_many(["a", "b"]) == {"a": 3, "b": 2}
         assert backed.stats()["store"]["last_error"] == ""
+
+
+def test_a_change_that_can_not_be_read_is_reported_and_kept(store: Watched, tmp_path: Path) -> None:
+    """A queue of another version of the program: nothing is lost, nothing is hidden, and the flusher lives on."""
+    queue = WriteQueue(tmp_path)
+    queue.add({"a": 1})
+    row = b""
+    with queue._file.begin(write=True) as txn:
+        order = (1).to_bytes(8, "big")
+        row = txn.get(order, db=queue._changes)
+        txn.put(order, b"\x93\xa1a\xcc\xc8\xc4\x00", db=queue._changes)  # codec 200
+    flusher = Flusher(queue, store, retry_min_s=0.01, retry_max_s=0.02)
+    flusher.wake()
+    wait_until(lambda: flusher.report()["failures"] >= 2)
+    assert "codec 200" in flusher.report()["last_error"]
+    assert len(queue) == 1
+    with queue._file.begin(write=True) as txn:
+        txn.put(order, row, db=queue._changes)
+    assert flusher.wait_empty(10)
+    assert store.load_many(["a"]) == {"a": 1}
+    flusher.close()
+    queue.close()
 
 
 def test_what_waits_is_read_before_the_store(cache: Cache, store: Watched, tmp_path: Path) -> None:

@@ -124,6 +124,23 @@ def test_a_large_newcomer_of_little_worth_is_refused() -> None:
     assert policy.admits(b"dear", 10_000, 10**6, 10_000)
 
 
+def test_a_large_newcomer_costs_no_entry_that_is_worth_more() -> None:
+    """Where the cheap entries do not make enough room for it, it is refused; the dear ones stay."""
+    policy = IntelligentPolicy()
+    held = [evictable(b"%d" % number, 100, cost_s=0.001 if number % 11 == 0 else 10.0) for number in range(3_300)]
+    for entry in held:
+        policy.on_insert(entry)
+    policy.on_hits(held)
+    for number in range(40):
+        needed = 25_000
+        if policy.admits(b"large%d" % number, needed, 25.0, needed):
+            while needed > 0:
+                victim = policy.pop_victim()
+                assert victim.cost_s < 1, "a dear entry has left"
+                needed -= victim.size
+            policy.on_insert(evictable(b"large%d" % number, 25_000, 25.0))
+
+
 def test_dear_entries_outlive_cheap_ones() -> None:
     """With equal use and size, what costs more to compute is missed less."""
     draw = np.random.Generator(np.random.PCG64(5))

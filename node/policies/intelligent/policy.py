@@ -226,7 +226,8 @@ class IntelligentPolicy:
         """Condemn entries that are worth less than a newcomer until they free enough; False when they can't."""
         needed = bytes_needed - sum(entry.size for entry in self._condemned if entry.order < 0)
         limit = self._score.rank([stamp], self._tick)[0]
-        found = self._residents.below(self._score, self._tick, limit, needed)
+        share = needed / max(self._bytes, 1)
+        found = self._residents.below(self._score, self._tick, limit, needed, share)
         if found is None:
             return False
         for entry in found:

@@ -27,7 +27,9 @@ BATCH_MAX: Final = 8
 _BATCH_SHARE: Final = 256
 DOOR_SHARE: Final = 64
 """One entry in so many waits at the door."""
-BELOW_ROWS_MAX: Final = 32
+BELOW_ROWS_MIN: Final = 8
+BELOW_TIMES: Final = 8
+"""What is to leave for a large newcomer is looked for among so many times its bytes, in so many rows at least."""
 
 
 class Residents:
@@ -93,15 +95,17 @@ class Residents:
         self._count -= len(worst)
         return worst
 
-    def below(self, score: Score, tick: int, limit: float, bytes_needed: int) -> list[Evictable] | None:
-        """Entries that rank below `limit` and free that many bytes together; None when there are not enough.
+    def below(self, score: Score, tick: int, limit: float, bytes_needed: int, share: float) -> list[Evictable] | None:
+        """Entries that rank below `limit` and free that many bytes together; None when not enough of them are found.
 
-        Of a large cache only a part is looked at; what is lacking is taken to lie elsewhere in the same proportion.
+        `share`: of all bytes, what is needed. Only in rows that hold a few times as much is it looked for, so that the
+        price of a newcomer does not grow with the cache. To take what lies there and leave the rest to chance would
+        cost entries that are worth more than the newcomer.
         """
         found: list[Evictable] = []
         freed = 0
         rows = self._rows
-        looks = min(len(rows), BELOW_ROWS_MAX)
+        looks = min(len(rows), max(BELOW_ROWS_MIN, int(BELOW_TIMES * share * len(rows))))
         for _ in range(looks):
             if freed >= bytes_needed:
                 break
@@ -113,8 +117,7 @@ class Residents:
                     break
                 found.append(row[at])
                 freed += row[at].size
-        enough = freed >= bytes_needed or (looks < len(rows) and freed * len(rows) >= bytes_needed * looks)
-        return found if enough else None
+        return found if freed >= bytes_needed else None
 
     def _due(self) -> tuple[list[Evictable], list[Evictable]]:
         """The row that is due and the batch that meets it; not both empty."""

@@ -38,7 +38,13 @@ class ReplicatedCache(MultiLevelCache):
     replication: Replication
 
     def attach(self, replication: Replication) -> None:
-        """Begin to hand changes on; what is on its way is not shown to anybody from now on."""
+        """Begin to hand changes on; what is on its way is not shown to anybody from now on.
+
+        Raises UsageError with write-through: the disk takes no change before all owners have it, in their order, so
+        two shards that answered each other only when theirs had it would wait in a circle.
+        """
+        if self.l3 is not None and not self.l3.behind:
+            raise UsageError("with several owners of a key the disk is written behind: take l3_write_mode write_behind")
         self.replication = replication
         unsettled, found = replication.outbox.unsettled, self.table.get
         self.lookup = lambda key: None if key in unsettled else found(key)

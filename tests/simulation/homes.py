@@ -182,7 +182,7 @@ class RealDisk:
     def open(self, process: ShardProcess, made: type[MultiLevelCache]) -> MultiLevelCache:
         """As Disk.open."""
         cluster, random = process.cluster, process.world.random
-        through = random.random() < 0.25
+        through = cluster.config.replicas == 1 and random.random() < 0.25
         config = NodeConfig(
             l1_bytes_max=cluster.config.l1_bytes_max,
             l3_bytes_max=L3_BYTES if cluster.has_disk else 0,

@@ -33,6 +33,7 @@ class Change:
     leavers: frozenset[str]
     joiners: frozenset[str]
     waiting: set[str]
+    after: int = 0
     former: View | None = None
     window_ms: int = 0
     remembered: bool = False
@@ -64,11 +65,12 @@ def begin_change(
     members: Mapping[str, Member],
     *,
     term: int,
+    after: int,
     former: View | None,
     window_ms: int,
     now_ms: int,
 ) -> Change:
-    """The change to `view`; `former` is the view in force when it has another ring."""
+    """The change to `view` from that of epoch `after`; `former` is the view in force when it has another ring."""
     active = {entry.id: entry for entry in view.shards if entry.state == ACTIVE}
     joiners = frozenset(shard for shard, entry in active.items() if members[shard].joins_as(entry))
     stayers = frozenset(active.keys() - joiners)
@@ -79,6 +81,7 @@ def begin_change(
         leavers=leavers,
         joiners=joiners,
         waiting=set(stayers | leavers),
+        after=after,
         former=former,
         window_ms=window_ms,
         sent_ms=now_ms,
@@ -135,6 +138,7 @@ def _prepare(
         keep=keep,
         debts=debts if keep else (),
         returns=returns,
+        after=change.after,
         former=change.former,
         window_ms=change.window_ms,
     )

@@ -356,7 +356,13 @@ class Coordinator:
                 member.away_since = self.epoch
         former = self.view if moves_keys(self.view, view) and self._was_in_force else None
         self.change = begin_change(
-            view, self.members, term=self.term, former=former, window_ms=self.membership.window_ms, now_ms=now_ms
+            view,
+            self.members,
+            term=self.term,
+            after=self.view.epoch if self.view is not None else 0,
+            former=former,
+            window_ms=self.membership.window_ms,
+            now_ms=now_ms,
         )
         effects.append(c.RememberEpoch(term=self.term, epoch=self.epoch))
 

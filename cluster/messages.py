@@ -139,8 +139,8 @@ class Prepare(OfProcess):
     `away`: suspended shards and the epoch since which they are; the receiver logs what they owe. `fences`: the locks
     of all serving shards. Both are kept for a coordinator that recovers. `keep` is for a shard that joins: whether the
     content it came with may be kept once it has paid `debts`; None for one that stays. `returns`: others went on
-    meanwhile. `former` is the view in force when it has another ring: its shards are the former owners of what moves,
-    asked for `window_ms`.
+    meanwhile. `after` is the epoch in force when the change began. `former` is the view in force when it has another
+    ring: its shards are the former owners of what moves, asked for `window_ms`.
     """
 
     term: int
@@ -150,6 +150,7 @@ class Prepare(OfProcess):
     keep: bool | None = None
     debts: tuple[Debt, ...] = ()
     returns: bool = False
+    after: int = 0
     former: View | None = None
     window_ms: int = 0
 

@@ -92,7 +92,7 @@ class Serving:
                 return []  # a late duplicate of what has been activated since
             answer = m.Outpaced(shard=self.shard, incarnation=self.incarnation, epoch=newest.epoch)
             return [s.Answer(event=answer)]
-        if event.view.replicas > 1 and event.returns and newest is not None:
+        if event.view.replicas > 1 and event.returns and newest is not None and not self._has_yet_to_come_in(event):
             # Others have gone on without this process and forgot its streams: only a new one can begin anew.
             self.lease_until_ms = 0
             return [s.ServeUntil(ms=0), s.End()]
@@ -116,6 +116,16 @@ class Serving:
         effects.append(s.StoreState(epoch=epoch, ring=view_ring(event.view), mixed=self.mixed or moves))
         effects.append(self._vouch(event.view))
         return effects
+
+    def _has_yet_to_come_in(self, event: m.Prepare) -> bool:
+        """Whether the view that was to let this process in was overtaken before it came into force.
+
+        Then nobody has sent it a change of a key, and the coordinator has had it in each of its views since.
+        """
+        prepared = self.prepared
+        if self.view is not None or prepared is None:
+            return False
+        return prepared.term == event.term and event.after < prepared.view.epoch
 
     def _vouch(self, view: View) -> s.ServingEffect:
         """The answer to a prepare, or with several owners what has to come before it."""

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from concurrent.futures import Future
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from stratacache.cluster import messages as m
+from stratacache.cluster import serving_events as s
 from stratacache.cluster.replicated import ReplicatedCache
 from stratacache.cluster.replication import Replication
+from stratacache.cluster.serving import Serving
 from stratacache.cluster.streams import OWN
 from stratacache.node.clock import ManualClock
-from stratacache.node.config import NodeConfig
+from stratacache.node.config import NodeConfig, WriteMode
+from stratacache.node.errors import UsageError
 from tests.cluster.test_chains import ALL, KEY, view_of
 
 
@@ -90,3 +95,43 @@ def test_a_shard_that_returns_asks_for_what_it_has_dropped(shard: Shard) -> None
     assert entry is not None
     assert bytes(entry.payload) == b"kept"
     assert ("b", (b"SC.PULL", KEY)) in shard.asked
+
+
+def joining(epoch: int, *, after: int, term: int = 1) -> m.Prepare:
+    """The prepare that lets process 2 of shard `a` in."""
+    view = view_of(epoch, {"a": "2", "b": "1", "c": "1"})
+    return m.Prepare(shard="a", incarnation=2, term=term, view=view, keep=True, returns=True, after=after)
+
+
+def ends(serving: Serving, event: m.Prepare) -> bool:
+    """Whether the process ends itself on this prepare."""
+    return s.End() in serving.handle(event, 0)
+
+
+def test_a_process_whose_first_view_was_overtaken_is_let_in_by_the_next() -> None:
+    """Two shards that come back at once overtake each other's views: they must not end each other's processes."""
+    serving = Serving(shard="a", incarnation=2, lease_ms=1000)
+    assert not ends(serving, joining(5, after=4))
+    assert not ends(serving, joining(6, after=4))
+    assert not ends(serving, joining(9, after=4))
+    assert ends(serving, joining(11, after=9)), "view 9 was in force: others have gone on with and without it"
+
+
+def test_a_process_that_another_coordinator_lets_in_again_ends() -> None:
+    """It can't know what the one before has made of its view."""
+    serving = Serving(shard="a", incarnation=2, lease_ms=1000)
+    assert not ends(serving, joining(5, after=4))
+    assert ends(serving, joining(7, after=4, term=2))
+
+
+def test_several_owners_and_write_through_are_refused(tmp_path: Path) -> None:
+    """Each disk would wait for the other owners, and they for it: a circle."""
+    config = NodeConfig(
+        l1_bytes_max=1 << 20, l3_bytes_max=1 << 22, data_dir=tmp_path, l3_write_mode=WriteMode.WRITE_THROUGH
+    )
+    engine = ReplicatedCache(config, clock=ManualClock())
+    try:
+        with pytest.raises(UsageError, match="written behind"):
+            Replication("a", engine, may_serve=lambda: True, missed=lambda shard, keys: None)
+    finally:
+        engine.close()

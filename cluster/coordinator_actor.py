@@ -59,7 +59,9 @@ class CoordinatorActor:
         self._changed = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
         self._closing: set[asyncio.Task[None]] = set()
-        collector = ClusterCollector(asyncio.get_running_loop(), self.status)
+        collector = ClusterCollector(
+            asyncio.get_running_loop(), lambda: {**self.status(), "prefetch": self.intelligence.seen()}
+        )
         self.metrics = serve_metrics(config, collector, None)
         self._spawn(keep_recording(collector.totals))
         self.intelligence = IntelligenceShell(config, self.registry, lambda: self.shards.actors, self.shards.totals)

@@ -97,6 +97,10 @@ class IntelligenceShell:
             "longest_step_ms": round(1000 * self.longest_step_s, 3),
         }
 
+    def seen(self) -> dict[str, Any]:
+        """The same, and nothing before the first step: for those who only watch."""
+        return {} if self._planner is None else self.report()
+
     async def run(self) -> None:
         """Pull and tick until the coordinator ends."""
         with suppress(Exception):  # none were kept, or Ray can't be asked: they will be announced again

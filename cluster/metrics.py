@@ -17,10 +17,12 @@ from prometheus_client.registry import Collector
 
 from stratacache.client.view import ACTIVE
 from stratacache.cluster.config import ClusterConfig
+from stratacache.cluster.intelligence.accounting import Kind
 from stratacache.node.metrics import Families, Name, metrics_page
 from stratacache.node.pages import PageServer, from_loop
 
 _SHARD: Final = ("shard",)
+_KIND: Final = ("kind",)
 
 CLUSTER_NAMES: Final[Mapping[str, Name]] = {
     "stratacache_cluster_ready": Name("gauge", "Whether every shard serves (1) or not (0)."),
@@ -31,11 +33,48 @@ CLUSTER_NAMES: Final[Mapping[str, Name]] = {
     "stratacache_cluster_shards_active": Name("gauge", "Shards that are active in the view in force."),
     "stratacache_cluster_shard_active": Name("gauge", "Whether the shard is active in the view in force.", _SHARD),
     "stratacache_cluster_shard_incarnation": Name("gauge", "Processes that the shard has had so far.", _SHARD),
+    "stratacache_cluster_patterns": Name("gauge", "Keys whose access patterns the coordinator knows."),
+    "stratacache_cluster_prefetch_on": Name(
+        "gauge", "Whether a kind of prefetch is on (1), or off or at rest (0).", _KIND
+    ),
+    "stratacache_cluster_prefetch_issued_total": Name(
+        "counter", "Values that were begun ahead of their readers.", _KIND
+    ),
+    "stratacache_cluster_prefetch_used_total": Name(
+        "counter", "Those that were read before they left or expired.", _KIND
+    ),
+    "stratacache_cluster_prefetch_late_total": Name(
+        "counter", "Those whose reader came before they were ready.", _KIND
+    ),
+    "stratacache_cluster_prefetch_wasted_total": Name("counter", "Those that nobody read in time.", _KIND),
+    "stratacache_cluster_prefetch_failed_total": Name("counter", "Those that could not be computed.", _KIND),
+    "stratacache_cluster_prefetch_saved_seconds_total": Name("counter", "Waiting that used ones saved.", _KIND),
+    "stratacache_cluster_prefetch_spent_seconds_total": Name("counter", "Time that all of them took.", _KIND),
+    "stratacache_cluster_prefetch_wasted_seconds_total": Name("counter", "Time that wasted ones took.", _KIND),
+    "stratacache_cluster_prefetch_wasted_bytes_total": Name("counter", "Size of wasted ones.", _KIND),
+    "stratacache_cluster_prefetch_rests_total": Name(
+        "counter", "How often a kind did not pay and went to rest.", _KIND
+    ),
 }
+
+_PREFETCH: Final[Mapping[str, str]] = {
+    "on": "on",
+    "issued_total": "issued",
+    "used_total": "used",
+    "late_total": "late",
+    "wasted_total": "wasted",
+    "failed_total": "failed",
+    "saved_seconds_total": "seconds_saved",
+    "spent_seconds_total": "seconds_spent",
+    "wasted_seconds_total": "seconds_wasted",
+    "wasted_bytes_total": "bytes_wasted",
+    "rests_total": "switched_off",
+}
+"""The end of a name -> the figure of an account (`stats()["prefetch"]`)."""
 
 
 def add_cluster(families: Families, status: Mapping[str, Any]) -> None:
-    """Add what the coordinator's status says."""
+    """Add what the coordinator's status says, with its `prefetch` where that has begun."""
     name = status["name"]
     shards = status["shards"]
     active = [shard["state"] == ACTIVE for shard in shards]
@@ -51,6 +90,14 @@ def add_cluster(families: Families, status: Mapping[str, Any]) -> None:
     for shard, is_active in zip(shards, active, strict=True):
         families.add("stratacache_cluster_shard_active", (name, shard["id"]), is_active)
         families.add("stratacache_cluster_shard_incarnation", (name, shard["id"]), shard["incarnation"])
+    prefetch = status["prefetch"]
+    if prefetch:
+        families.add("stratacache_cluster_patterns", (name,), prefetch["patterns"])
+        for kind in Kind:
+            for figure, counted in _PREFETCH.items():
+                families.add(
+                    f"stratacache_cluster_prefetch_{figure}", (name, kind.value), prefetch[kind.value][counted]
+                )
 
 
 class ClusterCollector(Collector):

@@ -11,6 +11,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from stratacache.cluster import controller as c
 from stratacache.cluster.config import ClusterConfig
 from stratacache.cluster.controller_metrics import NAMES, ControllerCollector
+from stratacache.cluster.intelligence.plan import Planner
 from stratacache.node.engine import MultiLevelCache
 from stratacache.node.metrics import metrics_page
 from tests.observe.naming import problems
@@ -201,6 +202,7 @@ def test_metrics_are_what_prometheus_reads() -> None:
     shard = {"id": "shard-0", "state": "active", "incarnation": 2, "stats": engine.stats()}
     gone = {"id": "shard-1", "state": "suspended", "incarnation": 3, "stats": {}}
     figures = {"name": "default", "ready": False, "epoch": 4, "term": 2, "replicas": 1, "config": {"shards": 2}}
+    figures["prefetch"] = Planner().report()
     core = whole()
     page = metrics_page(ControllerCollector(core, lambda: {**figures, "shards": [shard, gone]}))("").body.decode()
     found = {family.name: family for family in text_string_to_metric_families(page)}
@@ -213,6 +215,7 @@ def test_metrics_are_what_prometheus_reads() -> None:
     assert 'stratacache_level_entries{cluster="default",level="l1_memory",shard="shard-0"} 1.0\n' in page
     assert 'stratacache_namespace_puts_total{cluster="default",namespace="docs",shard="shard-0"} 1.0\n' in page
     assert 'stratacache_hits_total{cluster="default",shard="shard-1"}' not in page
+    assert 'stratacache_cluster_prefetch_issued_total{cluster="default",kind="wake"} 0.0\n' in page
     assert len(set(NAMES)) == len(NAMES)
     engine.close()
     empty = metrics_page(ControllerCollector(core, dict))("").body.decode()

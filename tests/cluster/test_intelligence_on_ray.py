@@ -15,6 +15,7 @@ from stratacache.cluster import ClusterHandle, start
 from stratacache.cluster.loaders import Loader, register_loader
 from stratacache.node.errors import LimitError
 from tests.cluster.waiting import wait_until
+from tests.observe.test_node_metrics import read, value
 
 pytestmark = [pytest.mark.ray, pytest.mark.xdist_group("ray")]
 
@@ -61,6 +62,8 @@ def test_a_regular_reader_finds_what_a_task_computed(cluster: ClusterHandle, cac
     assert ahead >= len(texts), account
     assert account["issued"] >= account["used"] > 0
     assert account["failed"] == 0
+    page = read(stats["metrics"])
+    assert value(page, "stratacache_cluster_prefetch_used_total", kind="refresh_ahead") >= account["used"]
     assert any(name.startswith("fn:") for name in stats["prefetch"]["loaders"])
     assert stats["total"]["operations"]["analyze"]["hits"] > 0
     patterns = cache.patterns()

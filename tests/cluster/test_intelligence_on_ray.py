@@ -13,7 +13,7 @@ from stratacache.client import AIOperation, CacheClient, cached, connect
 from stratacache.client.intelligent import IntelligentCacheManager
 from stratacache.cluster import ClusterHandle, start
 from stratacache.cluster.loaders import Loader, register_loader
-from stratacache.node.errors import LimitError
+from stratacache.node.errors import LimitError, UnavailableError
 from tests.cluster.waiting import wait_until
 from tests.observe.test_node_metrics import read, value
 
@@ -97,6 +97,26 @@ def test_a_registered_loader_computes_what_the_manager_asks_for(cluster: Cluster
     again = asyncio.run(manager.get_ai_result(AIOperation.EXTRACT, "words", {"mode": "fast"}))
     assert {**again, "pid": 0} == {**first, "pid": 0}
     assert again["pid"] != first["pid"]
+
+
+def test_loaders_outlive_the_coordinator(cluster: ClusterHandle) -> None:
+    """SIGKILL of the coordinator: its next process has the loaders again, though nobody announces them anew."""
+    import ray
+
+    register_loader(AIOperation.SUMMARIZE, len, batch_size_max=3, cluster="ahead")
+    before = cluster.stats()
+    assert "op:summarize" in before["prefetch"]["loaders"]
+    ray.kill(ray.get_actor("ahead/coordinator", namespace="stratacache"), no_restart=False)
+
+    def is_back() -> bool:
+        try:
+            return bool(cluster.status()["term"] > before["term"])
+        except UnavailableError:
+            return False
+
+    wait_until(is_back, what="the coordinator's return")
+    wait_until(lambda: cluster.stats()["prefetch"]["loaders"] == before["prefetch"]["loaders"], what="the loaders")
+    cluster.wait_ready()
 
 
 def test_inputs_above_the_limit_are_counted_and_large_loaders_refused(cache: CacheClient) -> None:

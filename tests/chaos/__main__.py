@@ -29,7 +29,8 @@ def chaos(options: argparse.Namespace) -> dict[str, Any]:
 
     from stratacache.cluster import start
 
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "object_store_memory": 80_000_000})
+    head = {"num_cpus": 1, "object_store_memory": 80_000_000, "include_dashboard": False}
+    cluster = Cluster(initialize_head=True, head_node_args=head)
     for _ in range(options.raylets - 1):
         cluster.add_node(num_cpus=2, object_store_memory=80_000_000)
     ray.init(address=cluster.address, log_to_driver=False, logging_level="ERROR")

@@ -268,14 +268,21 @@ def test_a_killed_shard_comes_back_where_clients_look_for_it(shell: Shell, up: d
     report = json.loads(shell.ok("status", "--json"))
     os.kill(report["shards"][0]["pid"], signal.SIGKILL)
 
-    def is_back() -> bool:
-        result = shell.run("status", "--json")
-        after = json.loads(result.stdout)
-        return bool(after["ready"]) and after["shards"][0]["incarnation"] > report["shards"][0]["incarnation"]
+    port = up["shards"][0]["port"]
 
-    wait_until(is_back, 30, "the replacement of shard-0")
+    def answers() -> bool:
+        try:
+            with socket.create_connection(("127.0.0.1", port), timeout=1) as connection:
+                connection.sendall(b"GET k\r\n")  # refused until the shard may serve
+                return connection.recv(100).startswith(b"$")
+        except OSError:
+            return False
+
+    wait_until(answers, 30, "an answer of the replacement of shard-0")
     after = json.loads(shell.ok("status", "--json"))
-    assert after["shards"][0]["port"] == up["shards"][0]["port"]
+    assert after["shards"][0]["incarnation"] > report["shards"][0]["incarnation"]
+    assert after["shards"][0]["port"] == port
+    wait_until(lambda: json.loads(shell.ok("status", "--json"))["ready"], 30, "a cluster that is ready again")
 
 
 def test_down_leaves_nothing(shell: Shell, up: dict[str, Any]) -> None:
@@ -314,12 +321,12 @@ def test_somebody_elses_ray_is_left_alone(shell: Shell, ray_session: str) -> Non
 
 
 def test_up_that_fails_leaves_no_ray_behind(shell: Shell) -> None:
-    """The port of shard-1 is taken: one line, status 2, and the Ray that was started for it has ended."""
+    """The shard's port is taken: one line, status 2, and the Ray that was started for it has ended."""
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        line = shell.refused("up", "--shards", "2", "--port", str(port - 1), "--l1-bytes", "16MiB")
+        line = shell.refused("up", "--shards", "1", "--port", str(port), "--l1-bytes", "16MiB")
     assert "on 127.0.0.1 is in use: choose another --port" in line
     assert not (shell.home / "state" / "stratacache" / "default.json").exists()
     assert not (shell.home / "ray" / "ray_current_cluster").exists()

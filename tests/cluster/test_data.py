@@ -145,20 +145,19 @@ def cache(ray_session: str) -> Iterator[CacheClient]:
 @pytest.mark.ray
 @pytest.mark.xdist_group("ray")
 def test_a_dataset_with_repeats(cache: CacheClient, tmp_path: Path) -> None:
-    """20,000 rows, 60 % repeats, four workers, two runs: one call for a distinct row, then none; outputs in order."""
+    """20,000 rows, 60 % repeats: four workers call for each distinct row once, then one for none; outputs in order."""
     import ray.data
 
     ray.data.DataContext.get_current().enable_progress_bars = False
     rows = [{"id": index, "text": f"text {index * 7 % 8000}"} for index in range(20_000)]
     dataset = ray.data.from_items(rows, override_num_blocks=16)
     log = tmp_path / "computed"
-    options: dict[str, Any] = {"fn_constructor_args": [str(log)], "batch_size": 500, "concurrency": 4, "num_cpus": 0.5}
+    options: dict[str, Any] = {"fn_constructor_args": [str(log)], "batch_size": 500, "num_cpus": 0.5}
     plain = Embed(str(log))({name: np.array([row[name] for row in rows]) for name in ("id", "text")})
     log.unlink()
-    for _ in range(2):
-        made = cached_map_batches(
-            dataset, Embed, on=["text"], operation=AIOperation.EMBED, tags=["text:{text}"], version="1", **options
-        )
+    options |= {"on": ["text"], "operation": AIOperation.EMBED, "tags": ["text:{text}"], "version": "1"}
+    for workers in (4, 1):
+        made = cached_map_batches(dataset, Embed, concurrency=workers, **options)
         found = made.take_all()
         assert [row.keys() for row in found] == [plain.keys()] * 20_000
         for name, column in plain.items():
@@ -183,7 +182,7 @@ def test_rows_come_out_in_order(cache: CacheClient) -> None:
     def dataset() -> Any:
         return ray.data.range(400, override_num_blocks=4)
 
-    made = cached_map_batches(dataset(), slow_first, batch_size=100, num_cpus=0.5)
+    made = cached_map_batches(dataset(), slow_first, batch_size=100, concurrency=2)
     assert [row["twice"] for row in made.take_all()] == list(range(0, 800, 2))
     assert not ray.data.DataContext.get_current().execution_options.preserve_order, "others keep Ray's default"
     loose = cached_map_batches(dataset(), slow_first, preserve_order=False, version="loose")

@@ -295,7 +295,7 @@ def test_a_closed_cluster_comes_back_warm(ray_session: str, tmp_path: Path) -> N
         assert len(here.get_many([f"key-{number}" for number in range(100)])) == 100
         assert handle.view.epoch > epoch
         here.invalidate_tags({"all"})
-    with own_cluster("warm", shards=3, **options) as handle, connect(handle.address, strict=True) as here:
+    with own_cluster("warm", shards=1, **options) as handle, connect(handle.address, strict=True) as here:
         assert here.get_many([f"key-{number}" for number in range(100)]) == {}
 
 

@@ -69,7 +69,8 @@ def get_or_compute(
                 yield from _store_one(core, key, stored, options, cost_s, token)
                 kept = True
             except UnavailableError as error:
-                kept = True  # it may have been stored: the lease ends with the entry, or by itself
+                # Given back below: a shard that refused the fill would let the others wait for it. Harmless if it was
+                # stored (its lease has ended), or comes yet (it is void).
                 core.fail_open("put", error, strict=strict)
     except BaseException:
         core.counters.compute_errors += 1
@@ -228,9 +229,10 @@ class _Batch:
                         (index, replace(fill, tags=tags))
                     )
             for alike in groups.values():
-                yield from self._store_alike(alike, held, cost_s)
-                for index, _ in alike:
-                    del unused[index]
+                failed = yield from self._store_alike(alike, held, cost_s)
+                for at, (index, _) in enumerate(alike):
+                    if at not in failed:
+                        del unused[index]
         except BaseException:
             core.counters.compute_errors += 1
             raise
@@ -238,8 +240,10 @@ class _Batch:
             if unused:
                 yield from _release_quietly(core, [(self.keys[index], token) for index, token in unused.items()])
 
-    def _store_alike(self, alike: list[tuple[int, Fill[Any]]], held: dict[int, Any], cost_s: float) -> Operation[None]:
-        """Store fills that have the same options: one request for each shard."""
+    def _store_alike(
+        self, alike: list[tuple[int, Fill[Any]]], held: dict[int, Any], cost_s: float
+    ) -> Operation[Mapping[int, CacheError]]:
+        """Store fills that have the same options, one request for each shard; gives those that no shard answered."""
         core = self.core
         entries = [_payload(core, fill, self.options) for _, fill in alike]
         tokens = [held[index] for index, _ in alike]
@@ -250,6 +254,7 @@ class _Batch:
         core.counters.fills_void += len(alike) - len(stored) - len(failed)
         for error in failed.values():
             core.fail_open("put_many", error, strict=self.strict)
+        return failed
 
 
 def _in_order(result: Any, missing: list[Any]) -> list[Any]:

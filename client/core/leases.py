@@ -160,6 +160,7 @@ def elsewhere(core: Core, keys: Mapping[int, bytes]) -> Operation[dict[int, Any]
 
 
 def release(core: Core, held: Sequence[tuple[bytes, Any]]) -> Operation[None]:
-    """Give leases back unused. Best effort."""
+    """Give leases back unused. Best effort: a shard that does not answer is not waited for as long as otherwise."""
     if held:
-        yield from ask_owners(core, [key for key, _ in held], _ReleasePlan(held), deadline=core.deadline())
+        deadline = core.monotonic() + min(core.options.deadline_s, core.options.connect_deadline_s)
+        yield from ask_owners(core, [key for key, _ in held], _ReleasePlan(held), deadline=deadline)

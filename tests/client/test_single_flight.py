@@ -9,10 +9,13 @@ import sys
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
+from hiredis import ReplyError
 
 from stratacache.client import connect, connect_async
+from stratacache.client.core.effects import Exchange
 
 from .servers import Node, address
 
@@ -147,3 +150,27 @@ def test_a_caller_that_is_stopped_takes_nobody_along(nodes: list[Node]) -> None:
         assert got == ["value"]
         assert cache.get("stopped") == "value"
         cache.invalidate("stopped")
+
+
+def test_a_fill_that_is_refused_keeps_nobody_waiting(nodes: list[Node], monkeypatch: pytest.MonkeyPatch) -> None:
+    """The lease of a fill that no shard takes is given back: the next caller computes at once, not when it runs out."""
+    with (
+        connect(address(nodes), shared=False) as refused,
+        connect(address(nodes), shared=False, strict=True) as other,
+    ):
+        other.clear()
+        exchange = refused._backend.shell.exchange
+
+        def refusing(wanted: Exchange) -> Any:
+            if any(command[0] in (b"SC.PUT", b"SC.MPUT") for call in wanted.calls for command in call.commands):
+                return [[ReplyError("TRYAGAIN the owners of the key are just changing")] for _ in wanted.calls]
+            return exchange(wanted)
+
+        monkeypatch.setattr(refused._backend.shell, "exchange", refusing)
+        assert refused.get_or_compute("refused", lambda: 1) == 1
+        names = [f"refused-{number}" for number in range(20)]
+        assert len(refused.get_or_compute_many(names, list)) == 20
+        begun = time.monotonic()
+        assert other.get_or_compute("refused", lambda: 2) == 2
+        assert other.get_or_compute_many(names, lambda keys: [2 for _ in keys]) == dict.fromkeys(names, 2)
+        assert time.monotonic() - begun < 10, "they waited for a lease that its holder could not use"

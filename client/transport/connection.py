@@ -29,7 +29,8 @@ from stratacache.client.transport.wire import check_greeting, greeting, pack
 from stratacache.client.view import ShardInfo
 from stratacache.node.errors import AccessError
 
-RECEIVE_BYTES = 256 * 1024
+RECEIVE_BYTES = 256 * 1024  # what the parser is given at a time: past it, it is slower for every byte
+BATCH_BYTES = 1 << 20  # a reply to SC.MGET in one read, where it fits; memory that is not used is not taken
 PARSER_KEEPS_BYTES = 4 << 20  # hiredis would give its buffer back after each reply over 16 KiB, and fault it in again
 IOV_MAX = 512
 LARGE_BYTES = 256 * 1024  # a payload from this size on is received into memory of its own
@@ -49,7 +50,7 @@ class Connection:
         self.used_at = time.monotonic()
         self._reader = Reader(notEnoughData=_INCOMPLETE)
         self._reader.setmaxbuf(PARSER_KEEPS_BYTES)
-        self._buffer = bytearray(RECEIVE_BYTES)
+        self._buffer = bytearray(BATCH_BYTES)
         self._view = memoryview(self._buffer)
         self._timeout_s = -1.0
         self._pushes: list[Any] = []
@@ -92,7 +93,7 @@ class Connection:
         """Send one request and read its reply; as `receive`, but for the usual reply that one read brings whole."""
         sock = self.sock
         sock.sendall(request)
-        size = sock.recv_into(self._buffer)
+        size = sock.recv_into(self._buffer, RECEIVE_BYTES)
         if not size:
             raise EOFError("the connection was closed")
         if size >= LARGE_BEGINS_BYTES and (large := self._large_value(size)) is not None:
@@ -143,7 +144,7 @@ class Connection:
         sock = self.sock
         buffer = self._buffer
         while True:
-            size = sock.recv_into(buffer)
+            size = sock.recv_into(buffer, RECEIVE_BYTES)
             if not size:
                 raise EOFError("the connection was closed")
             reader.feed(buffer, 0, size)  # type: ignore[arg-type]  # any buffer will do
@@ -166,8 +167,11 @@ class Connection:
         reader = self._reader
         if begun:
             reader.feed(begun)
-        reader.feed(self._buffer, start, stop - start)  # type: ignore[arg-type]  # any buffer will do
-        reply = reader.gets()
+        reply: Any = _INCOMPLETE
+        for at in range(start, stop, RECEIVE_BYTES):
+            reader.feed(self._buffer, at, min(RECEIVE_BYTES, stop - at))  # type: ignore[arg-type]  # any buffer will do
+            if (reply := reader.gets()) is not _INCOMPLETE and at + RECEIVE_BYTES < stop:
+                raise EOFError("the shard sent more than was asked for")
         return reply if reply is not _INCOMPLETE else self.receive(1, until)[0]
 
     def receive_pushes(self) -> tuple[list[Any], bool]:
@@ -178,7 +182,7 @@ class Connection:
         messages, self._pushes = self._pushes, []
         for _ in range(16):
             try:
-                size = self.sock.recv_into(self._buffer)
+                size = self.sock.recv_into(self._buffer, RECEIVE_BYTES)
             except (BlockingIOError, ssl.SSLWantReadError):
                 return messages, True
             if not size:

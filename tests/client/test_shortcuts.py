@@ -28,8 +28,8 @@ class Dribble:
         self._turn = 0
         self.left = len(stream)
 
-    def recv_into(self, room: bytearray) -> int:
-        size = min(self._pieces[self._turn % len(self._pieces)], len(room), self.left)
+    def recv_into(self, room: bytearray, nbytes: int = 0) -> int:
+        size = min(self._pieces[self._turn % len(self._pieces)], nbytes or len(room), self.left)
         begin = len(self._stream) - self.left
         room[:size] = self._stream[begin : begin + size]
         self.left -= size

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.chaos.faults import Tormentor
-from tests.chaos.load import NAMESPACE_OF, NAMESPACES, Found, run
+from tests.chaos.load import NAMESPACE_OF, NAMESPACES, NEVER, Found, run
 from tests.chaos.oracle import Slots
 
 KEYS = 240
@@ -76,29 +76,34 @@ def _under_load(tormentor: Tormentor, options: argparse.Namespace) -> dict[str, 
         seen: list[Found] = [out.get(timeout=60) for _ in workers]
         for worker in workers:
             worker.join(30)
-    return {"replicas": options.replicas, **_report(seen, tormentor, time.monotonic() - started)}
+    return {"replicas": options.replicas, **_report(seen, tormentor, started)}
 
 
-def _report(seen: list[Found], tormentor: Tormentor, seconds: float) -> dict[str, Any]:
+def _report(seen: list[Found], tormentor: Tormentor, started: float) -> dict[str, Any]:
     counts: Counter[str] = sum((found.counts for found in seen), Counter())
     operations = sum(counts[name] for name in ("get", "fill", "put")) + sum(
         count for name, count in counts.items() if name.startswith("invalidations by")
     )
     return {
-        "seconds": round(seconds, 1),
+        "seconds": round(time.monotonic() - started, 1),
         "violations": sum(len(found.faults) for found in seen),
         "first_violations": [fault for found in seen for fault in found.faults][:10],
         "kills": tormentor.kills,
         "faults": dict(tormentor.done),
         "operations": operations,
         "hits": counts["hits"],
-        "longest_unavailability_of_a_range_s": {
-            what: round(max(found.unavailable_s.get(what, 0.0) for found in seen), 2) for what in NAMESPACE_OF
+        "longest_unavailability_of_a_range": {
+            what: _told(max(found.away.get(what, NEVER) for found in seen), started) for what in NAMESPACE_OF
         },
         "slowest_call_s": round(max(found.slowest_s for found in seen), 2),
         "counts": dict(sorted(counts.items())),
         "epoch": tormentor.handle.view.epoch,
     }
+
+
+def _told(away: tuple[float, float, str], started: float) -> str:
+    seconds, since, shard = away
+    return f"{seconds:.1f} s" + (f" from {since - started:.1f} s, {shard}" if shard else "")
 
 
 def main() -> int:

@@ -19,6 +19,7 @@ from stratacache.client.view import View
 from tests.chaos.oracle import Slots, fault_of, value_of
 
 NAMESPACES = ("put", "fill")
+NEVER = (0.0, 0.0, "")
 NAMESPACE_OF = {"get": "put", "put": "put", "fill": "fill"}
 DEADLINE_S = 2.0
 SLACK_S = 3.0  # a loaded machine may not run a process for seconds
@@ -28,13 +29,13 @@ SLACK_S = 3.0  # a loaded machine may not run a process for seconds
 class Found:
     """What one process saw.
 
-    `unavailable_s`: for each kind of call, the longest time from the first that failed in a shard's range to the next
-    good one there.
+    `away`: for each kind of call, the longest time from the first that failed in a shard's range to the next good one
+    there, the moment when it began, and the shard.
     """
 
     faults: list[str] = field(default_factory=list)
     counts: Counter[str] = field(default_factory=Counter)
-    unavailable_s: dict[str, float] = field(default_factory=dict)
+    away: dict[str, tuple[float, float, str]] = field(default_factory=dict)
     slowest_s: float = 0.0
 
 
@@ -163,8 +164,8 @@ class Worker:
         else:
             since = self.failing_since.pop(place, None)
             if since is not None:
-                longest_s = self.found.unavailable_s
-                longest_s[what] = max(longest_s.get(what, 0.0), time.monotonic() - since)
+                away = self.found.away
+                away[what] = max(away.get(what, NEVER), (time.monotonic() - since, since, place[1]))
         took_s = time.monotonic() - started
         self.found.slowest_s = max(self.found.slowest_s, took_s)
         if took_s > 2 * DEADLINE_S + SLACK_S:

@@ -16,7 +16,7 @@ from typing import Any
 
 from stratacache.client.base import Fill, Ttl
 from stratacache.client.core import leases
-from stratacache.client.core.effects import Command, Compute, Join, Operation
+from stratacache.client.core.effects import Command, Compute, Join, Operation, Spawn
 from stratacache.client.core.flight import Flight
 from stratacache.client.core.request import encoded_argument, put_options, tag_list, ttl_ms, ttls_ms
 from stratacache.client.core.state import Core
@@ -69,8 +69,8 @@ def get_or_compute(
                 yield from _store_one(core, key, stored, options, cost_s, token)
                 kept = True
             except UnavailableError as error:
-                # Given back below: a shard that refused the fill would let the others wait for it. Harmless if it was
-                # stored (its lease has ended), or comes yet (it is void).
+                kept = True
+                yield Spawn(leases.release_in_background(core, [(key, token)]))
                 core.fail_open("put", error, strict=strict)
     except BaseException:
         core.counters.compute_errors += 1
@@ -229,10 +229,9 @@ class _Batch:
                         (index, replace(fill, tags=tags))
                     )
             for alike in groups.values():
-                failed = yield from self._store_alike(alike, held, cost_s)
-                for at, (index, _) in enumerate(alike):
-                    if at not in failed:
-                        del unused[index]
+                yield from self._store_alike(alike, held, cost_s)
+                for index, _ in alike:
+                    del unused[index]
         except BaseException:
             core.counters.compute_errors += 1
             raise
@@ -240,10 +239,8 @@ class _Batch:
             if unused:
                 yield from _release_quietly(core, [(self.keys[index], token) for index, token in unused.items()])
 
-    def _store_alike(
-        self, alike: list[tuple[int, Fill[Any]]], held: dict[int, Any], cost_s: float
-    ) -> Operation[Mapping[int, CacheError]]:
-        """Store fills that have the same options, one request for each shard; gives those that no shard answered."""
+    def _store_alike(self, alike: list[tuple[int, Fill[Any]]], held: dict[int, Any], cost_s: float) -> Operation[None]:
+        """Store fills that have the same options: one request for each shard."""
         core = self.core
         entries = [_payload(core, fill, self.options) for _, fill in alike]
         tokens = [held[index] for index, _ in alike]
@@ -252,9 +249,10 @@ class _Batch:
         tail = _tail(first, self.options, cost_s, None)
         stored, failed = yield from put_all(core, keys, entries, tail, ttls_ms=ttls, leases=tokens)
         core.counters.fills_void += len(alike) - len(stored) - len(failed)
+        if failed:
+            yield Spawn(leases.release_in_background(core, [(keys[at], tokens[at]) for at in failed]))
         for error in failed.values():
             core.fail_open("put_many", error, strict=self.strict)
-        return failed
 
 
 def _in_order(result: Any, missing: list[Any]) -> list[Any]:

@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
+from stratacache.client.core.circuit import backoff_s
 from stratacache.client.core.dispatch import ask_owners
-from stratacache.client.core.effects import Command, Operation
+from stratacache.client.core.effects import Command, Operation, Sleep
 from stratacache.client.core.reads import fetch, slices
 from stratacache.client.core.state import Core
 from stratacache.client.view import ShardInfo
@@ -160,7 +161,21 @@ def elsewhere(core: Core, keys: Mapping[int, bytes]) -> Operation[dict[int, Any]
 
 
 def release(core: Core, held: Sequence[tuple[bytes, Any]]) -> Operation[None]:
-    """Give leases back unused. Best effort: a shard that does not answer is not waited for as long as otherwise."""
+    """Give leases back unused. Best effort."""
     if held:
-        deadline = core.monotonic() + min(core.options.deadline_s, core.options.connect_deadline_s)
-        yield from ask_owners(core, [key for key, _ in held], _ReleasePlan(held), deadline=deadline)
+        yield from ask_owners(core, [key for key, _ in held], _ReleasePlan(held), deadline=core.deadline())
+
+
+def release_in_background(core: Core, held: Sequence[tuple[bytes, Any]]) -> Operation[None]:
+    """Give leases back whose fills no shard took, as soon as their shards can be asked again.
+
+    Until then others wait for a fill that does not come. Harmless for a fill that was stored (its lease has ended), and
+    for one that comes yet (it is void then).
+    """
+    end, tries = core.monotonic() + core.options.lease_hold_s, 0
+    while held and core.monotonic() < end:
+        failed = yield from ask_owners(core, [key for key, _ in held], _ReleasePlan(held), deadline=core.deadline())
+        held = [held[at] for at in sorted(failed)]
+        if held:
+            tries += 1
+            yield Sleep(min(1.0, 10 * backoff_s(tries, core.random)))

@@ -153,17 +153,23 @@ def test_a_caller_that_is_stopped_takes_nobody_along(nodes: list[Node]) -> None:
 
 
 def test_a_fill_that_is_refused_keeps_nobody_waiting(nodes: list[Node], monkeypatch: pytest.MonkeyPatch) -> None:
-    """The lease of a fill that no shard takes is given back: the next caller computes at once, not when it runs out."""
+    """The lease of a fill that no shard takes is given back, if not at the first try: nobody waits until it ends."""
     with (
         connect(address(nodes), shared=False) as refused,
         connect(address(nodes), shared=False, strict=True) as other,
     ):
         other.clear()
         exchange = refused._backend.shell.exchange
+        releases: list[Exchange] = []
 
         def refusing(wanted: Exchange) -> Any:
-            if any(command[0] in (b"SC.PUT", b"SC.MPUT") for call in wanted.calls for command in call.commands):
+            words = {command[0] for call in wanted.calls for command in call.commands}
+            if words & {b"SC.PUT", b"SC.MPUT"}:
                 return [[ReplyError("TRYAGAIN the owners of the key are just changing")] for _ in wanted.calls]
+            if b"SC.RELEASE" in words:
+                releases.append(wanted)
+                if len(releases) < 10:
+                    return [[ReplyError("SUSPENDED 0")] for _ in wanted.calls]
             return exchange(wanted)
 
         monkeypatch.setattr(refused._backend.shell, "exchange", refusing)

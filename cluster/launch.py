@@ -25,6 +25,7 @@ from stratacache.node.errors import CacheError, UnavailableError, UsageError
 
 CALL_DEADLINE_S: Final = 30.0
 STOP_DEADLINE_S: Final = 30.0
+HEAD_RESOURCE: Final = "node:__internal_head__"
 _POLL_S: Final = 0.05
 
 
@@ -177,6 +178,7 @@ def start(config: ClusterConfig | None = None, /, **options: Any) -> ClusterHand
                 memory=64 * MIB,
                 max_restarts=-1,
                 max_concurrency=10_000,
+                scheduling_strategy=_on_head(),
             )
             .remote(config)
         )
@@ -197,6 +199,18 @@ def start(config: ClusterConfig | None = None, /, **options: Any) -> ClusterHand
         shutil.rmtree(runtime_dir(config.uid), ignore_errors=True)
         raise
     return handle
+
+
+def _on_head() -> Any:
+    """Where the coordinator runs: on Ray's head while it has room, since without the head it may not grant anything.
+
+    On any other machine, the loss of that machine too would stop all shards for the 20 s that Ray takes to notice.
+    """
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    heads = [node["NodeID"] for node in ray.nodes() if node["Alive"] and HEAD_RESOURCE in node["Resources"]]
+    return NodeAffinitySchedulingStrategy(heads[0], soft=True) if heads else "DEFAULT"
 
 
 def _is_taken(coordinator: Any) -> bool:

@@ -310,7 +310,9 @@ class NearCache:
                 ]
                 calls.append(Call(by_id[shard_id], commands))
         if calls:
-            yield Exchange(calls, self._core.deadline())
+            options = self._core.options  # whoever reports also listens: a shard that hangs must not make it deaf
+            soon = min(options.deadline_s, options.push_deadline_s / 2)
+            yield Exchange(calls, self._core.monotonic() + soon)
 
     def stats(self) -> dict[str, int]:
         """Numbers for stats()."""

@@ -1,7 +1,9 @@
 """The asyncio shell's ears: one task of a loop that hears the pushes of all shards for the near cache.
 
 Invariants: as `watch.py`: a part ends as soon as its connection is lost, out of step, or silent for the push deadline.
-Pushes are applied in the callback that receives them, before any task of the loop can read the near cache again.
+Pushes are applied in the callback that receives them, before any task of the loop can read the near cache again. What a
+read vouches for is counted from a tick of the loop before it: the process may have been stopped between the kernel's
+part of the read and ours, and what came meanwhile is not applied yet.
 """
 
 from __future__ import annotations
@@ -26,14 +28,14 @@ FULL_READ_BYTES = 64 * 1024
 class _Ear:
     """One watching connection and what it vouches for."""
 
-    def __init__(self, core: Core, near: NearCache, connection: AioConnection, wake: Callable[[], None]) -> None:
+    def __init__(self, core: Core, near: NearCache, connection: AioConnection, watcher: AioWatcher) -> None:
         self.connection = connection
         self.part: Part = near.begin(connection.shard.id)
         self.began = core.monotonic()
         self.newer = False  # the shard knows a newer view
         self._core = core
         self._near = near
-        self._wake = wake
+        self._watcher = watcher
         connection.on_push = self._push
         connection.on_lost = self._lost
         connection.on_read = self._read
@@ -43,15 +45,15 @@ class _Ear:
             self.connection.close()
         elif message[0] == b"sc.beat" and len(message) > 2 and int(message[2]) > self._core.view.epoch > 0:
             self.newer = True
-            self._wake()
+            self._watcher.wake()
 
     def _read(self, size: int) -> None:
         if size < FULL_READ_BYTES:
-            self._near.heard(self.part, self._core.monotonic())
+            self._near.heard(self.part, self._watcher.ticked_at)
 
     def _lost(self) -> None:
         self._near.end(self.part)
-        self._wake()
+        self._watcher.wake()
 
     def silent(self, now: float) -> bool:
         """Whether nothing was heard for the push deadline."""
@@ -76,10 +78,19 @@ class AioWatcher:
         self._opening: dict[str, asyncio.Task[None]] = {}
         self._retry_at: dict[str, float] = {}
         self._awake = asyncio.Event()
+        self._tick_s = core.options.push_deadline_s / 8
+        self._timer: asyncio.TimerHandle | None = None
+        self.ticked_at = 0.0
+        self.wake = self._awake.set
+
+    def _tick(self) -> None:
+        self.ticked_at = self._core.monotonic()
+        self._timer = asyncio.get_running_loop().call_later(self._tick_s, self._tick)
 
     async def listen(self) -> None:
         """Connect, look for silence, report hits; until cancelled."""
         report_at = 0.0
+        self._tick()
         try:
             while True:
                 self._keep_connected()
@@ -96,6 +107,8 @@ class AioWatcher:
         except Exception:  # noqa: BLE001 - nobody else would hear of it
             LOGGER.exception("the near cache is off: its watcher failed")
         finally:
+            if self._timer is not None:
+                self._timer.cancel()
             for ear in list(self._ears.values()):
                 ear.connection.close()
             for task in self._opening.values():
@@ -103,7 +116,7 @@ class AioWatcher:
 
     async def _pause(self) -> None:
         try:
-            async with asyncio.timeout(self._core.options.push_deadline_s / 8):
+            async with asyncio.timeout(self._tick_s):
                 await self._awake.wait()
         except TimeoutError:
             pass
@@ -129,7 +142,7 @@ class AioWatcher:
             return
         finally:
             del self._opening[shard.id]
-        self._ears[shard.id] = _Ear(self._core, self._near, connection, self._awake.set)
+        self._ears[shard.id] = _Ear(self._core, self._near, connection, self)
 
     def _end_silent(self) -> None:
         now = self._core.monotonic()

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 import time
 from collections.abc import Callable, Iterator
+from random import Random
 from typing import Any
 
 import pytest
 
 from stratacache.client import MISS, connect
+from stratacache.client.core.near import NearCache
+from stratacache.client.core.state import Core
+from stratacache.client.options import ClientOptions
+from stratacache.client.transport.aio_connection import AioConnection
+from stratacache.client.transport.aio_watch import AioWatcher, _Ear
+from stratacache.client.view import ShardInfo
 
 from .servers import Node, address, running, wait_until
 
@@ -189,3 +197,23 @@ def test_threads_share_a_near_cache(open_cache: Callable[..., Any], writer: Any)
         thread.join()
     assert not wrong
     near.validate()
+
+
+def test_what_a_stopped_process_read_vouches_for_the_time_before() -> None:
+    """Stopped between the kernel's part of a read and ours: the part is no longer alive than it was before the stop."""
+    now = [100.0]
+    core = Core(ClientOptions(near_bytes_max=1 << 20), monotonic=lambda: now[0], random=Random(1))
+    near = NearCache(core)
+    shard = ShardInfo(id="a")
+
+    async def listen() -> None:
+        watcher = AioWatcher(core, near, None, None)  # type: ignore[arg-type]  # nothing is connected or run
+        connection = AioConnection(shard, asyncio.get_running_loop())
+        watcher._tick()
+        ear = _Ear(core, near, connection, watcher)
+        near.hear(ear.part, [b"sc.beat", 0, 1])
+        now[0] = 160.0  # read by the kernel at 100, told to us a minute later
+        ear._read(20)
+        assert ear.part.alive_until == 100.0 + core.options.push_deadline_s
+
+    asyncio.run(listen())

@@ -97,6 +97,7 @@ def _report(seen: list[Found], tormentor: Tormentor, started: float) -> dict[str
         },
         "slowest_call_s": round(max(found.slowest_s for found in seen), 2),
         "counts": dict(sorted(counts.items())),
+        "coordinator_on_head": tormentor.coordinator_is_on_head(),
         "epoch": tormentor.handle.view.epoch,
     }
 

@@ -71,6 +71,13 @@ class Tormentor:
         pid: int = ray.get(reference, timeout=HEAL_S)
         return pid
 
+    def coordinator_is_on_head(self) -> bool:
+        """Whether the loss of any other Ray node leaves the coordinator alone."""
+        import ray
+
+        where = self.handle._coordinator.__ray_call__.remote(lambda _: ray.get_runtime_context().get_node_id())
+        return bool(ray.get(where, timeout=HEAL_S) == self.raylets.head_node.node_id)
+
     def heal(self) -> None:
         """Wait until every shard has a live process that serves; raises UnavailableError when that does not come."""
         until = time.monotonic() + HEAL_S

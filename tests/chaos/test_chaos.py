@@ -36,4 +36,5 @@ def test_nothing_wrong_is_read_while_processes_die(tmp_path: Path) -> None:
     report = json.loads(target.read_text())
     assert report["violations"] == 0
     assert report["hits"] > 100
+    assert report["coordinator_on_head"]
     assert report["kills"] + report["faults"].get("stop_shard", 0) >= 2

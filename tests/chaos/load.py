@@ -162,15 +162,26 @@ class Worker:
             self.failing_since.setdefault(place, started)
             result = None
         else:
-            since = self.failing_since.pop(place, None)
-            if since is not None:
-                away = self.found.away
-                away[what] = max(away.get(what, NEVER), (time.monotonic() - since, since, place[1]))
+            self._back(place)
         took_s = time.monotonic() - started
         self.found.slowest_s = max(self.found.slowest_s, took_s)
         if took_s > 2 * DEADLINE_S + SLACK_S:
             self._check(f"I5: {what} of {key} took {took_s:.1f} s, the deadline is {DEADLINE_S} s")
         return result
+
+    def _back(self, place: tuple[str, str]) -> None:
+        """Calls of a kind succeed again in a shard's range, or nobody waits for it any more."""
+        since = self.failing_since.pop(place, None)
+        if since is not None:
+            what, shard = place
+            longest = self.found.away.get(what, NEVER)
+            self.found.away[what] = max(longest, (time.monotonic() - since, since, shard))
+
+    def finish(self) -> Found:
+        """What was seen, with what is still away."""
+        for place in list(self.failing_since):
+            self._back(place)
+        return self.found
 
     def _check(self, fault: str | None) -> None:
         if fault is not None:
@@ -193,4 +204,4 @@ def run(
     chooser = random.Random(f"{seed}/{number}")
     while not stop.is_set():
         worker.step(chooser)
-    out.put(worker.found)
+    out.put(worker.finish())

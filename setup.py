@@ -19,6 +19,7 @@ HOT = {
     "": "below engine entry gate groups histogram hot insight leases residents",
     "levels/": "compressed memory pending writer",
     "policies/": "base fifo lfu lru ranked ring size_based ttl",
+    "policies/intelligent/": "ghosts policy residents scores shadows stamps",
     "resp/": "lone parser readloop",
 }
 

@@ -14,6 +14,8 @@ from __future__ import annotations
 from array import array
 from typing import Final
 
+from mypy_extensions import i64
+
 from .stamps import AGE_SHIFT, LEVEL_MASK, LEVEL_MAX, TICK_SHIFT, TICKS
 
 _SLOTS_MIN: Final = 64
@@ -40,27 +42,32 @@ class Ghosts:
 
     def remember(self, digests: list[int], stamps: list[int]) -> None:
         """Keep last use and level of keys that leave, by the 32-bit hashes of the keys."""
-        slots, mask = self._slots, self._mask
-        for digest, stamp in zip(digests, stamps, strict=True):
+        slots = self._slots
+        mask: i64 = self._mask
+        for number, stamp in enumerate(stamps):
+            digest: i64 = digests[number]
             at = digest & mask
-            found = slots[at]
+            found: i64 = slots[at]
             if found and found ^ digest >= _TAG_UNIT:
-                other = slots[at ^ 1]
+                other: i64 = slots[at ^ 1]
                 if not other or (found - other) & _WORTH_MASK < _LATER:
                     at ^= 1
                     found = other
-            level = stamp & LEVEL_MASK
-            new = digest & _TAG_MASK | ((stamp >> TICK_SHIFT) + LEVEL_TICKS * level & 0xFFF) << 8 | level
+            bits: i64 = stamp
+            level = bits & LEVEL_MASK
+            new = digest & _TAG_MASK | ((bits >> TICK_SHIFT) + LEVEL_TICKS * level & 0xFFF) << 8 | level
             if (new - found) & _WORTH_MASK < _LATER or not found:
                 slots[at] = new
 
     def recall(self, digests: list[int], tick: int) -> list[int]:
         """Ticks since the last use and level (see AGE_SHIFT) of keys that come back, and forget them; 0: not known."""
-        slots, mask = self._slots, self._mask
-        recalled = []
-        for digest in digests:
+        slots = self._slots
+        mask: i64 = self._mask
+        recalled: list[int] = []
+        for value in digests:
+            digest: i64 = value
             at = digest & mask
-            found = slots[at]
+            found: i64 = slots[at]
             if found ^ digest >= _TAG_UNIT:
                 at ^= 1
                 found = slots[at]

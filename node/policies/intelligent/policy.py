@@ -10,9 +10,12 @@ and moves nothing. A condemned entry is still held, and is given up only if nobo
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from math import inf
+from typing import Any
 from zlib import crc32
+
+from mypy_extensions import i64
 
 from ..base import Evictable
 from .ghosts import Ghosts
@@ -57,8 +60,8 @@ class IntelligentPolicy:
         self._levels_after = levels_after(1)
         self._tick_length = 1
         self._left = 1.0  # requests until the next tick
-        self._shared = _sharing()
-        self._new = first_use(1, 0)  # the stamp of newcomers until their batch is complete
+        self._shared: dict[Any, Any] = {}  # one int object for all equal stamps of a tick: these are few
+        self._new: Any = first_use(1, 0)  # the stamp of newcomers until their batch is complete
         self._resized = False  # a size changed in place: what it was is not known, so the bytes are counted anew
         self._bytes = 0  # of the residents
         self._full = False
@@ -88,24 +91,27 @@ class IntelligentPolicy:
             self._advance()
         seed, shared, sample_limit = self._seed, self._shared, self._shadows.limit
         digests = [crc32(entry.key, seed) for entry in newcomers]
+        recalled = self._ghosts.recall(digests, self._tick)
         size_before, cost_before = -1, -1.0
-        for entry, digest, remembered in zip(newcomers, digests, self._ghosts.recall(digests, self._tick), strict=True):
+        value = 0
+        first: Any = 0
+        for at, entry in enumerate(newcomers):
             size = entry.size
             cost_s = entry.cost_s
             if size != size_before or cost_s != cost_before:
                 value = value_bits(cost_s, size)
                 first = self._now | value | 1
-                first = shared(first, first)
+                first = shared.setdefault(first, first)
                 size_before = size
                 cost_before = cost_s
             self._bytes += size
+            remembered = recalled[at]
+            stamp: Any = first
             if remembered:
                 stamp = return_use(remembered, self._now | value, self._levels_after)
-                stamp = shared(stamp, stamp)
-            else:
-                stamp = first
-            if digest < sample_limit:
-                self._follow(digest, size, cost_s)
+                stamp = shared.setdefault(stamp, stamp)
+            if digests[at] < sample_limit:
+                self._follow(digests[at], size, cost_s)
                 stamp |= SAMPLED
             entry.order = stamp
         self._residents.take_in(newcomers)
@@ -122,22 +128,24 @@ class IntelligentPolicy:
         self._left -= len(entries)
         if self._left <= 0:
             self._advance()
-        now = self._now
+        now: i64 = self._now
+        shared, levels_after_use = self._shared, self._levels_after
         for entry in entries:
-            stamp = entry.order
+            stamp: i64 = entry.order
             if stamp < now:
                 if stamp < 0:  # it was condemned
-                    entry.order = stamp = ~stamp
+                    stamp = ~stamp
+                    entry.order = stamp
                     if stamp >= now:
                         continue
-                ticks = now - stamp >> TICK_SHIFT
-                new = (
+                ticks = (now - stamp) >> TICK_SHIFT
+                new: Any = (
                     now
                     | stamp & KEPT_MASK
                     | INTERVALS[ticks if ticks < INTERVALS_MAX else -1]
-                    | self._levels_after[stamp & LEVEL_MASK]
+                    | levels_after_use[stamp & LEVEL_MASK]
                 )
-                entry.order = self._shared(new, new)
+                entry.order = shared.setdefault(new, new)
                 if stamp & SAMPLED:
                     self._follow_hit(entry)
 
@@ -212,11 +220,11 @@ class IntelligentPolicy:
     def _condemn(self, entries: list[Evictable]) -> None:
         """Let entries that have left the residents leave the policy next, the last one first, unless they are used."""
         seed, condemned = self._seed, self._condemned
-        stamps = [entry.order for entry in entries]
+        stamps: list[int] = [entry.order for entry in entries]
         self._ghosts.remember([crc32(entry.key, seed) for entry in entries], stamps)
         freed = 0
-        for entry, stamp in zip(entries, stamps, strict=True):
-            entry.order = ~stamp
+        for at, entry in enumerate(entries):
+            entry.order = ~stamps[at]
             entry.link = condemned
             freed += entry.size
         condemned += entries
@@ -263,19 +271,13 @@ class IntelligentPolicy:
             self._left += max(step, 0.0625)
         self._now = self._tick << TICK_SHIFT
         self._levels_after = levels_after(self._tick)
-        self._shared = _sharing()
+        self._shared = {}
         self._new = first_use(self._tick, 0)
         self._ghosts.grow(entries)
         self._batch_length = self._residents.resize(entries)
         if self._resized and not self._tick % TICKS:
             self._bytes = sum(entry.size for entry in self._residents)
             self._resized = False
-
-
-def _sharing() -> Callable[[int, int], int]:
-    """A function that gives the int object that stands for all equal ones: stamps of one tick are few."""
-    ints: dict[int, int] = {}
-    return ints.setdefault
 
 
 def _stamp(entry: Evictable) -> int:

@@ -18,7 +18,7 @@ from itertools import chain
 from typing import Final
 
 from ..base import Evictable
-from .scores import Score
+from .scores import Score, lowest
 
 ROW_LENGTH: Final = 48
 """Entries in a row: so many that meet a batch. With 24 or 64 some traces lost half a point."""
@@ -82,9 +82,7 @@ class Residents:
         row, batch = self._due()
         # Of equals newcomers leave: in a loop the last used is the last to be used again.
         together = batch + row
-        ranks = score.rank([entry.order for entry in together], tick)
-        leave = sorted(range(len(ranks)), key=ranks.__getitem__)[: len(batch) or count]
-        leave.reverse()
+        leave = lowest(score.rank([entry.order for entry in together], tick), len(batch) or count)
         worst = [together[at] for at in leave]
         leave.sort(reverse=True)
         for at in leave:

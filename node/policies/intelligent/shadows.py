@@ -18,7 +18,7 @@ from __future__ import annotations
 from math import exp
 from typing import Final
 
-from .scores import Score
+from .scores import Score, lowest
 from .stamps import (
     AGE_SHIFT,
     LEVEL_MASK,
@@ -88,21 +88,23 @@ class _Shadow:
                 self._evict(bytes_max, tick)
 
     def _evict(self, bytes_max: float, tick: int) -> None:
-        start = self.hand if self.hand < len(self.rows) else 0
+        rows = self.rows
+        start = self.hand if self.hand < len(rows) else 0
         end = start + ROW_LENGTH
-        together = self.newcomers + self.rows[start:end]
+        together = self.newcomers + rows[start:end]
         ranks = self.score.rank([known.stamp for known in together], tick)
-        most = max(1, len(self.newcomers))
+        leave = lowest(ranks, max(1, len(self.newcomers)))
         held = self.bytes_held
         bit = self.bit
-        for at in sorted(range(len(ranks)), key=ranks.__getitem__)[:most]:
+        for at in reversed(leave):
             victim = together[at]
             victim.held ^= bit
             held -= victim.size
             if held <= bytes_max:
                 break
         self.bytes_held = held
-        self.rows[start:end] = left = [known for known in together if known.held & bit]
+        left = [known for known in together if known.held & bit]
+        rows[start:end] = left
         self.newcomers = []
         self.hand = start + len(left)
 
@@ -112,7 +114,7 @@ class Shadows:
 
     __slots__ = ("_all", "_entries", "_known", "_left", "_phase", "_shadows", "_tick", "best", "divisor", "limit")
 
-    def __init__(self, scores: tuple[Score, ...]) -> None:
+    def __init__(self, scores: list[Score]) -> None:
         self._shadows = [_Shadow(score, 1 << number) for number, score in enumerate(scores)]
         self._all = (1 << len(scores)) - 1
         self._known: dict[int, _Known] = {}

@@ -35,7 +35,7 @@ INTERVAL_MASK: Final = 0xFF << INTERVAL_SHIFT
 LEVEL_MASK: Final = 0xFF
 KEPT_MASK: Final = SAMPLED | VALUE_MASK
 """What a use does not change."""
-GONE: Final = 1 << 120
+GONE: Final = 1 << 61
 """`order` of an entry that is not held: later than every tick, so that a late hit on it changes nothing."""
 
 INTERVAL_TICKS_MAX: Final = 4 * TICKS

@@ -1,8 +1,9 @@
 """Compiles the hot modules of a node with mypyc, where a C compiler is at hand.
 
 They are ordinary typed Python and run as such where they are not compiled: set STRATACACHE_COMPILE=0, or have no
-compiler. What is compiled, and why just that: docs/ARCHITECTURE.md. Everything else about the package stands in
-pyproject.toml.
+compiler. In one point they must heed that they are compiled: a slice of bytes may not end before it begins, which is
+empty in Python and an error in mypyc 2.4. What is compiled, and why just that: docs/ARCHITECTURE.md. Everything else
+about the package stands in pyproject.toml.
 """
 
 from __future__ import annotations

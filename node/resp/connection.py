@@ -19,6 +19,7 @@ from enum import Enum
 from typing import TYPE_CHECKING, Final, cast
 
 from stratacache.node.resp.dispatch import failed, refuse, run, settle
+from stratacache.node.resp.lone import HEAD_BYTES, KEY_BYTES
 from stratacache.node.resp.parser import ProtocolError, is_harmless
 from stratacache.node.resp.readloop import HITS_KEPT, LARGE_REPLY_BYTES, SLICE_BYTES, MalformedError, ReadLoop
 from stratacache.node.resp.replies import NULLS, CommandError, error
@@ -69,7 +70,6 @@ class Connection(ReadLoop, asyncio.Protocol):
         self.closing = False
         self.output_since_ms = 0  # since when the client has not read what it was sent; 0: it reads
         self._transport: asyncio.Transport = cast("asyncio.Transport", None)
-        self._chunk_bytes_max = server.config.value_bytes_max  # in a longer one an argument may be over the limit
         self._stash: deque[bytes] = deque()  # came while a reply was waited for
         self._later: Later | None = None  # the reply that is waited for,
         self._behind: deque[Reply] = deque()  # and those that leave after it
@@ -134,6 +134,18 @@ class Connection(ReadLoop, asyncio.Protocol):
                 self._take(reply, [])
                 self._continue([])
             return
+        if self.plain and self._in_step and len(data) <= self._chunk_bytes_max and data[:HEAD_BYTES] in KEY_BYTES:
+            known: list[bytes] = []
+            done, _, pause = self._run_known(data, known)
+            if done == len(data) and not pause and self._later is None:
+                self.write(known)
+                return
+            if done:
+                if done < len(data):  # most often a command that has not come whole
+                    self._in_step = False
+                    self._parser.feed(data[done:])
+                self._continue(known)
+                return
         if not (self._in_step and self.access and len(data) <= self._chunk_bytes_max and is_harmless(data)):
             self._in_step = False
             self._parser.feed(data)

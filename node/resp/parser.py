@@ -138,6 +138,10 @@ class RequestParser:
         in_sight = self._bulk + _ARGUMENT_BYTES if 0 <= self._bulk <= self.limits.bulk_bytes_max else 0
         return len(self._buffer) - self._position + self._held - in_sight + len(self._long)
 
+    def front(self, count: int) -> bytes:
+        """The next bytes of what is buffered, `count` at most."""
+        return self._buffer[self._position : self._position + count]
+
     def take_rest(self) -> bytes:
         """Give up what is buffered; only at a command boundary."""
         rest = self._buffer[self._position :]
@@ -195,8 +199,10 @@ class RequestParser:
         args = self._args
         while self._left:
             end = buffer.find(b"\r\n", at, at + _HEADER_BYTES)
+            if end <= at or buffer[at] != _DOLLAR:
+                break
             digits = buffer[at + 1 : end]
-            if end < 0 or buffer[at] != _DOLLAR or not digits.isdigit() or (digits[0] == _ZERO and len(digits) > 1):
+            if not digits.isdigit() or (digits[0] == _ZERO and len(digits) > 1):
                 break
             length = int(digits)
             stop = end + 2 + length

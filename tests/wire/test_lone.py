@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import hiredis
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from stratacache.node.resp import lone
+from stratacache.node.resp.readloop import TURN_COMMANDS
 from tests.wire.inprocess import InProcess
 from tests.wire.raw import request
 
@@ -32,8 +33,12 @@ def recognised(chunk: bytes) -> list[bytes] | None:
     for name, heads in ((b"GET", lone.GET), (b"SC.GET", lone.SC_GET)):
         if len(chunk) <= lone.READ_BYTES_MAX and chunk.startswith(head := heads[len(chunk)]):
             return [name, chunk[len(head) : -2]]
-    pair = lone.parse_set(chunk)
-    return [b"SET", *pair] if pair is not None else None
+    key_bytes = lone.KEY_BYTES.get(chunk[: lone.HEAD_BYTES], 0)
+    sets = lone.SetReader()
+    if key_bytes < 100 or sets.read(chunk, lone.HEAD_BYTES, key_bytes) != len(chunk):
+        return None
+    assert sets.ttl_ms == 0
+    return [b"SET", sets.key, sets.value]
 
 
 @given(key=KEYS)
@@ -113,3 +118,47 @@ def test_no_short_way_for_a_shard_that_may_not_serve() -> None:
     connection.data_received(request("SET", "a", "1"))
     connection.data_received(request("GET", "a"))
     assert transport.written == b"-SUSPENDED 0\r\n" * 2
+
+
+NAMES = st.sampled_from(
+    [*(b"k" * size for size in (9, 10, 50, 99, 100)), b"default:plain-key", b"\r\n" * 7, b"*2\r\n$3\r\nGET\r\n$10"]
+)
+SHORT = st.one_of(st.binary(max_size=8), st.sampled_from([b"\r\n$1\r\n", b"*2\r\n$3\r\nGET", b"v" * 1000]))
+TIMES = st.sampled_from([b"10", b"1", b"0", b"-1", b"01", b"x", b"999999999", b"9999999999"])
+COMMANDS = st.one_of(
+    st.tuples(st.just(b"GET"), NAMES),
+    st.tuples(st.just(b"SET"), NAMES, SHORT),
+    st.tuples(st.just(b"SET"), NAMES, SHORT, st.sampled_from([b"EX", b"PX", b"ex", b"NX"]), TIMES),
+    st.tuples(st.just(b"TTL"), NAMES),
+    st.sampled_from([(b"MULTI",), (b"EXEC",), (b"get", b"k" * 10), (b"CLIENT", b"REPLY", b"SKIP"), (b"PING",)]),
+)
+
+
+@settings(deadline=None)
+@given(commands=st.lists(COMMANDS, max_size=12), cuts=st.lists(st.integers(0, 4000), max_size=4))
+def test_a_pipeline_is_answered_like_its_commands(commands: list[tuple[bytes, ...]], cuts: list[int]) -> None:
+    """Whole, or cut anywhere, or byte by byte through the exact parser: the same replies and the same counters."""
+    stream = b"".join(request(*words) for words in commands)
+    places = sorted({cut for cut in cuts if 0 < cut < len(stream)})
+    cut = [stream[start:end] for start, end in zip([0, *places], [*places, len(stream)], strict=True)]
+    told = []
+    for chunks in ([stream], cut, [bytes([byte]) for byte in stream]):
+        served = InProcess()
+        replies = served.run([chunk for chunk in chunks if chunk])
+        stats = served.engine.stats()
+        told.append((replies, stats["hits"], stats["misses"], stats["puts"], served.server.commands))
+    assert told[0] == told[1] == told[2]
+
+
+def test_a_pipeline_longer_than_a_turn_lets_others_in() -> None:
+    """One turn of the loop executes about TURN_COMMANDS of known commands, in order, and the rest follows."""
+    served = InProcess()
+    connection, transport = served.connect()
+    keys = [b"key:%08d" % number for number in range(2_000)]
+    connection.data_received(b"".join(request("SET", key, key) for key in keys))
+    assert transport.written.count(b"+OK") <= 2 * TURN_COMMANDS
+    served.loop.run()
+    assert transport.written.count(b"+OK") == len(keys)
+    connection.data_received(b"".join(request("GET", key) for key in keys))
+    served.loop.run()
+    assert transport.written.endswith(b"".join(b"$12\r\n%b\r\n" % key for key in keys))

@@ -31,6 +31,11 @@ PAUSES_MS = (700.0, 3000.0, 6000.0)
 SHARDS_MAX = 5
 
 
+def sizes(shards: int) -> range:
+    """How many shards a cluster may have that began with so many."""
+    return range(1, SHARDS_MAX + 1) if shards <= SHARDS_MAX else range(shards - SHARDS_MAX, shards + SHARDS_MAX + 1)
+
+
 def is_elastic(seed: int) -> bool:
     """Whether shards come and go in this seed."""
     return seed % 4 == 0
@@ -156,7 +161,7 @@ class Reshaper:
         if draw < 0.3 and self._last:
             return self._last  # and back
         if draw < 0.75:
-            return membership.resized(now, random.randint(1, SHARDS_MAX), {})
+            return membership.resized(now, random.choice(sizes(self.cluster.config.shards)), {})
         if draw < 0.9:
             return membership.without(now, random.choice(sorted(now)))
         return membership.resized(now, None, {random.choice(sorted(now)): random.choice((0.25, 1.0, 3.0))})

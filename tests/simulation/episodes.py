@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from stratacache.cluster import membership
 from tests.simulation.clients import Workload
+from tests.simulation.elastic import sizes
 
 if TYPE_CHECKING:
     from stratacache.cluster.changes import Change
@@ -132,7 +133,7 @@ class Episodes:
         if coordinator is None or not coordinator.alive:
             return
         now = coordinator.core.target
-        count = self.random.choice([one for one in range(1, 6) if abs(one - len(now)) > 1])
+        count = self.random.choice([one for one in sizes(self.cluster.config.shards) if abs(one - len(now)) > 1])
         self.faults.count("targets set", str(count))
         coordinator.aim(membership.resized(now, count, {}))
 

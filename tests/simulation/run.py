@@ -24,6 +24,8 @@ FORM_MS = 20_000.0
 FAULTS_MS = 40_000.0
 HEAL_MS = 150_000.0
 PROBE_MS = 15_000.0
+MANY = 50
+"""From here on each key has one owner unless more are asked for: every shard would have a stream to every other."""
 SHM = Path("/dev/shm")
 
 
@@ -66,7 +68,7 @@ class Setting:
 def choose_setting(seed: int, random: Random, shards: int | None, replicas: int | None) -> Setting:
     """The setting of a seed; `shards` and `replicas` are kept to where they are given."""
     count = shards or random.choice((1, 2, 3, 3, 4, 5))
-    copies = min(replicas, count) if replicas else copies_of(seed, count)
+    copies = min(replicas, count) if replicas else copies_of(seed, count) if count < MANY else 1
     calm, moving = episodes.is_calm(seed), elastic.is_elastic(seed) and not replicas
     if moving:
         copies = 1  # keys move between shards only where there is one copy of each

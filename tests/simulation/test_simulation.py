@@ -41,6 +41,7 @@ CAUGHT_BY = {
 }
 """A seed that shows each bug. After a change of the workload others do: `--break NAME --seeds 0:300` names one."""
 TRIES = 30
+REAL_DISKS = (4, 6, 9)
 
 
 @pytest.mark.parametrize("seed", sorted({*FIXED, *REGRESSIONS}))
@@ -57,6 +58,18 @@ def test_fresh_seeds_show_no_violation() -> None:
         seed = int.from_bytes(os.urandom(4), "big")
         violation = simulate(seed).violation
         assert violation is None, f"{violation}; replay: python -m tests.simulation --seeds {seed} --trace"
+
+
+@pytest.mark.parametrize("seed", REAL_DISKS)
+def test_real_disks_show_no_violation(seed: int) -> None:
+    """Shards with the L3 of the engine on LMDB files, killed between any two of its writes."""
+    violation = simulate(seed, real_disks=True).violation
+    assert violation is None, f"{violation}; replay: python -m tests.simulation --seeds {seed} --disk real --trace"
+
+
+def test_many_shards_converge() -> None:
+    """Up to 200 run with `--shards 200`; here fewer, since each costs a process."""
+    assert simulate(1, shards=30).violation is None
 
 
 @pytest.mark.parametrize("name", CAUGHT_BY)

@@ -7,6 +7,9 @@ import sys
 import time
 from collections import Counter
 
+if "--break" in sys.argv:
+    import tests.plain  # noqa: F401 - what is compiled can't be patched
+
 from tests.simulation import breaks_copies  # noqa: F401 - lists its breaks
 from tests.simulation.breaks import BREAKS, broken
 from tests.simulation.run import simulate

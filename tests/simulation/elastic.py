@@ -6,9 +6,11 @@ over. The windows, batches and bitmaps of these seeds are small, so that their e
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from random import Random
 from typing import TYPE_CHECKING, Any
+from unittest.mock import patch
 
 from hiredis import ReplyError
 
@@ -39,6 +41,19 @@ def sizes(shards: int) -> range:
 def is_elastic(seed: int) -> bool:
     """Whether shards come and go in this seed."""
     return seed % 4 == 0
+
+
+@contextmanager
+def own_sizes() -> Iterator[None]:
+    """What `choose_sizes` sets ends with the seed."""
+    with (
+        patch.object(touched, "BITS", touched.BITS),
+        patch.object(leftovers, "BATCH_KEYS_MAX", leftovers.BATCH_KEYS_MAX),
+        patch.object(leftovers, "LOOKS_A_STEP", leftovers.LOOKS_A_STEP),
+        patch.object(intake, "FETCH_AFTER_MS", intake.FETCH_AFTER_MS),
+        patch.object(intake, "BATCH_PAUSE_MS", intake.BATCH_PAUSE_MS),
+    ):
+        yield
 
 
 def choose_sizes(random: Random) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -24,7 +25,7 @@ FORM_MS = 20_000.0
 FAULTS_MS = 40_000.0
 HEAL_MS = 150_000.0
 PROBE_MS = 15_000.0
-MANY = 50
+MANY = 20
 """From here on each key has one owner unless more are asked for: every shard would have a stream to every other."""
 SHM = Path("/dev/shm")
 
@@ -87,10 +88,12 @@ def simulate(
     trace: Callable[[str], None] | None = None,
 ) -> Outcome:
     """Run one seed to its end or to its first violation; with `real_disks` the shards' L3 are LMDB files in memory."""
-    if real_disks:
-        with TemporaryDirectory(prefix="stratacache-sim-", dir=SHM if SHM.exists() else None) as folder:
-            return _simulate(seed, ops, shards, replicas, Path(folder), trace)
-    return _simulate(seed, ops, shards, replicas, None, trace)
+    with elastic.own_sizes(), ExitStack() as stack:
+        folder: Path | None = None
+        if real_disks:
+            temporary = TemporaryDirectory(prefix="stratacache-sim-", dir=SHM if SHM.exists() else None)
+            folder = Path(stack.enter_context(temporary))
+        return _simulate(seed, ops, shards, replicas, folder, trace)
 
 
 def _simulate(

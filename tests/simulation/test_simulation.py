@@ -13,7 +13,7 @@ import pytest
 
 from stratacache.cluster import serving_shell, shard_node
 from tests.simulation import breaks_copies, shards  # noqa: F401 (the one lists its breaks)
-from tests.simulation.breaks import BREAKS, broken
+from tests.simulation.breaks import BREAKS
 from tests.simulation.run import simulate
 
 REGRESSIONS = {
@@ -29,19 +29,7 @@ tests/cluster/test_coordinator.py: a change of the workload changes what a seed 
 FIXED = range(12)
 FRESH = 5
 
-CAUGHT_BY = {
-    "no-debt-for-a-down-shard": 22,
-    "no-fencing": 8,
-    "replica-applies-out-of-order": 3,
-    "handoff-without-taking-the-key-away": 24,
-    "lease-not-voided-by-tag": 0,
-    "l3-served-before-draining": 22,
-    "two-step-view-change-made-one-step": 4,
-    "hints-dropped-silently": 150,
-}
-"""A seed that shows each bug. After a change of the workload others do: `--break NAME --seeds 0:300` names one."""
-TRIES = 30
-REAL_DISKS = (4, 6, 9)
+REAL_DISKS = (4, 9)
 
 
 @pytest.mark.parametrize("seed", sorted({*FIXED, *REGRESSIONS}))
@@ -69,15 +57,15 @@ def test_real_disks_show_no_violation(seed: int) -> None:
 
 def test_many_shards_converge() -> None:
     """Up to 200 run with `--shards 200`; here fewer, since each costs a process."""
-    assert simulate(1, shards=30).violation is None
+    assert simulate(5, shards=20).violation is None
 
 
-@pytest.mark.parametrize("name", CAUGHT_BY)
-def test_a_planted_bug_is_found(name: str) -> None:
+def test_planted_bugs_are_found() -> None:
     """An oracle that has never failed proves nothing."""
-    tries = range(CAUGHT_BY[name], CAUGHT_BY[name] + 8 * TRIES, 8)  # seeds of the same kind, should the first not do
-    with broken(name):
-        assert any(simulate(seed).violation for seed in tries), f"{name} was not found"
+    command = [sys.executable, "-m", "tests.simulation.caught"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.count(": seed ") >= 8
 
 
 def _given_to_the_server(*modules: ModuleType) -> set[str]:

@@ -19,8 +19,8 @@ SEEDS = {
     "handoff-without-taking-the-key-away": 120,
     "lease-not-voided-by-tag": 40,
     "l3-served-before-draining": 22,
-    "two-step-view-change-made-one-step": 44,
-    "hints-dropped-silently": 166,
+    "two-step-view-change-made-one-step": 60,
+    "hints-dropped-silently": 230,
 }
 """After a change of the workload others show it: `python -m tests.simulation --break NAME --seeds 0:300` names one."""
 TRIES = 30

@@ -8,7 +8,8 @@ import tracemalloc
 import numpy as np
 import pytest
 
-from benchmarks.ai_traces import sessions, zipf
+from benchmarks.ai_traces import zipf
+from benchmarks.eviction_shift import measure
 from benchmarks.replay import replay, replay_policy
 from benchmarks.traces import make_trace
 from stratacache.node.policies.base import Evictable, evictable
@@ -83,33 +84,18 @@ def test_memory_an_entry_stays_within_40_bytes() -> None:
 
 
 def test_a_loop_larger_than_the_cache_gets_hits() -> None:
-    """LRU has no hit at all in a loop of twice its size; the chooser finds a function that has."""
+    """LRU has no hit at all in a loop of twice its size; the chooser finds a function that holds one half of it."""
     trace = make_trace("loop", np.arange(12_000) % 400)
     ours = replay(trace, "intelligent", 200, in_bytes=False)
     assert replay(trace, "engine-lru", 200, in_bytes=False).mean() == 1.0
-    assert ours[6_000:].mean() < 0.75
+    assert ours[6_000:].mean() < 0.53
 
 
 def test_it_follows_a_workload_that_changes() -> None:
-    """10 % after each change it is within 2 points of the better of LRU, LFU and FIFO for the rest of that part."""
-    draw = np.random.Generator(np.random.PCG64(3))
-    length = 12_000
-    parts = [
-        zipf(draw, length, 3_000, 1.0),
-        10**6 + np.arange(length) % 500,
-        10**7 + sessions(draw, length, 10, 3),
-    ]
-    keys = np.concatenate(parts)
-    ours = replay(make_trace("shift", keys), "intelligent", 300, in_bytes=False)
-    settle = len(keys) // 10
-    for number in range(3):
-        own = make_trace("part", parts[number])
-        best = min(
-            replay(own, policy, 300, in_bytes=False)[settle:].mean()
-            for policy in ("engine-lru", "engine-lfu", "engine-fifo")
-        )
-        got = ours[number * length + settle : (number + 1) * length].mean()
-        assert got <= best + 0.02, f"part {number}: {got:.3f} against {best:.3f}"
+    """10 % after each change it is within 2 points of the best of ten fixed policies for the rest of that part."""
+    pytest.importorskip("libcachesim")
+    for part in measure(seed=3):
+        assert part.ours <= part.best + 0.02, part
 
 
 def test_a_large_newcomer_of_little_worth_is_refused() -> None:

@@ -28,6 +28,9 @@ from .stamps import INTERVAL_SHIFT, LEVEL_MASK, LOG2_USES, TICK_SHIFT, TICKS, VA
 
 _NEVER: Final = 32.0  # log2 of ticks
 _AGES: Final = 64 * TICKS
+_SLACK: Final = 0.125
+"""log2 of how much longer than its interval the age of an entry must be before it counts: intervals are rounded so.
+Without it a loop lost, in each round, those residents whose turn was next."""
 _FIELD: Final = 0xFF  # value, interval
 
 
@@ -109,7 +112,7 @@ def rate(grace: float) -> Score:
 
 def reuse(name: str, uses_weight: float, once_seen: float) -> Score:
     """Value over the time to the next use, taken to be the last interval or the age, whichever is longer."""
-    return Score(name, 1.0, uses_weight, lambda age: log2(age + 0.5), once_seen)
+    return Score(name, 1.0, uses_weight, lambda age: log2(age + 0.5) - _SLACK, once_seen)
 
 
 def all_scores() -> list[Score]:

@@ -102,9 +102,9 @@ def _report(seen: list[Found], tormentor: Tormentor, started: float) -> dict[str
     }
 
 
-def _told(away: tuple[float, float, str], started: float) -> str:
-    seconds, since, shard = away
-    return f"{seconds:.1f} s" + (f" from {since - started:.1f} s, {shard}" if shard else "")
+def _told(away: tuple[float, float, str, str], started: float) -> str:
+    seconds, since, shard, told = away
+    return f"{seconds:.1f} s" + (f" from {since - started:.1f} s, {shard}: {told}" if shard else "")
 
 
 def main() -> int:

@@ -19,7 +19,7 @@ from stratacache.client.view import View
 from tests.chaos.oracle import Slots, fault_of, value_of
 
 NAMESPACES = ("put", "fill")
-NEVER = (0.0, 0.0, "")
+NEVER = (0.0, 0.0, "", "")
 NAMESPACE_OF = {"get": "put", "put": "put", "fill": "fill"}
 DEADLINE_S = 2.0
 SLACK_S = 3.0  # a loaded machine may not run a process for seconds
@@ -30,12 +30,12 @@ class Found:
     """What one process saw.
 
     `away`: for each kind of call, the longest time from the first that failed in a shard's range to the next good one
-    there, the moment when it began, and the shard.
+    there, the moment when it began, the shard, and what the last one that failed was told.
     """
 
     faults: list[str] = field(default_factory=list)
     counts: Counter[str] = field(default_factory=Counter)
-    away: dict[str, tuple[float, float, str]] = field(default_factory=dict)
+    away: dict[str, tuple[float, float, str, str]] = field(default_factory=dict)
     slowest_s: float = 0.0
 
 
@@ -54,6 +54,7 @@ class Worker:
         self.all = range(count)
         self.found = Found()
         self.failing_since: dict[tuple[str, str], float] = {}
+        self.told: dict[tuple[str, str], str] = {}
 
     def name(self, kind: str, index: int) -> str:
         """The key's present name."""
@@ -157,8 +158,9 @@ class Worker:
         self.found.counts[what] += 1
         try:
             result = act()
-        except UnavailableError:
+        except UnavailableError as error:
             self.found.counts["unavailable"] += 1
+            self.told[place] = str(error)
             self.failing_since.setdefault(place, started)
             result = None
         else:
@@ -175,7 +177,7 @@ class Worker:
         if since is not None:
             what, shard = place
             longest = self.found.away.get(what, NEVER)
-            self.found.away[what] = max(longest, (time.monotonic() - since, since, shard))
+            self.found.away[what] = max(longest, (time.monotonic() - since, since, shard, self.told[place]))
 
     def finish(self) -> Found:
         """What was seen, with what is still away."""

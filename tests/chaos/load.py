@@ -115,7 +115,19 @@ class Worker:
             slots.floor[index] = version
         else:
             slots.floor[index] = version + 1
-            slots.generation[index] += 1
+            self._retire(index)
+
+    def _retire(self, index: int) -> None:
+        """A fresh key takes an own `put` key's place, in the same shard's range: it would not be asked for any more."""
+        shard = self.shard_of("put", self.name("put", index))
+        while True:
+            self.slots["put"].generation[index] += 1
+            if self.shard_of("put", self.name("put", index)) == shard:
+                return
+
+    def shard_of(self, kind: str, key: str) -> str:
+        """The shard in whose range a key lies."""
+        return self.ring.primary(f"{kind}:{key}".encode()).id
 
     def forget(self, index: int) -> None:
         """Invalidate an own `put` key."""
@@ -154,7 +166,7 @@ class Worker:
     def _call(self, what: str, key: str, act: Any) -> Any:
         """One call, timed; None when the cache could not answer."""
         started = time.monotonic()
-        place = what, self.ring.primary(f"{NAMESPACE_OF[what]}:{key}".encode()).id
+        place = what, self.shard_of(NAMESPACE_OF[what], key)
         self.found.counts[what] += 1
         try:
             result = act()

@@ -65,11 +65,11 @@ def receive_values(
         rest = size - end
         if not buffer.startswith(header[:rest], end):
             return values + parse(b"*%d\r\n" % left, end, size)
+        if time.monotonic() > until:
+            raise TimeoutError
         buffer[:rest] = buffer[end:size]
         size = rest + _more(receive_into, view[rest:])
         at = 0
-        if time.monotonic() > until:
-            raise TimeoutError
 
 
 def _more(receive_into: Callable[[Any], int], room: bytearray | memoryview) -> int:

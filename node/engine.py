@@ -13,6 +13,8 @@ from __future__ import annotations
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any, Final
 
+from mypy_extensions import mypyc_attr
+
 from .below import Below
 from .clock import Clock, NodeClock
 from .config import NodeConfig
@@ -45,6 +47,7 @@ HIT_LOG_MAX: Final = 128
 TIMED_MASK: Final = 15  # one get in 16 is timed
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)  # ReplicatedCache is one (cluster/replicated.py)
 class MultiLevelCache:
     """The cache of one node, over an ordered list of levels.
 

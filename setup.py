@@ -1,9 +1,11 @@
 """Compiles the hot modules of a node with mypyc, where a C compiler is at hand.
 
 They are ordinary typed Python and run as such where they are not compiled: set STRATACACHE_COMPILE=0, or have no
-compiler. In one point they must heed that they are compiled: a slice of bytes may not end before it begins, which is
-empty in Python and an error in mypyc 2.4. What is compiled, and why just that: docs/ARCHITECTURE.md. Everything else
-about the package stands in pyproject.toml.
+compiler. In two points they must heed that they are compiled: a slice of bytes may not end before it begins, which is
+empty in Python and an error in mypyc 2.4; and where mypy takes an attribute for None because it was so before a call
+that sets it, compiled code raises TypeError, so it is looked at again in another method.
+
+What is compiled, and why just that: docs/ARCHITECTURE.md. Everything else about the package stands in pyproject.toml.
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ HOT = {
     "levels/": "compressed memory pending writer",
     "policies/": "base fifo lfu lru ranked ring size_based ttl",
     "policies/intelligent/": "ghosts policy residents scores shadows stamps",
-    "resp/": "lone parser readloop",
+    "resp/": "connection dispatch lone parser readloop",
 }
 
 

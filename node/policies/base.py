@@ -11,7 +11,7 @@ from typing import Any, Final, Protocol
 
 from mypy_extensions import mypyc_attr
 
-NEVER_MS: Final = 1 << 62
+NEVER_MS: Final = (1 << 62) - 1
 """`expires_ms` of an entry without a TTL: one shared int, so that a hit needs a single comparison."""
 
 

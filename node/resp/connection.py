@@ -44,8 +44,11 @@ class ReplyMode(Enum):
     SKIP = "skip"
 
 
-class Connection(ReadLoop, asyncio.Protocol):
-    """The asyncio protocol of one client; handlers get it as their first argument."""
+class Connection(ReadLoop):
+    """The protocol of one client, as asyncio asks for one; handlers get it as their first argument.
+
+    Not derived from asyncio.Protocol, which has nothing in it, so that it can be compiled.
+    """
 
     def __init__(self, server: NodeServer) -> None:
         self.access = server.access_without_token
@@ -126,7 +129,10 @@ class Connection(ReadLoop, asyncio.Protocol):
         self.server.bytes_in += len(data)
         if self._later is not None or self._scheduled:
             self._stash.append(data)
-            return
+        else:
+            self._receive(data)
+
+    def _receive(self, data: bytes) -> None:
         if self.plain and self._in_step and (reply := self._answer_lone(data)) is not None:
             if reply.__class__ is bytes:
                 self._send(reply)

@@ -15,7 +15,6 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final, cast
 
 import hiredis
-from mypy_extensions import mypyc_attr
 
 from stratacache.node.entry import NEVER_MS
 from stratacache.node.keys import canonical
@@ -44,7 +43,7 @@ _ONLY_BYTES: Final = {bytes}
 _END: Final = object()
 _CODEC_HEADS: Final = tuple(b"*2\r\n:%d\r\n" % codec for codec in range(256))
 
-ShortCuts = tuple["Callable[[bytes], Any]", "Callable[..., Any] | None"]
+ShortCuts = tuple["Callable[[bytes], Any]", bool]  # how to find an entry, and whether to put one
 
 
 class MalformedError(Exception):
@@ -64,10 +63,9 @@ def _all_bytes(argv: list[object]) -> bool:
     return set(map(type, argv)) == _ONLY_BYTES
 
 
-_NONE: Final[ShortCuts] = (_nothing, None)
+_NONE: Final[ShortCuts] = (_nothing, False)
 
 
-@mypyc_attr(allow_interpreted_subclasses=True)  # Connection is one
 class ReadLoop:
     """The reading half of a connection. `Connection` brings the socket, the replies and the client's state."""
 
@@ -114,7 +112,7 @@ class ReadLoop:
         server = self.server
         if allowed:
             lookup = self.engine.lookup if server.table_is_owned else _nothing
-            self._short_cuts = (lookup, self.engine.put if server.forwarder is None else None)
+            self._short_cuts = (lookup, server.forwarder is None)
         else:
             self._short_cuts = _NONE
 
@@ -124,7 +122,7 @@ class ReadLoop:
         server = self.server
         if now_ms >= server.serve_until_ms:
             return None
-        lookup, put = self._short_cuts
+        lookup, may_put = self._short_cuts
         size = len(chunk)
         if size <= lone.READ_BYTES_MAX:
             head = lone.GET[size]
@@ -143,7 +141,7 @@ class ReadLoop:
                 if len(hits) > HITS_KEPT:
                     self.engine.drain_hits()
                 return frame if plain else _CODEC_HEADS[entry.page.group.codec] + frame
-        if put is None or size > lone.SET_BYTES_MAX:
+        if not may_put or size > lone.SET_BYTES_MAX:
             return None
         key_bytes = lone.KEY_BYTES.get(chunk[: lone.HEAD_BYTES], 0)
         sets = self._sets
@@ -151,14 +149,15 @@ class ReadLoop:
             return None
         self.active_ms = now_ms
         server.commands += 1
-        return self._set(put, sets.key, sets.value, now_ms + sets.ttl_ms if sets.ttl_ms else NEVER_MS)
+        return self._set(sets.key, sets.value, now_ms + sets.ttl_ms if sets.ttl_ms else NEVER_MS)
 
-    def _set(self, put: Callable[..., Any], key: bytes, value: bytes, expires_ms: int = NEVER_MS) -> Reply:
+    def _set(self, key: bytes, value: bytes, expires_ms: int = NEVER_MS) -> Reply:
         """Carry out a SET that has no other option than a time."""
         if key.startswith(b"default:"):
             key = canonical(key)
         try:
-            return stored(put(key, value, expires_ms=expires_ms))
+            done = self.engine.put(key, value, expires_ms=expires_ms)
+            return OK if done is True else stored(done)
         except Exception as problem:  # noqa: BLE001 (answered, and logged when it is unforeseen)
             return self._failed(problem)
 
@@ -169,7 +168,7 @@ class ReadLoop:
         pause.
         """
         now_ms = self.active_ms = self._now_ms()
-        lookup, put = self._short_cuts
+        lookup, may_put = self._short_cuts
         if lookup is _nothing or now_ms >= self.server.serve_until_ms:
             return 0, 0, False
         hits = self._hits
@@ -198,11 +197,11 @@ class ReadLoop:
                         continue
                 pause = self._take(self._execute([b"GET", key]), out)
                 continue
-            after = sets.read(chunk, start, key_bytes) if put is not None else -1
-            if put is None or after < 0:
+            after = sets.read(chunk, start, key_bytes) if may_put else -1
+            if after < 0:
                 break
             position = after
-            reply = self._set(put, sets.key, sets.value, now_ms + sets.ttl_ms if sets.ttl_ms else NEVER_MS)
+            reply = self._set(sets.key, sets.value, now_ms + sets.ttl_ms if sets.ttl_ms else NEVER_MS)
             executed += 1
             if reply is OK:
                 out.append(OK)
@@ -263,7 +262,7 @@ class ReadLoop:
         hits = self._hits
         now_ms = self.active_ms = self._now_ms()
         mode = self.plain
-        lookup, put = self._short_cuts if now_ms < self.server.serve_until_ms else _NONE
+        lookup, may_put = self._short_cuts if now_ms < self.server.serve_until_ms else _NONE
         executed = 0
         try:
             while (argv := gets()) is not _END:
@@ -277,9 +276,9 @@ class ReadLoop:
                             executed += 1
                             continue
                 elif name == b"SET":
-                    if put is not None and len(argv) == 3 and argv[1].__class__ is argv[2].__class__ is bytes:
+                    if may_put and len(argv) == 3 and argv[1].__class__ is argv[2].__class__ is bytes:
                         executed += 1
-                        reply = self._set(put, argv[1], argv[2])
+                        reply = self._set(argv[1], argv[2])
                         if reply is OK:
                             append(OK)
                         elif self._take(reply, out):
@@ -304,7 +303,7 @@ class ReadLoop:
                     return True
                 if self.plain is not mode:  # MULTI, AUTH, CLIENT TRACKING: the rest of the chunk is under another rule
                     mode = self.plain
-                    lookup, put = self._short_cuts if now_ms < self.server.serve_until_ms else _NONE
+                    lookup, may_put = self._short_cuts if now_ms < self.server.serve_until_ms else _NONE
         except (hiredis.HiredisError, TypeError, IndexError, KeyError) as problem:
             raise MalformedError from problem  # handlers' own errors do not come up here: `run` answers them
         finally:

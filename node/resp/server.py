@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, cast
 
 import msgpack
 
@@ -167,8 +167,8 @@ class NodeServer:
                 self.config.unix_path.unlink()
         await asyncio.sleep(0)
 
-    def _connection(self) -> Connection:
-        return Connection(self)
+    def _connection(self) -> asyncio.BaseProtocol:
+        return cast("asyncio.BaseProtocol", Connection(self))  # it has the methods of one
 
     async def _listen_unix(self, path: Path) -> None:
         """Listen on a socket that only this user can reach, from its first moment."""

@@ -126,7 +126,7 @@ class Connection(ReadLoop):
 
     def data_received(self, data: bytes) -> None:
         """Execute what has come."""
-        self.server.bytes_in += len(data)
+        self._traffic.bytes_in += len(data)
         if self._later is not None or self._scheduled:
             self._stash.append(data)
         else:
@@ -301,7 +301,7 @@ class Connection(ReadLoop):
         if len(out) > 1 and (size := sum([len(part) for part in out])) > LARGE_REPLY_BYTES:
             if self.server.dirty:
                 self.server.flush_pushes(self)
-            self.server.bytes_out += size
+            self._traffic.bytes_out += size
             self._transport.writelines(out)  # joining would copy all of it once more
             self._check_output()
             self.flush_pushes()
@@ -315,7 +315,7 @@ class Connection(ReadLoop):
         if server.dirty:
             server.flush_pushes(self)  # who else must know of a change knows it before its maker is answered
         if data:
-            server.bytes_out += len(data)
+            self._traffic.bytes_out += len(data)
             self._transport.write(data)
             if self.output_since_ms:
                 self._check_output()

@@ -66,6 +66,15 @@ def _all_bytes(argv: list[object]) -> bool:
 _NONE: Final[ShortCuts] = (_nothing, False)
 
 
+class Traffic:
+    """What went through all connections of a server, in a compiled object: it is counted with every command."""
+
+    def __init__(self) -> None:
+        self.commands = 0
+        self.bytes_in = 0
+        self.bytes_out = 0
+
+
 class ReadLoop:
     """The reading half of a connection. `Connection` brings the socket, the replies and the client's state."""
 
@@ -78,6 +87,7 @@ class ReadLoop:
         self.server = server
         self.engine = server.engine
         self.plain = False
+        self._traffic = server.traffic
         self._hits = self.engine.hit_log
         self._now_ms = self.engine.now_ms
         self._short_cuts = _NONE
@@ -131,7 +141,7 @@ class ReadLoop:
                 head = lone.SC_GET[size]
             if plain or chunk.startswith(head):
                 self.active_ms = now_ms
-                server.commands += 1
+                self._traffic.commands += 1
                 key = chunk[len(head) : -2]
                 entry = lookup(key)
                 if entry is None or entry.expires_ms <= now_ms or (frame := entry.frame or _first_frame(entry)) is None:
@@ -148,7 +158,7 @@ class ReadLoop:
         if key_bytes < 100 or sets.read(chunk, lone.HEAD_BYTES, key_bytes) != size:
             return None
         self.active_ms = now_ms
-        server.commands += 1
+        self._traffic.commands += 1
         return self._set(sets.key, sets.value, now_ms + sets.ttl_ms if sets.ttl_ms else NEVER_MS)
 
     def _set(self, key: bytes, value: bytes, expires_ms: int = NEVER_MS) -> Reply:
@@ -207,7 +217,7 @@ class ReadLoop:
                 out.append(OK)
             else:
                 pause = self._take(reply, out)
-        self.server.commands += executed
+        self._traffic.commands += executed
         return position, executed, pause
 
     def _run_chunk(self, out: list[bytes]) -> bool:
@@ -308,7 +318,7 @@ class ReadLoop:
             raise MalformedError from problem  # handlers' own errors do not come up here: `run` answers them
         finally:
             self._executed += executed
-            self.server.commands += executed
+            self._traffic.commands += executed
         return False
 
     def _many_at_once(
@@ -349,7 +359,7 @@ class ReadLoop:
                 return False
             if not argv:
                 continue
-            self.server.commands += 1
+            self._traffic.commands += 1
             if self._take(self._run_exact(argv), out):
                 return True
             turn += 1

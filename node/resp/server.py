@@ -23,6 +23,7 @@ from stratacache.node.resp import commands, tls
 from stratacache.node.resp.commands.tracking import Tracking
 from stratacache.node.resp.config import ServerConfig
 from stratacache.node.resp.connection import Connection
+from stratacache.node.resp.readloop import Traffic
 from stratacache.node.resp.routing import Arrivals, Copies, Departures, Forwarder
 from stratacache.node.resp.table import Access
 from stratacache.node.resp.watch import Watchers
@@ -92,10 +93,8 @@ class NodeServer:
         self.connections_received = 0
         self.connections_rejected = 0
         self.cut_clients = 0
-        self.commands = 0
+        self.traffic = Traffic()
         self.errors: dict[str, int] = {}
-        self.bytes_in = 0
-        self.bytes_out = 0
         self.watchers = Watchers(self)
         self.tracking = Tracking(self)
         self.listeners: list[ChangeListener] = []
@@ -275,10 +274,10 @@ class NodeServer:
             "connections_received": self.connections_received,
             "connections_rejected": self.connections_rejected,
             "clients_cut": self.cut_clients,
-            "commands": self.commands,
+            "commands": self.traffic.commands,
             "errors": dict(self.errors),
-            "bytes_in": self.bytes_in,
-            "bytes_out": self.bytes_out,
+            "bytes_in": self.traffic.bytes_in,
+            "bytes_out": self.traffic.bytes_out,
         }
 
     def count_error(self, text: str) -> None:

@@ -19,7 +19,7 @@ from enum import Enum
 from typing import TYPE_CHECKING, Final, cast
 
 from stratacache.node.resp.dispatch import failed, refuse, run, settle
-from stratacache.node.resp.lone import HEAD_BYTES, KEY_BYTES
+from stratacache.node.resp.known import HEAD_BYTES, KEY_BYTES
 from stratacache.node.resp.parser import ProtocolError, is_harmless
 from stratacache.node.resp.readloop import HITS_KEPT, LARGE_REPLY_BYTES, SLICE_BYTES, MalformedError, ReadLoop
 from stratacache.node.resp.replies import NULLS, CommandError, error

@@ -1,9 +1,9 @@
 """From a connection's bytes to executed commands: the two parsers, and the read loop with its short cuts.
 
-hiredis takes chunks that begin at a command boundary and declare nothing huge (`parser.is_harmless`); the exact parser
-takes everything else, and what hiredis could not finish. GET, SET, SC.GET and SC.MGET on entries in memory are
-answered in the read loop itself, everything else goes through `dispatch`; a GET, SC.GET or SET that comes alone needs
-not even hiredis (lone.py).
+GETs and SETs are known by their bytes (known.py), alone or in a pipeline, while their entries are in memory. hiredis
+takes what is left of chunks that begin at a command boundary and declare nothing huge (`parser.is_harmless`); the exact
+parser takes everything else, and what hiredis could not finish. SC.GET and SC.MGET on entries in memory are answered in
+the read loop itself as well; all other commands go through `dispatch`.
 
 Invariants: commands are executed in the order in which they came, each once, whichever parser read it; one turn of the
 event loop executes about `TURN_COMMANDS` of them; a change of mode (MULTI, AUTH) holds from the next command on.
@@ -18,7 +18,7 @@ import hiredis
 
 from stratacache.node.entry import NEVER_MS
 from stratacache.node.keys import canonical
-from stratacache.node.resp import lone
+from stratacache.node.resp import known
 from stratacache.node.resp.dispatch import stored
 from stratacache.node.resp.parser import Oversize, RequestParser, offset_after
 from stratacache.node.resp.replies import OK
@@ -98,7 +98,7 @@ class ReadLoop:
         self._fed = 0  # how much of it hiredis was given,
         self._executed = 0  # and how many of its commands were run
         self._chunk_bytes_max = server.config.value_bytes_max  # in a longer one an argument may be over the limit
-        self._sets = lone.SetReader()
+        self._sets = known.SetReader()
 
     def _execute(self, argv: list[bytes]) -> Reply:
         """Run a command through dispatch."""
@@ -134,11 +134,11 @@ class ReadLoop:
             return None
         lookup, may_put = self._short_cuts
         size = len(chunk)
-        if size <= lone.READ_BYTES_MAX:
-            head = lone.GET[size]
+        if size <= known.READ_BYTES_MAX:
+            head = known.GET[size]
             plain = chunk.startswith(head)
             if not plain:
-                head = lone.SC_GET[size]
+                head = known.SC_GET[size]
             if plain or chunk.startswith(head):
                 self.active_ms = now_ms
                 self._traffic.commands += 1
@@ -151,11 +151,11 @@ class ReadLoop:
                 if len(hits) > HITS_KEPT:
                     self.engine.drain_hits()
                 return frame if plain else _CODEC_HEADS[entry.page.group.codec] + frame
-        if not may_put or size > lone.SET_BYTES_MAX:
+        if not may_put or size > known.SET_BYTES_MAX:
             return None
-        key_bytes = lone.KEY_BYTES.get(chunk[: lone.HEAD_BYTES], 0)
+        key_bytes = known.KEY_BYTES.get(chunk[: known.HEAD_BYTES], 0)
         sets = self._sets
-        if key_bytes < 100 or sets.read(chunk, lone.HEAD_BYTES, key_bytes) != size:
+        if key_bytes < 100 or sets.read(chunk, known.HEAD_BYTES, key_bytes) != size:
             return None
         self.active_ms = now_ms
         self._traffic.commands += 1
@@ -172,7 +172,7 @@ class ReadLoop:
             return self._failed(problem)
 
     def _run_known(self, chunk: bytes, out: list[bytes]) -> tuple[int, int, bool]:
-        """Execute the GETs and SETs at the front of a chunk that are known by their bytes (lone.py).
+        """Execute the GETs and SETs at the front of a chunk that are known by their bytes (known.py).
 
         Gives where the next one begins, how many were executed (one turn at most), and whether the connection is to
         pause.
@@ -187,8 +187,8 @@ class ReadLoop:
         size = len(chunk)
         pause = False
         while position < size and executed < TURN_COMMANDS and not pause:
-            start = position + lone.HEAD_BYTES
-            key_bytes = lone.KEY_BYTES.get(chunk[position:start], 0)
+            start = position + known.HEAD_BYTES
+            key_bytes = known.KEY_BYTES.get(chunk[position:start], 0)
             if not key_bytes:
                 break
             if key_bytes < 100:
@@ -344,7 +344,7 @@ class ReadLoop:
         turn = 0
         while True:
             parser.trusted = self.access > Access.NONE
-            if self.plain and parser.between_commands and parser.front(lone.HEAD_BYTES) in lone.KEY_BYTES:
+            if self.plain and parser.between_commands and parser.front(known.HEAD_BYTES) in known.KEY_BYTES:
                 rest = parser.take_rest()
                 done, executed, pause = 0, 0, False
                 if len(rest) <= self._chunk_bytes_max:

@@ -132,7 +132,8 @@ def test_a_lost_shard_takes_its_part_along(open_cache: Callable[..., Any], shell
             wait_until(lambda: len(cache.get_many(keys)) == 100, 10, "all of them back")
             pair[0].pause()
             wait_until(lambda: near.stats()["live_parts"] == 1, 5, "the end of the silent part")
-            wait_until(lambda: 0 < len(near.entries) < 100, 5, "one part gone, the other kept")
+            # On a busy machine the other part may have missed its heartbeat for a moment, too: it fills again.
+            wait_until(lambda: cache.get_many(keys) and 0 < len(near.entries) < 100, 5, "one part gone, the other kept")
             pair[0].resume()
             wait_until(lambda: near.stats()["live_parts"] == 2, 10, "a new part")
             pair[1].kill()

@@ -6,7 +6,7 @@ import hiredis
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from stratacache.node.resp import lone
+from stratacache.node.resp import known
 from stratacache.node.resp.readloop import TURN_COMMANDS
 from tests.wire.inprocess import InProcess
 from tests.wire.raw import request
@@ -30,12 +30,12 @@ def parsed(chunk: bytes) -> list[bytes] | None:
 
 def recognised(chunk: bytes) -> list[bytes] | None:
     """What is recognised in a chunk."""
-    for name, heads in ((b"GET", lone.GET), (b"SC.GET", lone.SC_GET)):
-        if len(chunk) <= lone.READ_BYTES_MAX and chunk.startswith(head := heads[len(chunk)]):
+    for name, heads in ((b"GET", known.GET), (b"SC.GET", known.SC_GET)):
+        if len(chunk) <= known.READ_BYTES_MAX and chunk.startswith(head := heads[len(chunk)]):
             return [name, chunk[len(head) : -2]]
-    key_bytes = lone.KEY_BYTES.get(chunk[: lone.HEAD_BYTES], 0)
-    sets = lone.SetReader()
-    if key_bytes < 100 or sets.read(chunk, lone.HEAD_BYTES, key_bytes) != len(chunk):
+    key_bytes = known.KEY_BYTES.get(chunk[: known.HEAD_BYTES], 0)
+    sets = known.SetReader()
+    if key_bytes < 100 or sets.read(chunk, known.HEAD_BYTES, key_bytes) != len(chunk):
         return None
     assert sets.ttl_ms == 0
     return [b"SET", sets.key, sets.value]
@@ -51,7 +51,7 @@ def test_reads_are_recognised(key: bytes) -> None:
     for name in (b"GET", b"SC.GET"):
         chunk = request(name, key)
         found = recognised(chunk)
-        assert found == ([name, key] if len(chunk) <= lone.READ_BYTES_MAX else None)
+        assert found == ([name, key] if len(chunk) <= known.READ_BYTES_MAX else None)
 
 
 @given(key=KEYS, value=VALUES)
@@ -65,7 +65,7 @@ def test_sets_are_recognised(key: bytes, value: bytes) -> None:
 
 def test_no_bytes_are_taken_for_a_request_by_their_number() -> None:
     """Chunks of every size that are no request at all are not recognised."""
-    for size in range(lone.READ_BYTES_MAX + 2):
+    for size in range(known.READ_BYTES_MAX + 2):
         assert recognised(b"\0" * size) is None
         assert recognised(b"*" * size) is None
 

@@ -24,7 +24,6 @@ from stratacache.cluster.debts import OpenLog
 from stratacache.cluster.handoff import Handoffs
 from stratacache.cluster.leftovers import Leftovers
 from stratacache.cluster.members import Member
-from stratacache.cluster.owing import Owing
 from stratacache.cluster.ownership import Ownership
 from stratacache.cluster.serving import Serving
 from stratacache.cluster.touched import Touched
@@ -62,13 +61,6 @@ def broken(name: str | None) -> Iterator[None]:
 def no_debt_for_a_down_shard() -> Iterator[None]:
     """Shards do not record what a suspended one misses: its log is empty."""
     with patch.object(OpenLog, "add", lambda self, debt: None):
-        yield
-
-
-@plant
-def keys_not_owed() -> Iterator[None]:
-    """Shards acknowledge keys of a suspended owner without recording them."""
-    with patch.object(Owing, "owe", lambda self, keys: None):
         yield
 
 
@@ -133,19 +125,6 @@ def no_fencing() -> Iterator[None]:
 def successor_does_not_wait() -> Iterator[None]:
     """A new process of a shard is let in as soon as Ray reports the old one dead."""
     with patch.object(Member, "is_fenced", lambda self, now_ms: True):
-        yield
-
-
-@plant
-def clock_rates_ignored() -> Iterator[None]:
-    """The coordinator waits for exactly one lease, though a shard's clock may be slower than its own."""
-    init = Coordinator.__init__
-
-    def short(self: Coordinator, **options: Any) -> None:
-        init(self, **options)
-        self.authority.lease_bound_ms = options["lease_ms"]
-
-    with patch.object(Coordinator, "__init__", short):
         yield
 
 

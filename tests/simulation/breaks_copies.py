@@ -126,17 +126,3 @@ def hints_not_recorded() -> Iterator[None]:
     """Who changes a key without one of its owners does not record it for that one."""
     with patch.object(Owing, "missed", lambda self, shard, keys: None):
         yield
-
-
-@plant
-def hints_for_the_next_owner_only() -> Iterator[None]:
-    """A change on its way to two owners that both go is recorded for the first of them alone."""
-    with patch.object(Replication, "_note_missed", lambda self, change: None):
-        yield
-
-
-@plant
-def dropped_entries_count_as_copies() -> Iterator[None]:
-    """A shard that returns does not ask for keys that it has dropped and not swept yet."""
-    with patch.object(Replication, "_has", lambda self, key: self.engine.residents.find(key) is not None):
-        yield

@@ -13,14 +13,14 @@ from tests.simulation.breaks import broken
 from tests.simulation.run import simulate
 
 SEEDS = {
-    "no-debt-for-a-down-shard": 22,
-    "no-fencing": 8,
+    "no-debt-for-a-down-shard": 38,
+    "no-fencing": 80,
     "replica-applies-out-of-order": 3,
-    "handoff-without-taking-the-key-away": 120,
-    "lease-not-voided-by-tag": 40,
-    "l3-served-before-draining": 22,
-    "two-step-view-change-made-one-step": 60,
-    "hints-dropped-silently": 230,
+    "handoff-without-taking-the-key-away": 272,
+    "lease-not-voided-by-tag": 96,
+    "l3-served-before-draining": 38,
+    "two-step-view-change-made-one-step": 108,
+    "hints-dropped-silently": 262,
 }
 """After a change of the workload others show it: `python -m tests.simulation --break NAME --seeds 0:300` names one."""
 TRIES = 30

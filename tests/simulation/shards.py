@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from tests.simulation.homes import Home
 
 RENEW_MS = 1000
+"""As the actor does, a lease is renewed this often, or ten times in its life."""
 CALL_DEADLINE_MS = 2000
 TICK_S = 0.25
 SLOW_MS = (0.5, 5, 50, 300)
@@ -47,6 +48,7 @@ class ShardProcess(Process):
         self.shard, self.incarnation = effect.shard, effect.incarnation
         self.home = home
         self.serving = Serving(shard=effect.shard, incarnation=effect.incarnation, lease_ms=cluster.lease_ms)
+        self._renew_ms = min(RENEW_MS, cluster.lease_ms / 10)
         self.owing = Owing(self.serving)
         self.started: m.ShardStarted | None = None
         self.engine: MultiLevelCache
@@ -301,4 +303,4 @@ class ShardProcess(Process):
             case None if self.world.random.random() < 0.5:
                 self._coordinator = None
         self._asking = False
-        self._renewal = self.after(1 if self._ask_again else RENEW_MS, self._keep_lease)
+        self._renewal = self.after(1 if self._ask_again else self._renew_ms, self._keep_lease)

@@ -49,7 +49,7 @@ class NodeConfig:
     l3_rebuild: bool = False
     """Set aside a data directory of an unknown format and begin a fresh one, where it would be refused otherwise."""
     l3_queue_bytes_max: int = 64 * MIB
-    flush_after_ms: int = 1000
+    flush_after_ms: int = 2000
     """With write-behind, how long a changed key waits for others of its value before it goes to the disk."""
     key_bytes_max: int = KEY_BYTES_MAX
     value_bytes_max: int = 64 * MIB

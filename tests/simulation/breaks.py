@@ -18,13 +18,11 @@ from stratacache.cluster import authority, changes, coordinator
 from stratacache.cluster import coordinator_events as c
 from stratacache.cluster import messages as m
 from stratacache.cluster import serving_events as s
-from stratacache.cluster.authority import Authority
 from stratacache.cluster.coordinator import Coordinator
 from stratacache.cluster.debts import OpenLog
 from stratacache.cluster.handoff import Handoffs
 from stratacache.cluster.leftovers import Leftovers
 from stratacache.cluster.members import Member
-from stratacache.cluster.ownership import Ownership
 from stratacache.cluster.serving import Serving
 from stratacache.cluster.touched import Touched
 from stratacache.node.engine import MultiLevelCache
@@ -197,13 +195,6 @@ def epochs_not_remembered() -> Iterator[None]:
         yield
 
 
-@plant
-def recovery_does_not_wait() -> Iterator[None]:
-    """A coordinator that recovers takes silence for death."""
-    with patch.object(Authority, "granted_by_others_until_ms", lambda self, now_ms: now_ms):
-        yield
-
-
 # ------------------------------------------------------------------ keys that move
 
 
@@ -251,13 +242,6 @@ def leftovers_not_dropped() -> Iterator[None]:
 def arrivals_not_judged() -> Iterator[None]:
     """A new owner stores what it takes, whatever was invalidated since the ring changed."""
     with patch.object(Standing, "admits", lambda self, namespace, tags: True):
-        yield
-
-
-@plant
-def moving_keys_served() -> Iterator[None]:
-    """A shard that has prepared a ring goes on serving the keys that it is about to lose."""
-    with patch.object(Ownership, "prepare", lambda self, view: None):
         yield
 
 

@@ -1,17 +1,16 @@
 """One client's connection: bytes to commands to replies, in order, within its limits.
 
-The reading half, bytes to commands, is `ReadLoop`; here are the socket, the replies, and what is known of the client.
+The reading half, bytes to commands, is `ReadLoop`, the writing half `Output`; here are the order of the replies, and
+what is known of the client.
 
 Invariants: replies leave in the order of their commands, also when one is answered later: then this connection stops
 reading, and no other notices; commands behind a put that only waits for the disk run meanwhile, so that the puts of one
-pipeline are committed together. What a client does not read is bounded by `output_bytes_max`: past it the connection
-is cut.
+pipeline are committed together.
 """
 
 from __future__ import annotations
 
 import asyncio
-import logging
 import socket
 from collections import deque
 from concurrent.futures import Future
@@ -20,17 +19,15 @@ from typing import TYPE_CHECKING, Final, cast
 
 from stratacache.node.resp.dispatch import failed, refuse, run, settle
 from stratacache.node.resp.known import HEAD_BYTES, KEY_BYTES
+from stratacache.node.resp.output import LARGE_REPLY_BYTES
 from stratacache.node.resp.parser import ProtocolError, is_harmless
-from stratacache.node.resp.readloop import HITS_KEPT, LARGE_REPLY_BYTES, SLICE_BYTES, MalformedError, ReadLoop
-from stratacache.node.resp.replies import NULLS, CommandError, error
+from stratacache.node.resp.readloop import SLICE_BYTES, MalformedError, ReadLoop
+from stratacache.node.resp.replies import NULLS, error
 from stratacache.node.resp.table import Access, Later, Reply
 
 if TYPE_CHECKING:
-    from stratacache.node.resp.commands.tracking import TrackingClient
     from stratacache.node.resp.commands.transactions import Transaction
     from stratacache.node.resp.server import NodeServer
-
-log = logging.getLogger(__name__)
 
 UNIX_SEND_BYTES: Final = 1024 * 1024
 
@@ -53,32 +50,25 @@ class Connection(ReadLoop):
     def __init__(self, server: NodeServer) -> None:
         self.access = server.access_without_token
         super().__init__(server, trusted=self.access > Access.NONE)
-        self.id = 0
         self.resp = 2
         self.null = NULLS[2]
         self.native = False
         self.name = b""
-        self.library = (b"", b"")
-        self.peer = ""
+        self.client_library = (b"", b"")
         self.local = ""
         self.connected_ms = 0
         self.active_ms = 0
         self.last_command = "NULL"
         self.transaction: Transaction | None = None
-        self.tracking: TrackingClient | None = None
         self.leases: dict[bytes, bytes] = {}  # token -> key of the fill leases that were granted here
         self.channels: dict[bytes, None] = {}  # SUBSCRIBE
         self.stream: tuple[str, str, int] | None = None  # the shard, incarnation and lane whose changes come here
         self.reply_mode = ReplyMode.ON
-        self.closing = False
-        self.output_since_ms = 0  # since when the client has not read what it was sent; 0: it reads
-        self._transport: asyncio.Transport = cast("asyncio.Transport", None)
         self._stash: deque[bytes] = deque()  # came while a reply was waited for
         self._later: Later | None = None  # the reply that is waited for,
         self._behind: deque[Reply] = deque()  # and those that leave after it
         self._scheduled = False
         self._ended = False
-        self._pushes: list[bytes] = []
         self.refresh_mode()
 
     # -- shell: what asyncio calls ------------------------------------------------------------------------------------
@@ -113,16 +103,6 @@ class Connection(ReadLoop):
         """The client sends no more: keep the writing side open while replies are still due."""
         self._ended = True
         return not self.idle
-
-    def pause_writing(self) -> None:
-        """Note that the client does not read as fast as it is answered."""
-        self.output_since_ms = self.engine.now_ms()
-        self.server.slow.add(self)
-
-    def resume_writing(self) -> None:
-        """Note that the client has read."""
-        self.output_since_ms = 0
-        self.server.slow.discard(self)
 
     def data_received(self, data: bytes) -> None:
         """Execute what has come."""
@@ -296,55 +276,6 @@ class Connection(ReadLoop):
             self._take(reply, out)
         self._continue(out)
 
-    def write(self, out: list[bytes]) -> None:
-        """Send replies; cuts the client off when it has left too much unread."""
-        if len(out) > 1 and (size := sum([len(part) for part in out])) > LARGE_REPLY_BYTES:
-            if self.server.dirty:
-                self.server.flush_pushes(self)
-            self._traffic.bytes_out += size
-            self._transport.writelines(out)  # joining would copy all of it once more
-            self._check_output()
-            self.flush_pushes()
-        else:
-            self._send(out[0] if len(out) == 1 else b"".join(out))
-        if len(self._hits) > HITS_KEPT:  # while the client reads what it was just sent
-            self.engine.drain_hits()
-
-    def _send(self, data: bytes) -> None:
-        server = self.server
-        if server.dirty:
-            server.flush_pushes(self)  # who else must know of a change knows it before its maker is answered
-        if data:
-            self._traffic.bytes_out += len(data)
-            self._transport.write(data)
-            if self.output_since_ms:
-                self._check_output()
-        if self._pushes:
-            self.flush_pushes()
-
-    def _check_output(self) -> None:
-        if self.output_since_ms and self.output_bytes > self.server.config.output_bytes_max:
-            self.cut("output buffer over its limit")
-
-    def push(self, message: bytes) -> None:
-        """Send a message that no command asked for; between replies, never inside one."""
-        self._pushes.append(message)
-        self.server.dirty = True
-        self.server.pushes_pending.add(self)
-
-    def flush_pushes(self) -> None:
-        """Send the messages that wait."""
-        if self._pushes and not self.closing:
-            data = b"".join(self._pushes)
-            self._pushes.clear()
-            self._transport.write(data)
-            self._check_output()
-
-    @property
-    def output_bytes(self) -> int:
-        """Bytes that the client has not taken yet."""
-        return self._transport.get_write_buffer_size()
-
     @property
     def query_bytes(self) -> int:
         """Bytes of commands that are not complete or not executed yet."""
@@ -359,18 +290,6 @@ class Connection(ReadLoop):
     def idle(self) -> bool:
         """Whether everything that was received has been answered."""
         return self._later is None and not self._scheduled and not self._stash
-
-    def cut(self, reason: str) -> None:
-        """Close at once, whatever is still to be sent."""
-        log.warning("client %d (%s) cut off: %s, %d bytes unread", self.id, self.peer, reason, self.output_bytes)
-        self.server.cut_clients += 1
-        self.closing = True
-        self._transport.abort()
-
-    def close(self) -> None:
-        """Close after what was queued is sent."""
-        self.closing = True
-        self._transport.close()
 
     def reset(self) -> None:
         """Forget everything that the client has set (RESET)."""
@@ -388,18 +307,6 @@ class Connection(ReadLoop):
         """Forget what MULTI has queued."""
         self.transaction = None
         self.refresh_mode()
-
-    def check_reply_bytes(self, size: int) -> None:
-        """Refuse a reply that no client may have outstanding, before it is built; raises CommandError."""
-        limit = self.server.config.output_bytes_max
-        if size > limit:
-            raise CommandError(f"LIMIT the reply would have {size} bytes, the limit is {limit}: ask for fewer keys")
-
-    @property
-    def fd(self) -> int:
-        """Descriptor of the socket, -1 when it has none."""
-        sock = self._transport.get_extra_info("socket")
-        return sock.fileno() if sock is not None else -1
 
     def refresh_mode(self) -> None:
         """Decide again whether the read loop may take its short cuts."""

@@ -20,6 +20,7 @@ from stratacache.node.entry import NEVER_MS
 from stratacache.node.keys import canonical
 from stratacache.node.resp import known
 from stratacache.node.resp.dispatch import stored
+from stratacache.node.resp.output import LARGE_REPLY_BYTES, Output
 from stratacache.node.resp.parser import Oversize, RequestParser, offset_after
 from stratacache.node.resp.replies import OK
 from stratacache.node.resp.table import Access, Reply
@@ -38,7 +39,6 @@ TURN_COMMANDS: Final = 500
 HITS_KEPT: Final = 64
 """Hits that may wait for the policy to be told: telling them one by one costs as much as the read itself."""
 
-LARGE_REPLY_BYTES: Final = 64 * 1024
 _ONLY_BYTES: Final = {bytes}
 _END: Final = object()
 _CODEC_HEADS: Final = tuple(b"*2\r\n:%d\r\n" % codec for codec in range(256))
@@ -66,28 +66,17 @@ def _all_bytes(argv: list[object]) -> bool:
 _NONE: Final[ShortCuts] = (_nothing, False)
 
 
-class Traffic:
-    """What went through all connections of a server, in a compiled object: it is counted with every command."""
+class ReadLoop(Output):
+    """The reading half of a connection. `Connection` brings the order of the replies and the client's state."""
 
-    def __init__(self) -> None:
-        self.commands = 0
-        self.bytes_in = 0
-        self.bytes_out = 0
-
-
-class ReadLoop:
-    """The reading half of a connection. `Connection` brings the socket, the replies and the client's state."""
-
-    server: NodeServer
     engine: MultiLevelCache
     access: Access
     active_ms: int
 
     def __init__(self, server: NodeServer, *, trusted: bool) -> None:
-        self.server = server
+        super().__init__(server)
         self.engine = server.engine
         self.plain = False
-        self._traffic = server.traffic
         self._hits = self.engine.hit_log
         self._now_ms = self.engine.now_ms
         self._short_cuts = _NONE
@@ -115,6 +104,12 @@ class ReadLoop:
     def _take(self, reply: Reply, out: list[bytes]) -> bool:
         """Queue a reply; whether the connection must pause."""
         raise NotImplementedError
+
+    def write(self, out: list[bytes]) -> None:
+        """Send replies; while the client reads them, the policy is told of the hits."""
+        super().write(out)
+        if len(self._hits) > HITS_KEPT:
+            self.engine.drain_hits()
 
     def allow_short_cuts(self, allowed: bool) -> None:
         """Decide whether the read loop may find and put entries by itself, where a command needs no more checks."""

@@ -23,7 +23,7 @@ from stratacache.node.resp import commands, tls
 from stratacache.node.resp.commands.tracking import Tracking
 from stratacache.node.resp.config import ServerConfig
 from stratacache.node.resp.connection import Connection
-from stratacache.node.resp.readloop import Traffic
+from stratacache.node.resp.output import Output, Traffic
 from stratacache.node.resp.routing import Arrivals, Copies, Departures, Forwarder
 from stratacache.node.resp.table import Access
 from stratacache.node.resp.watch import Watchers
@@ -86,8 +86,8 @@ class NodeServer:
         self._table_is_owned = True
         self.access_without_token = Access.NONE if config.token else Access.FULL
         self.connections: dict[int, Connection] = {}
-        self.slow: set[Connection] = set()
-        self.pushes_pending: set[Connection] = set()
+        self.slow: set[Output] = set()
+        self.pushes_pending: set[Output] = set()
         self.started_ms = engine.now_ms()
         self.run_id = secrets.token_hex(20)
         self.connections_received = 0
@@ -317,7 +317,7 @@ class NodeServer:
         self.dirty = True
         self.tracking.keys_changed((key,))
 
-    def flush_pushes(self, writer: Connection | None = None) -> None:
+    def flush_pushes(self, writer: Output | None = None) -> None:
         """Send what waits for near caches and tracking clients.
 
         `writer`, about to send its replies, hears of its own changes behind them if it tracks, as in Redis: a value

@@ -42,12 +42,12 @@ def client_setname(connection: Connection, argv: list[bytes]) -> Reply:
 @command("client|setinfo", 4, group="connection")
 def client_setinfo(connection: Connection, argv: list[bytes]) -> Reply:
     """Tell the client library's name or version."""
-    name, version = connection.library
+    name, version = connection.client_library
     option = argv[2].upper()
     if option == b"LIB-NAME":
-        connection.library = (check_name(argv[3], "lib-name"), version)
+        connection.client_library = (check_name(argv[3], "lib-name"), version)
     elif option == b"LIB-VER":
-        connection.library = (name, check_name(argv[3], "lib-ver"))
+        connection.client_library = (name, check_name(argv[3], "lib-ver"))
     else:
         raise CommandError(f"ERR Unrecognized option '{argv[2].decode('utf-8', 'surrogateescape')}'")
     return OK
@@ -88,8 +88,8 @@ def describe(other: Connection) -> bytes:
         "user": "default",
         "redir": redirect,
         "resp": other.resp,
-        "lib-name": other.library[0].decode("latin-1"),
-        "lib-ver": other.library[1].decode("latin-1"),
+        "lib-name": other.client_library[0].decode("latin-1"),
+        "lib-ver": other.client_library[1].decode("latin-1"),
     }
     return " ".join([f"{name}={value}" for name, value in fields.items()]).encode("latin-1") + b"\n"
 

@@ -64,7 +64,7 @@ class Handoffs:
         self._prepared = view.epoch
         if self.ownership.is_moving:
             self._server.table_is_owned = False
-            self._engine.drop_leases(lambda key: not self.ownership.keeps(key))
+            self._engine.moving.drop_leases(lambda key: not self.ownership.keeps(key))
             self._server.keys_moved()
         elif not self.left:
             self._server.table_is_owned = True

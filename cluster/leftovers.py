@@ -88,7 +88,7 @@ class Leftovers:
                 finish()
 
         def finish() -> None:
-            self._engine.drop_keys(list(keys))
+            self._engine.moving.drop(list(keys))
             self.given += len(blobs)
             done(blobs)
 
@@ -113,7 +113,7 @@ class Leftovers:
         if over:
             self._drop_some()
         if self._unseen is None:
-            self._unseen = self._engine.keys_hottest_first()
+            self._unseen = self._engine.moving.hottest_first()
             self._unseen.reverse()
         if self._unseen:
             some, self._unseen = self._unseen[-LOOKS_A_STEP:], self._unseen[:-LOOKS_A_STEP]
@@ -146,7 +146,7 @@ class Leftovers:
         """The next keys on disk."""
         if self._walking is not None or self._mark is None:
             return
-        walking = self._engine.keys_on_disk(self._mark, DISK_KEYS)
+        walking = self._engine.moving.on_disk(self._mark, DISK_KEYS)
         if walking is None:
             self._mark = None
             return
@@ -169,7 +169,7 @@ class Leftovers:
         for queue in self._queues.values():
             some = [queue.popleft() for _ in range(min(len(queue), DROPS_A_STEP))]
             if some:
-                self._engine.drop_keys(some)
+                self._engine.moving.drop(some)
                 self.dropped += len(some)
         self.left = 1 + sum(map(len, self._queues.values()))
 

@@ -200,18 +200,10 @@ class ReplicatedCache(MultiLevelCache):
         items: dict[str, Words] = {peer: (b"DEL", *some) for peer, some in behind.items()}
         return _when_both(removed, self.replication.outbox.send(items, tuple(keys), lane))
 
-    def set_expiry(self, key: bytes, expires_ms: int) -> bool | Future[bool]:
-        """Give a live entry another expiry, here and at the other owners; False when there is none."""
-        if expires_ms <= 0:
-            raise UsageError(f"expires_ms={expires_ms} is no time: give a positive TTL, or NEVER_MS for none")
-        found = self.own(key)
-        if isinstance(found, Future):
-            return then_ask(found, lambda entry: cast("Any", self._set_expiry_of(key, entry, expires_ms)))
-        return self._set_expiry_of(key, found, expires_ms)
-
-    def _set_expiry_of(self, key: bytes, found: Entry | None, expires_ms: int) -> bool | Future[bool]:
+    def set_expiry_of(self, key: bytes, found: Entry | None, expires_ms: int) -> bool | Future[bool]:
+        """Give the entry that was found another expiry, here and at the other owners; False when there is none."""
         peer = self.replication.begin(key)
-        done = super()._set_expiry_of(key, found, expires_ms)
+        done = super().set_expiry_of(key, found, expires_ms)
         if peer is None or done is False:
             return done
         ttl_ms = -1 if expires_ms == NEVER_MS else max(0, expires_ms - self.now_ms())
@@ -298,7 +290,7 @@ class ReplicatedCache(MultiLevelCache):
         found = super().peek(key)
         if isinstance(found, Future):  # on disk only: forgotten rather than waited for, so that the order is kept
             return _none(self._apply_keys((key,)))
-        done = super()._set_expiry_of(key, found, expires_ms)
+        done = super().set_expiry_of(key, found, expires_ms)
         peer = self.replication.chains.successor(key)
         if peer is None:
             return _none(done)

@@ -1,4 +1,4 @@
-"""Reads that go below L1: unpacked from L2, read from L3, promoted, counted.
+"""Reads that may go below L1: unpacked from L2, read from L3, promoted, counted.
 
 Invariants: what is promoted was alive, and nothing newer of its key was there, at the moment of its promotion; a read
 is counted once, where it ended.
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 from .handoff import then
 from .levels.compressed import unpack
+from .residents import unpacked
 
 if TYPE_CHECKING:
     from .engine import MultiLevelCache
@@ -94,8 +95,17 @@ class Below:
 
     def _count_miss(self, key: bytes) -> None:
         self._node.misses += 1
-        self._node.namespace_of(key).misses += 1
+        self._node.groups.namespace_of(key).misses += 1
         self._node.insight.missed(key)
+
+    def peek(self, key: bytes) -> Entry | Future[Entry | None] | None:
+        """Look for a key in every level, without counting or promoting."""
+        node = self._node
+        entry = node.residents.find(key)
+        if entry is not None:
+            return unpacked(entry) if entry.expires_ms > node.now_ms() else None
+        self._handoff.run_done()
+        return node.l3.find(key, wait=self._handoff.waits) if node.l3 is not None else None
 
     def wake(self, key: bytes) -> bool | Future[bool]:
         """Bring a live entry up to L1 before it is asked for; False when it is there, is nowhere, or L1 refuses it."""

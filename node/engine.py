@@ -19,21 +19,23 @@ from .below import Below
 from .clock import Clock, NodeClock
 from .config import NodeConfig
 from .entry import COST_UNKNOWN_S, NEVER_MS, Entry, new_entry
-from .errors import LimitError, UsageError
+from .expiry import Expiry
 from .friendly import FriendlyCache
 from .gate import InvalidationGate
-from .groups import Group, Namespace, Page
-from .handoff import Handoff, perf_ns, then, then_ask
+from .groups import Group, Page
+from .handoff import Handoff, then, then_ask
 from .histogram import Histogram
 from .hot import HotKeys
 from .insight import Insight
 from .invalidation import Invalidation
 from .keys import DEFAULT_NAMESPACE
-from .leases import LeaseReply, LeaseState, LeaseTable
+from .leases import LeaseReply, LeaseTable
 from .levels.compressed import pack
 from .levels.disk import DiskLevel
+from .limits import check_expiry, check_put
+from .moving import MovingKeys
 from .recipes import Recipes
-from .residents import Residents, unpacked
+from .residents import Residents
 from .scan import Scanner
 from .stats import node_dict, totals_dict
 from .types import RemovalCause
@@ -81,7 +83,7 @@ class MultiLevelCache:
         self._default = self.groups.namespace(DEFAULT_NAMESPACE)
         self.l3: DiskLevel | None = None
         if config.l3_bytes_max:
-            self.l3 = DiskLevel(config, self._clock, handoff, self.residents, self._group_of)
+            self.l3 = DiskLevel(config, self._clock, handoff, self.residents, self.groups.group_of)
             self.l3.count_by(lambda: self.gate.seq)
         self.gate = InvalidationGate(self.l3.start_seq if self.l3 is not None else 1)
         self.leases = LeaseTable(self.gate, config.leases_max)
@@ -99,10 +101,12 @@ class MultiLevelCache:
         self.hot = HotKeys()
         self._gets = 0
         self._expires_ms = NEVER_MS
-        self._invalidation = Invalidation(
-            self.gate, self.leases, self.residents, self.l3, handoff, self.now_ms, self._changed
+        self.invalidation = Invalidation(
+            self.gate, self.leases, self.residents, self.l3, handoff, self.now_ms, self.changed
         )
         self._below = Below(self, handoff)
+        self._expiry = Expiry(self, handoff)
+        self.moving = MovingKeys(self)
         self._scanner = Scanner(self.residents, self.l3, self.now_ms)
         self._easy_bytes = min(config.key_bytes_max, config.value_bytes_max)
 
@@ -142,13 +146,7 @@ class MultiLevelCache:
 
     def peek(self, key: bytes) -> Entry | Future[Entry | None] | None:
         """Give the live entry of a canonical key, or None, without counting or promoting."""
-        entry = self.residents.find(key)
-        if entry is not None:
-            if entry.expires_ms <= self.now_ms():
-                return None
-            return unpacked(entry)
-        self._handoff.run_done()
-        return self.l3.find(key, wait=self._handoff.waits) if self.l3 is not None else None
+        return self._below.peek(key)
 
     def own(self, key: bytes) -> Entry | Future[Entry | None] | None:
         """As `peek`, for a change that follows at once: what nobody may read yet counts too."""
@@ -202,7 +200,7 @@ class MultiLevelCache:
         `expires_ms` is on the node's clock. Raises LimitError for what is past a limit, UsageError for bad tags.
         """
         if len(key) + len(payload) > self._easy_bytes or expires_ms <= 0 or not key:
-            self._check_put(key, payload, expires_ms)
+            check_put(self.config, key, payload, expires_ms)
         leases = self.leases
         entry = self.table.get(key)
         if entry is not None and (group := entry.page.group).codec == codec and group.tags == tags:
@@ -234,7 +232,7 @@ class MultiLevelCache:
         if leases.live:
             leases.filled(key, entry)
         if self.listener is not None:
-            self._changed("keys", (key,), RemovalCause.REPLACED)
+            self.changed("keys", (key,), RemovalCause.REPLACED)
         l3 = self.l3
         if l3 is None or (entry.queued == entry.size and l3.behind):
             return stored  # there is no disk, or the entry waits for it already
@@ -262,96 +260,40 @@ class MultiLevelCache:
         entry.page = Page(group, -1)
         return False
 
-    def _check_put(self, key: bytes, payload: bytes, expires_ms: int) -> None:
-        limits = self.config
-        if not key:
-            raise LimitError("key is empty: a key has at least one byte")
-        if len(key) > limits.key_bytes_max:
-            raise LimitError(f"key has {len(key)} bytes, the limit is {limits.key_bytes_max}: hash the long part")
-        if len(payload) > limits.value_bytes_max:
-            raise LimitError(
-                f"value has {len(payload)} bytes, the limit is {limits.value_bytes_max}: "
-                "raise value_bytes_max or split the value"
-            )
-        if expires_ms <= 0:
-            raise UsageError(f"expires_ms={expires_ms} is no time: give a positive TTL, or NEVER_MS for none")
-
     def set_expiry(self, key: bytes, expires_ms: int) -> bool | Future[bool]:
         """Give a live entry another expiry; False when there is none."""
-        if expires_ms <= 0:
-            raise UsageError(f"expires_ms={expires_ms} is no time: give a positive TTL, or NEVER_MS for none")
-        found = self.peek(key)
+        check_expiry(expires_ms)
+        found = self.own(key)
         if isinstance(found, Future):
-            return then(found, lambda entry: self._settled_expiry(key, entry, expires_ms))
-        return self._set_expiry_of(key, found, expires_ms)
+            return then_ask(found, lambda entry: self.set_expiry_of(key, entry, expires_ms))
+        return self.set_expiry_of(key, found, expires_ms)
 
-    def _settled_expiry(self, key: bytes, entry: Entry | None, expires_ms: int) -> bool:
-        changed = self._set_expiry_of(key, entry, expires_ms)
-        return bool(changed) if not isinstance(changed, Future) else True
-
-    def _set_expiry_of(self, key: bytes, found: Entry | None, expires_ms: int) -> bool | Future[bool]:
-        entry = self.residents.find(key) or found
-        if found is None or entry is None:
-            return False
-        entry.expires_ms = expires_ms
-        if entry.level is not None:
-            entry.page.soonest_ms = min(entry.page.soonest_ms, expires_ms)
-            entry.level.policy.on_update(entry)
-        self._changed("keys", (key,), RemovalCause.REPLACED)
-        if self.l3 is not None and self.l3.on:
-            found.expires_ms = expires_ms
-            queued = self.l3.put(found if entry.packed else entry)  # the disk goes by the size of the payload
-            if isinstance(queued, Future):
-                return self._handoff.settle(then(queued, lambda _: True))
-        return True
+    def set_expiry_of(self, key: bytes, found: Entry | None, expires_ms: int) -> bool | Future[bool]:
+        """As `set_expiry`, for the entry that was just found with `own`."""
+        return self._expiry.change(key, found, expires_ms)
 
     # -- invalidation --------------------------------------------------------------------------------------------
 
     def remove(self, key: bytes) -> bool | Future[bool]:
         """Invalidate one key; whether a live entry was there."""
-        removed = self._invalidation.keys((key,))
+        removed = self.invalidation.keys((key,))
         return then(removed, bool) if isinstance(removed, Future) else removed == 1
 
     def invalidate_keys(self, keys: Sequence[bytes]) -> int | Future[int]:
         """Invalidate keys; gives the number of live entries among them."""
-        return self._invalidation.keys(keys)
+        return self.invalidation.keys(keys)
 
     def invalidate_tags(self, tags: Iterable[bytes]) -> int | Future[int]:
         """Invalidate everything that carries any of the tags; gives the number of live entries."""
-        return self._invalidation.tags(tuple(tags))
+        return self.invalidation.tags(tuple(tags))
 
     def invalidate_namespace(self, namespace: bytes) -> int | Future[int]:
         """Invalidate everything in a namespace; gives the number of live entries."""
-        return self._invalidation.namespace(namespace)
+        return self.invalidation.namespace(namespace)
 
     def clear(self) -> int | Future[int]:
         """Invalidate everything; gives the number of live entries."""
-        return self._invalidation.everything()
-
-    # -- keys that move to another node ---------------------------------------------------------------------------
-
-    def drop_keys(self, keys: Sequence[bytes]) -> int | Future[int]:
-        """Forget keys that another node holds now; like an invalidation, but counted as dropped."""
-        return self._invalidation.keys(keys, RemovalCause.DROPPED)
-
-    def drop_leases(self, moves: Callable[[bytes], bool]) -> None:
-        """End the leases of the keys for which `moves` says so; who waits for them is sent away."""
-        self.leases.drop(moves)
-
-    def keys_hottest_first(self) -> list[bytes]:
-        """All keys in memory, those that the policy would keep longest first as far as it has such an order.
-
-        Takes some 50 ns for each.
-        """
-        self.drain_hits()
-        return self.residents.keys_hottest_first()
-
-    def keys_on_disk(self, start: bytes, count: int) -> Future[tuple[bytes, list[bytes]]] | None:
-        """About `count` keys of L3 from the mark `start` on (b"" at first), and the next mark (b"": the end).
-
-        None without an L3. What waits to be written is listed with the first.
-        """
-        return self.l3.keys_from(start, count) if self.l3 is not None else None
+        return self.invalidation.everything()
 
     # -- the seed's names, for text keys (friendly.py has get and put too) ---------------------------------------
 
@@ -381,20 +323,10 @@ class MultiLevelCache:
         `hold_ms`: how long the caller may compute before the lease goes to somebody else. `refresh`: give the lease
         although a live entry is there, to compute it anew before it expires.
         """
-        if refresh:
-            return self.leases.ask(key, wait_ms, hold_ms, self.now_ms())
-        found = self.get(key)
-        if isinstance(found, Entry):
-            return LeaseReply(LeaseState.HIT, found)
-        if found is None:
-            return self.leases.ask(key, wait_ms, hold_ms, self.now_ms())
-
-        def ask(entry: Entry | None) -> LeaseReply | Future[LeaseReply]:
-            if entry is not None:
-                return LeaseReply(LeaseState.HIT, entry)
-            return self.leases.ask(key, wait_ms, hold_ms, self.now_ms())
-
-        return then_ask(found, ask)
+        found = None if refresh else self.get(key)
+        if isinstance(found, Future):
+            return then_ask(found, lambda entry: self.leases.answer(key, entry, wait_ms, hold_ms, self.now_ms()))
+        return self.leases.answer(key, found, wait_ms, hold_ms, self.now_ms())
 
     def release_lease(self, key: bytes, token: bytes) -> bool:
         """Give a lease back unused; False when it was not held any more."""
@@ -438,13 +370,7 @@ class MultiLevelCache:
         self.drain_hits()
         self._closed = True
         self._handoff.post = None  # from here on completions run in this thread
-        clean = True
-        if self.l3 is not None:
-            until_ns = perf_ns() + int(deadline_s * 1e9)
-            while not self.l3.idle and perf_ns() < until_ns:
-                self.l3.flush()
-                self._handoff.run_done_for(0.05)
-            clean = self.l3.idle
+        clean = self.l3 is None or self.l3.write_out(deadline_s)
         ended = self._handoff.worker.stop(deadline_s)
         self._handoff.run_done()
         if self.l3 is not None and ended:
@@ -460,15 +386,7 @@ class MultiLevelCache:
 
     # -- inside --------------------------------------------------------------------------------------------------
 
-    def namespace_of(self, key: bytes) -> Namespace:
-        """Record of the namespace of a key."""
-        at = key.find(b":", 0, 256)
-        return self._default if at < 0 else self.groups.namespace(key[:at])
-
-    def _group_of(self, namespace: bytes, tags: tuple[bytes, ...], codec: int) -> Group:
-        return self.groups.group(self.groups.namespace(namespace), tags, codec)
-
-    def _changed(self, kind: str, names: Sequence[bytes], cause: RemovalCause) -> None:
+    def changed(self, kind: str, names: Sequence[bytes], cause: RemovalCause) -> None:
         """Tell the listener of a change that readers elsewhere must know of."""
         self.inv_seq += 1
         if cause is RemovalCause.INVALIDATED:

@@ -117,6 +117,15 @@ class GroupTable:
             found = self.namespaces[name] = Namespace(name)
         return found
 
+    def namespace_of(self, key: bytes) -> Namespace:
+        """Give the record of the namespace of a canonical key."""
+        at = key.find(b":", 0, 256)
+        return self.namespace(DEFAULT_NAMESPACE if at < 0 else key[:at])
+
+    def group_of(self, namespace: bytes, tags: tuple[bytes, ...], codec: int) -> Group:
+        """As `group`, by the name of the namespace."""
+        return self.group(self.namespace(namespace), tags, codec)
+
     def _forget_idle_namespaces(self) -> None:
         """Forget the counters of namespaces without entries, so that made-up names can't fill the memory."""
         self.namespaces = {

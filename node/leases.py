@@ -88,6 +88,14 @@ class LeaseTable:
     def __len__(self) -> int:
         return len(self.live)
 
+    def answer(
+        self, key: bytes, entry: Entry | None, wait_ms: int, hold_ms: int, now_ms: int
+    ) -> LeaseReply | Future[LeaseReply]:
+        """A hit where there is an entry to serve; else as `ask`."""
+        if entry is not None:
+            return LeaseReply(LeaseState.HIT, entry)
+        return self.ask(key, wait_ms, hold_ms, now_ms)
+
     def ask(self, key: bytes, wait_ms: int, hold_ms: int, now_ms: int) -> LeaseReply | Future[LeaseReply]:
         """Grant the lease of a key that is not cached, or wait for who holds it."""
         lease = self.live.get(key)

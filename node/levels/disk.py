@@ -20,6 +20,7 @@ from ..entry import Entry
 from ..errors import CorruptionError
 from ..gate import MARKS_MAX, Marks
 from ..groups import Group
+from ..handoff import perf_ns
 from ..stats import LevelCounters
 from ..types import RemovalCause
 from .reader import Reader
@@ -307,6 +308,14 @@ class DiskLevel:
     def idle(self) -> bool:
         """Whether nothing waits or is being committed."""
         return self._writer.pending.idle and not self._upkeep.busy
+
+    def write_out(self, deadline_s: float) -> bool:
+        """Write what waits, and wait for it; whether nothing is left when the deadline comes."""
+        until_ns = perf_ns() + int(deadline_s * 1e9)
+        while not self.idle and perf_ns() < until_ns:
+            self.flush()
+            self._handoff.run_done_for(0.05)
+        return self.idle
 
     def close(self, *, clean: bool) -> None:
         """Close the file after the worker has ended; `clean` says that everything was committed."""

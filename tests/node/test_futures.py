@@ -45,6 +45,22 @@ def test_seed_defect_methods_block_on_the_disk(looped: tuple[MultiLevelCache, Lo
     assert engine.table[b"big"] is entry
 
 
+def test_write_through_acknowledges_another_expiry_after_the_commit(looped: tuple[MultiLevelCache, Loop]) -> None:
+    """Also that of an entry that has to be read from the disk first: nothing waits any more when it is answered."""
+    engine, loop = looped
+    put = engine.put(b"big", random.Random(8).randbytes(MIB))
+    assert isinstance(put, Future)
+    loop.run_until(put)
+    engine.residents.unlink(engine.table[b"big"], RemovalCause.EVICTED)
+    changed = engine.set_expiry(b"big", engine.now_ms() + 60_000)
+    assert isinstance(changed, Future)
+    assert engine.l3 is not None
+    idle: list[bool] = []
+    changed.add_done_callback(lambda _: idle.append(engine.l3.idle if engine.l3 is not None else False))
+    assert loop.run_until(changed) is True
+    assert idle == [True]
+
+
 @pytest.mark.parametrize("how", ["key", "tag", "namespace", "clear", "put"])
 def test_promotion_in_flight_does_not_survive_an_invalidation(looped: tuple[MultiLevelCache, Loop], how: str) -> None:
     """A value that was being read from disk when it was invalidated is neither served nor promoted."""

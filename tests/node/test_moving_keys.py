@@ -70,7 +70,7 @@ def test_keys_come_hottest_first(engine: MultiLevelCache) -> None:
     for number in range(5):
         engine.put(b"k%d" % number, b"v")
     engine.get(b"k1")
-    assert engine.keys_hottest_first() == [b"k1", b"k4", b"k3", b"k2", b"k0"]
+    assert engine.moving.hottest_first() == [b"k1", b"k4", b"k3", b"k2", b"k0"]
 
 
 def test_all_keys_on_disk_are_listed_also_those_that_wait_to_be_written(engine: MultiLevelCache) -> None:
@@ -83,7 +83,7 @@ def test_all_keys_on_disk_are_listed_also_those_that_wait_to_be_written(engine: 
     found: set[bytes] = set()
     mark = b""
     while True:
-        slice_ = engine.keys_on_disk(mark, 64)
+        slice_ = engine.moving.on_disk(mark, 64)
         assert slice_ is not None
         mark, some = slice_.result(10) if slice_.done() else _waited(engine, slice_)
         found.update(some)
@@ -102,7 +102,7 @@ def test_a_dropped_key_is_gone_from_every_level(engine: MultiLevelCache) -> None
     """Memory and disk, and counted as dropped."""
     engine.put(b"k", b"v")
     engine.flush()
-    engine.drop_keys([b"k"])
+    engine.moving.drop([b"k"])
     assert engine.get(b"k") is None
     assert engine.l1.counters.removed[RemovalCause.DROPPED] == 1
 
@@ -114,7 +114,7 @@ def test_leases_of_keys_that_move_end_and_waiters_are_sent_away(engine: MultiLev
     assert isinstance(lease, LeaseReply)
     assert isinstance(other, LeaseReply)
     waiter = engine.lease(b"gone", 60_000, 60_000)
-    engine.drop_leases(lambda key: key == b"gone")
+    engine.moving.drop_leases(lambda key: key == b"gone")
     assert not isinstance(waiter, LeaseReply)
     assert waiter.result(1).state is LeaseState.TIMEOUT
     assert engine.put(b"gone", b"v", lease=lease.token) is False

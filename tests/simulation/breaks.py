@@ -25,9 +25,9 @@ from stratacache.cluster.leftovers import Leftovers
 from stratacache.cluster.members import Member
 from stratacache.cluster.serving import Serving
 from stratacache.cluster.touched import Touched
-from stratacache.node.engine import MultiLevelCache
 from stratacache.node.gate import InvalidationGate, Marks, Standing
 from stratacache.node.leases import LeaseTable
+from stratacache.node.moving import MovingKeys
 from stratacache.node.resp.server import NodeServer
 from tests.simulation import shards
 from tests.simulation.coordinators import CoordinatorProcess
@@ -210,7 +210,7 @@ def _in_once(self: Touched, key: bytes) -> bool:
 def handoff_without_taking_the_key_away() -> Iterator[None]:
     """A former owner keeps what it gives away, and the new one forgets that it had it."""
     with (
-        patch.object(MultiLevelCache, "drop_keys", lambda self, keys: 0),
+        patch.object(MovingKeys, "drop", lambda self, keys: 0),
         patch.object(Touched, "__contains__", _in_once),
     ):
         yield
@@ -231,7 +231,7 @@ def leftovers_not_dropped() -> Iterator[None]:
         self.left = 0
 
     with (
-        patch.object(MultiLevelCache, "drop_keys", lambda self, keys: 0),
+        patch.object(MovingKeys, "drop", lambda self, keys: 0),
         patch.object(Leftovers, "_finish", finish),
         patch.object(Handoffs, "drop_leftovers", lambda self, done: done()),
     ):

@@ -46,10 +46,9 @@ class ReplicatedCache(MultiLevelCache):
         if self.l3 is not None and not self.l3.behind:
             raise UsageError("with several owners of a key the disk is written behind: take l3_write_mode write_behind")
         self.replication = replication
-        unsettled, found = replication.outbox.unsettled, self.table.get
-        self.lookup = lambda key: None if key in unsettled else found(key)
+        self.unsettled = replication.outbox.unsettled
         if self.l3 is not None:
-            self.l3.wait_for(unsettled)
+            self.l3.wait_for(self.unsettled)
 
     # -- looking -------------------------------------------------------------------------------------------------
 

@@ -8,25 +8,31 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import Protocol
+
+from mypy_extensions import i64, mypyc_attr
 
 
-class Clock(Protocol):
-    """What the core asks for: milliseconds since the epoch, and a fine counter for measuring."""
+@mypyc_attr(allow_interpreted_subclasses=True)
+class Clock:
+    """What the core asks for: milliseconds since the epoch, and a fine counter for measuring.
+
+    A base class and no protocol, so that compiled code calls its methods directly.
+    """
 
     def now_ms(self) -> int:
         """Milliseconds since the epoch; never goes back."""
-        ...
+        raise NotImplementedError
 
     def raise_to(self, floor_ms: int) -> None:
         """Never tell a time before `floor_ms` again."""
+        raise NotImplementedError
 
     def perf_ns(self) -> int:
         """Nanoseconds of a monotonic counter, for durations only."""
-        ...
+        raise NotImplementedError
 
 
-class NodeClock:
+class NodeClock(Clock):
     """Epoch milliseconds that only the monotonic clock moves.
 
     The wall clock is read once, at the start; a step of it later on is not seen. `raise_to` lifts the clock to the
@@ -39,11 +45,12 @@ class NodeClock:
         monotonic_ns: Callable[[], int] = time.monotonic_ns,
     ) -> None:
         self._monotonic_ns = monotonic_ns
-        self._offset_ns = int(wall_s() * 1e9) - monotonic_ns()
+        self._offset_ns: i64 = int(wall_s() * 1e9) - monotonic_ns()
 
     def now_ms(self) -> int:
         """Milliseconds since the epoch; never goes back."""
-        return (self._monotonic_ns() + self._offset_ns) // 1_000_000
+        now_ns: i64 = self._monotonic_ns()
+        return (now_ns + self._offset_ns) // 1_000_000
 
     def raise_to(self, floor_ms: int) -> None:
         """Never tell a time before `floor_ms` again."""
@@ -56,7 +63,7 @@ class NodeClock:
         return time.perf_counter_ns()
 
 
-class ManualClock:
+class ManualClock(Clock):
     """A clock that stands still until it is moved: for tests and simulation."""
 
     def __init__(self, now_ms: int = 1_700_000_000_000) -> None:

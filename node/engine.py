@@ -67,8 +67,8 @@ class MultiLevelCache:
     ) -> None:
         self.config = config = config or NodeConfig()
         config.validate()
-        self._clock = clock or NodeClock()
-        self.now_ms: Callable[[], int] = self._clock.now_ms
+        self.clock: Clock = clock or NodeClock()
+        self.now_ms: Callable[[], int] = self.clock.now_ms
         self._handoff = handoff = Handoff(post)
         self._closed = False
         self.residents = Residents(config, self.now_ms)
@@ -78,12 +78,12 @@ class MultiLevelCache:
         self.l1 = self.residents.l1
         self.l2 = self.residents.l2
         self.table = self.l1.table
-        self.lookup: Callable[[bytes], Entry | None] = self.table.get
-        """What the read loop finds entries with: those that may be shown to anybody at once."""
+        self.unsettled: dict[bytes, Any] = {}
+        """Keys that may not be shown yet, though `table` has them (cluster/replicated.py)."""
         self._default = self.groups.namespace(DEFAULT_NAMESPACE)
         self.l3: DiskLevel | None = None
         if config.l3_bytes_max:
-            self.l3 = DiskLevel(config, self._clock, handoff, self.residents, self.groups.group_of)
+            self.l3 = DiskLevel(config, self.clock, handoff, self.residents, self.groups.group_of)
             self.l3.count_by(lambda: self.gate.seq)
         self.gate = InvalidationGate(self.l3.start_seq if self.l3 is not None else 1)
         self.leases = LeaseTable(self.gate, config.leases_max)
@@ -127,9 +127,9 @@ class MultiLevelCache:
         return self._below.get(key)
 
     def _get_timed(self, key: bytes) -> Entry | Future[Entry | None] | None:
-        start_ns = self._clock.perf_ns()
+        start_ns = self.clock.perf_ns()
         found = self.get(key)
-        self.access_times.record(self._clock.perf_ns() - start_ns)
+        self.access_times.record(self.clock.perf_ns() - start_ns)
         return found
 
     def touch(self, key: bytes, count: int, told_max: int) -> None:

@@ -106,7 +106,7 @@ class Connection(ReadLoop):
 
     def data_received(self, data: bytes) -> None:
         """Execute what has come."""
-        self._traffic.bytes_in += len(data)
+        self.state.bytes_in += len(data)
         if self._later is not None or self._scheduled:
             self._stash.append(data)
         else:

@@ -10,6 +10,7 @@ import asyncio
 import logging
 from typing import TYPE_CHECKING, Final, cast
 
+from stratacache.node.entry import NEVER_MS
 from stratacache.node.resp.replies import CommandError
 
 if TYPE_CHECKING:
@@ -22,10 +23,12 @@ LARGE_REPLY_BYTES: Final = 64 * 1024
 """Replies of more bytes are sent without being joined to others."""
 
 
-class Traffic:
-    """What went through all connections of a server, in a compiled object: it is counted with every command."""
+class ServerState:
+    """What every command of every connection looks at or counts: apart from the server, so that it can be compiled."""
 
     def __init__(self) -> None:
+        self.serve_until_ms = NEVER_MS  # NodeServer.serve_until_ms says what it means
+        self.dirty = False  # changes wait to be pushed
         self.commands = 0
         self.bytes_in = 0
         self.bytes_out = 0
@@ -41,7 +44,7 @@ class Output:
         self.closing = False
         self.tracking: TrackingClient | None = None  # which changes it is told of
         self.output_since_ms = 0  # since when the client has not read what it was sent; 0: it reads
-        self._traffic = server.traffic
+        self.state = server.state
         self._transport: asyncio.Transport = cast("asyncio.Transport", None)
         self._pushes: list[bytes] = []
 
@@ -58,9 +61,9 @@ class Output:
     def write(self, out: list[bytes]) -> None:
         """Send replies; cuts the client off when it has left too much unread."""
         if len(out) > 1 and (size := sum([len(part) for part in out])) > LARGE_REPLY_BYTES:
-            if self.server.dirty:
+            if self.state.dirty:
                 self.server.flush_pushes(self)
-            self._traffic.bytes_out += size
+            self.state.bytes_out += size
             self._transport.writelines(out)  # joining would copy all of it once more
             self._check_output()
             self.flush_pushes()
@@ -68,11 +71,11 @@ class Output:
             self._send(out[0] if len(out) == 1 else b"".join(out))
 
     def _send(self, data: bytes) -> None:
-        server = self.server
-        if server.dirty:
-            server.flush_pushes(self)  # who else must know of a change knows it before its maker is answered
+        state = self.state
+        if state.dirty:
+            self.server.flush_pushes(self)  # who else must know of a change knows it before its maker is answered
         if data:
-            self._traffic.bytes_out += len(data)
+            state.bytes_out += len(data)
             self._transport.write(data)
             if self.output_since_ms:
                 self._check_output()
@@ -86,7 +89,7 @@ class Output:
     def push(self, message: bytes) -> None:
         """Send a message that no command asked for; between replies, never inside one."""
         self._pushes.append(message)
-        self.server.dirty = True
+        self.state.dirty = True
         self.server.pushes_pending.add(self)
 
     def flush_pushes(self) -> None:

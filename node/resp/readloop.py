@@ -11,8 +11,7 @@ event loop executes about `TURN_COMMANDS` of them; a change of mode (MULTI, AUTH
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import TYPE_CHECKING, Final, cast
 
 import hiredis
 
@@ -43,15 +42,11 @@ _ONLY_BYTES: Final = {bytes}
 _END: Final = object()
 _CODEC_HEADS: Final = tuple(b"*2\r\n:%d\r\n" % codec for codec in range(256))
 
-ShortCuts = tuple["Callable[[bytes], Any]", bool]  # how to find an entry, and whether to put one
+ShortCuts = tuple["dict[bytes, Entry]", bool]  # where to find entries, and whether to put any
 
 
 class MalformedError(Exception):
     """hiredis stands at something that is no plain request: the exact parser must look at it."""
-
-
-def _nothing(_key: bytes) -> None:
-    return None
 
 
 def _first_frame(entry: Entry) -> bytes | None:
@@ -63,7 +58,7 @@ def _all_bytes(argv: list[object]) -> bool:
     return set(map(type, argv)) == _ONLY_BYTES
 
 
-_NONE: Final[ShortCuts] = (_nothing, False)
+_NONE: Final[ShortCuts] = ({}, False)
 
 
 class ReadLoop(Output):
@@ -78,7 +73,8 @@ class ReadLoop(Output):
         self.engine = server.engine
         self.plain = False
         self._hits = self.engine.hit_log
-        self._now_ms = self.engine.now_ms
+        self._clock = self.engine.clock
+        self._unsettled = self.engine.unsettled
         self._short_cuts = _NONE
         self._reader = hiredis.Reader(notEnoughData=_END)
         self._parser = RequestParser(server.config.parser_limits, trusted=trusted)
@@ -116,18 +112,18 @@ class ReadLoop(Output):
         self.plain = allowed
         server = self.server
         if allowed:
-            lookup = self.engine.lookup if server.table_is_owned else _nothing
-            self._short_cuts = (lookup, server.forwarder is None)
+            self._unsettled = self.engine.unsettled
+            self._short_cuts = (self.engine.table if server.table_is_owned else _NONE[0], server.forwarder is None)
         else:
             self._short_cuts = _NONE
 
     def _answer_lone(self, chunk: bytes) -> Reply | None:
         """The reply to a chunk that is just one GET, SC.GET or SET; None, and nothing done, for any other."""
-        now_ms = self._now_ms()
-        server = self.server
-        if now_ms >= server.serve_until_ms:
+        now_ms = self._clock.now_ms()
+        state = self.state
+        if now_ms >= state.serve_until_ms:
             return None
-        lookup, may_put = self._short_cuts
+        table, may_put = self._short_cuts
         size = len(chunk)
         if size <= known.READ_BYTES_MAX:
             head = known.GET[size]
@@ -136,16 +132,16 @@ class ReadLoop(Output):
                 head = known.SC_GET[size]
             if plain or chunk.startswith(head):
                 self.active_ms = now_ms
-                self._traffic.commands += 1
+                self.state.commands += 1
                 key = chunk[len(head) : -2]
-                entry = lookup(key)
-                if entry is None or entry.expires_ms <= now_ms or (frame := entry.frame or _first_frame(entry)) is None:
+                frame = self._hit(table, key, now_ms)
+                if frame is None:
                     return self._execute([b"GET" if plain else b"SC.GET", key])
-                hits = self._hits
-                hits.append(entry)
-                if len(hits) > HITS_KEPT:
+                if not plain:
+                    frame = self._codec_head() + frame
+                if len(self._hits) > HITS_KEPT:
                     self.engine.drain_hits()
-                return frame if plain else _CODEC_HEADS[entry.page.group.codec] + frame
+                return frame
         if not may_put or size > known.SET_BYTES_MAX:
             return None
         key_bytes = known.KEY_BYTES.get(chunk[: known.HEAD_BYTES], 0)
@@ -153,7 +149,7 @@ class ReadLoop(Output):
         if key_bytes < 100 or sets.read(chunk, known.HEAD_BYTES, key_bytes) != size:
             return None
         self.active_ms = now_ms
-        self._traffic.commands += 1
+        self.state.commands += 1
         return self._set(sets.key, sets.value, now_ms + sets.ttl_ms if sets.ttl_ms else NEVER_MS)
 
     def _set(self, key: bytes, value: bytes, expires_ms: int = NEVER_MS) -> Reply:
@@ -172,11 +168,10 @@ class ReadLoop(Output):
         Gives where the next one begins, how many were executed (one turn at most), and whether the connection is to
         pause.
         """
-        now_ms = self.active_ms = self._now_ms()
-        lookup, may_put = self._short_cuts
-        if lookup is _nothing or now_ms >= self.server.serve_until_ms:
+        now_ms = self.active_ms = self._clock.now_ms()
+        table, may_put = self._short_cuts
+        if table is _NONE[0] or now_ms >= self.state.serve_until_ms:
             return 0, 0, False
-        hits = self._hits
         sets = self._sets
         position = executed = 0
         size = len(chunk)
@@ -193,14 +188,11 @@ class ReadLoop(Output):
                 position = end + 2
                 executed += 1
                 key = chunk[start:end]
-                entry = lookup(key)
-                if entry is not None and entry.expires_ms > now_ms:
-                    frame = entry.frame or _first_frame(entry)
-                    if frame is not None:
-                        out.append(frame)
-                        hits.append(entry)
-                        continue
-                pause = self._take(self._execute([b"GET", key]), out)
+                frame = self._hit(table, key, now_ms)
+                if frame is not None:
+                    out.append(frame)
+                else:
+                    pause = self._take(self._execute([b"GET", key]), out)
                 continue
             after = sets.read(chunk, start, key_bytes) if may_put else -1
             if after < 0:
@@ -212,7 +204,7 @@ class ReadLoop(Output):
                 out.append(OK)
             else:
                 pause = self._take(reply, out)
-        self._traffic.commands += executed
+        self.state.commands += executed
         return position, executed, pause
 
     def _run_chunk(self, out: list[bytes]) -> bool:
@@ -260,26 +252,22 @@ class ReadLoop(Output):
         self._reader = hiredis.Reader(notEnoughData=_END)
         self._parser.feed(chunk[offset_after(chunk, self._executed) :])
 
-    def _run_fast(self, out: list[bytes]) -> bool:  # noqa: PLR0912 (the hot loop: a call costs more than a branch)
+    def _run_fast(self, out: list[bytes]) -> bool:
         """Execute what hiredis holds, the hottest commands right here; whether the connection must pause."""
         gets = self._reader.gets
         append = out.append
-        hits = self._hits
-        now_ms = self.active_ms = self._now_ms()
+        now_ms = self.active_ms = self._clock.now_ms()
         mode = self.plain
-        lookup, may_put = self._short_cuts if now_ms < self.server.serve_until_ms else _NONE
+        table, may_put = self._short_cuts if now_ms < self.state.serve_until_ms else _NONE
         executed = 0
         try:
             while (argv := gets()) is not _END:
                 name = argv[0]
                 if name == b"GET":
-                    if len(argv) == 2 and (entry := lookup(argv[1])) is not None and entry.expires_ms > now_ms:
-                        frame = entry.frame or _first_frame(entry)
-                        if frame is not None:
-                            append(frame)
-                            hits.append(entry)
-                            executed += 1
-                            continue
+                    if len(argv) == 2 and (frame := self._hit(table, argv[1], now_ms)) is not None:
+                        append(frame)
+                        executed += 1
+                        continue
                 elif name == b"SET":
                     if may_put and len(argv) == 3 and argv[1].__class__ is argv[2].__class__ is bytes:
                         executed += 1
@@ -290,15 +278,11 @@ class ReadLoop(Output):
                             return True
                         continue
                 elif name == b"SC.GET":
-                    entry = lookup(argv[1]) if len(argv) == 2 else None
-                    if entry is not None and entry.expires_ms > now_ms:
-                        frame = entry.frame or _first_frame(entry)
-                        if frame is not None:
-                            append(_CODEC_HEADS[entry.page.group.codec] + frame)
-                            hits.append(entry)
-                            executed += 1
-                            continue
-                elif name == b"SC.MGET" and self._many_at_once(argv, lookup, now_ms, out):
+                    if len(argv) == 2 and (frame := self._hit(table, argv[1], now_ms)) is not None:
+                        append(self._codec_head() + frame)
+                        executed += 1
+                        continue
+                elif name == b"SC.MGET" and self._many_at_once(argv, table, now_ms, out):
                     executed += 1
                     continue
                 if argv.__class__ is not list or not _all_bytes(argv):
@@ -308,21 +292,34 @@ class ReadLoop(Output):
                     return True
                 if self.plain is not mode:  # MULTI, AUTH, CLIENT TRACKING: the rest of the chunk is under another rule
                     mode = self.plain
-                    lookup, may_put = self._short_cuts if now_ms < self.server.serve_until_ms else _NONE
+                    table, may_put = self._short_cuts if now_ms < self.state.serve_until_ms else _NONE
         except (hiredis.HiredisError, TypeError, IndexError, KeyError) as problem:
             raise MalformedError from problem  # handlers' own errors do not come up here: `run` answers them
         finally:
             self._executed += executed
-            self._traffic.commands += executed
+            self.state.commands += executed
         return False
 
-    def _many_at_once(
-        self, argv: list[bytes], lookup: Callable[[bytes], Entry | None], now_ms: int, out: list[bytes]
-    ) -> bool:
+    def _hit(self, table: dict[bytes, Entry], key: bytes, now_ms: int) -> bytes | None:
+        """The reply for a key whose entry may be sent just as it lies there, and the hit is logged; None for others."""
+        entry = table.get(key)
+        if entry is None or entry.expires_ms <= now_ms or key in self._unsettled:
+            return None
+        frame = entry.frame or _first_frame(entry)
+        if frame is not None:
+            self._hits.append(entry)
+        return frame
+
+    def _codec_head(self) -> bytes:
+        """What SC.GET answers before the frame of the entry that was hit just now."""
+        return _CODEC_HEADS[self._hits[-1].page.group.codec]
+
+    def _many_at_once(self, argv: list[bytes], table: dict[bytes, Entry], now_ms: int, out: list[bytes]) -> bool:
         """SC.MGET when all its keys are in L1: the frames go out as they lie. False, and nothing done, otherwise."""
         # Comprehensions rather than one loop: a third of the time, and this is half of what such a command costs.
-        entries = [entry for entry in map(lookup, argv[1:]) if entry is not None and entry.expires_ms > now_ms]
-        if len(entries) != len(argv) - 1 or not entries:
+        keys = argv[1:]
+        entries = [entry for entry in map(table.get, keys) if entry is not None and entry.expires_ms > now_ms]
+        if len(entries) != len(keys) or not entries or not self._unsettled.keys().isdisjoint(keys):
             return False
         frames = [entry.frame or _first_frame(entry) or b"" for entry in entries]
         if not all(frames) or sum(map(len, frames)) > self.server.config.output_bytes_max:
@@ -354,7 +351,7 @@ class ReadLoop(Output):
                 return False
             if not argv:
                 continue
-            self._traffic.commands += 1
+            self.state.commands += 1
             if self._take(self._run_exact(argv), out):
                 return True
             turn += 1

@@ -23,7 +23,7 @@ from stratacache.node.resp import commands, tls
 from stratacache.node.resp.commands.tracking import Tracking
 from stratacache.node.resp.config import ServerConfig
 from stratacache.node.resp.connection import Connection
-from stratacache.node.resp.output import Output, Traffic
+from stratacache.node.resp.output import Output, ServerState
 from stratacache.node.resp.routing import Arrivals, Copies, Departures, Forwarder
 from stratacache.node.resp.table import Access
 from stratacache.node.resp.watch import Watchers
@@ -79,8 +79,6 @@ class NodeServer:
         self.epoch = 0
         self.view = b""
         self.endpoints = Endpoints(host="", port=0, unix="")
-        self.serve_until_ms = NEVER_MS
-        """Data commands are refused from this time of the engine's clock on (a shard's serving lease)."""
         self.hold_invalidations = False
         """Refuse invalidations of tags, namespaces and everything (while a view changes)."""
         self._table_is_owned = True
@@ -93,7 +91,7 @@ class NodeServer:
         self.connections_received = 0
         self.connections_rejected = 0
         self.cut_clients = 0
-        self.traffic = Traffic()
+        self.state = ServerState()
         self.errors: dict[str, int] = {}
         self.watchers = Watchers(self)
         self.tracking = Tracking(self)
@@ -113,7 +111,6 @@ class NodeServer:
         self.node_stats: Callable[[], dict[str, Any]] = engine.stats
         """What SC.STATS answers; a shard adds what its predecessors had counted."""
         self.current: Connection | None = None  # the tracking client whose command is being run
-        self.dirty = False  # changes wait to be pushed
         self.loop: asyncio.AbstractEventLoop
         self.tls: ssl.SSLContext | None = None
         """What TLS connections are accepted with; certificates that are loaded into it are shown from then on."""
@@ -228,6 +225,15 @@ class NodeServer:
         return packed
 
     @property
+    def serve_until_ms(self) -> int:
+        """Data commands are refused from this time of the engine's clock on (a shard's serving lease)."""
+        return self.state.serve_until_ms
+
+    @serve_until_ms.setter
+    def serve_until_ms(self, until_ms: int) -> None:
+        self.state.serve_until_ms = until_ms
+
+    @property
     def table_is_owned(self) -> bool:
         """Whether every entry in the engine's table may be served from here without asking the forwarder."""
         return self._table_is_owned
@@ -274,10 +280,10 @@ class NodeServer:
             "connections_received": self.connections_received,
             "connections_rejected": self.connections_rejected,
             "clients_cut": self.cut_clients,
-            "commands": self.traffic.commands,
+            "commands": self.state.commands,
             "errors": dict(self.errors),
-            "bytes_in": self.traffic.bytes_in,
-            "bytes_out": self.traffic.bytes_out,
+            "bytes_in": self.state.bytes_in,
+            "bytes_out": self.state.bytes_out,
         }
 
     def count_error(self, text: str) -> None:
@@ -294,7 +300,7 @@ class NodeServer:
 
     def changed(self, kind: str, names: Sequence[bytes], cause: RemovalCause, seq: int) -> None:
         """Take note of a change of the engine; it is pushed before its maker is answered."""
-        self.dirty = True
+        self.state.dirty = True
         if kind == "keys":
             self.watchers.keys_changed(names)
             if self.tracking.clients:
@@ -314,7 +320,7 @@ class NodeServer:
         self.flush_pushes()
 
     def _gone(self, key: bytes, cause: RemovalCause) -> None:  # noqa: ARG002
-        self.dirty = True
+        self.state.dirty = True
         self.tracking.keys_changed((key,))
 
     def flush_pushes(self, writer: Output | None = None) -> None:
@@ -323,7 +329,7 @@ class NodeServer:
         `writer`, about to send its replies, hears of its own changes behind them if it tracks, as in Redis: a value
         that it has read before in the same pipeline must not come after the news that it is out of date.
         """
-        self.dirty = False
+        self.state.dirty = False
         self.watchers.flush()
         self.tracking.flush()
         while self.pushes_pending:

@@ -97,7 +97,7 @@ def test_the_short_way_counts_like_the_long_one() -> None:
     alone = bytes(transport.written)
     assert alone == b"+OK\r\n$1\r\n1\r\n*2\r\n:0\r\n$1\r\n1\r\n$-1\r\n+OK\r\n$1\r\nx\r\n$-1\r\n"
     stats = served.engine.stats()
-    assert (stats["hits"], stats["misses"], served.server.traffic.commands) == (3, 2, 7)
+    assert (stats["hits"], stats["misses"], served.server.state.commands) == (3, 2, 7)
 
 
 def test_a_refused_set_is_answered() -> None:
@@ -146,7 +146,7 @@ def test_a_pipeline_is_answered_like_its_commands(commands: list[tuple[bytes, ..
         served = InProcess()
         replies = served.run([chunk for chunk in chunks if chunk])
         stats = served.engine.stats()
-        told.append((replies, stats["hits"], stats["misses"], stats["puts"], served.server.traffic.commands))
+        told.append((replies, stats["hits"], stats["misses"], stats["puts"], served.server.state.commands))
     assert told[0] == told[1] == told[2]
 
 

@@ -84,9 +84,9 @@ def _stats(server: NodeServer) -> Facts:
     removed = stats["removed"]
     return {
         "total_connections_received": server.connections_received,
-        "total_commands_processed": server.traffic.commands,
-        "total_net_input_bytes": server.traffic.bytes_in,
-        "total_net_output_bytes": server.traffic.bytes_out,
+        "total_commands_processed": server.state.commands,
+        "total_net_input_bytes": server.state.bytes_in,
+        "total_net_output_bytes": server.state.bytes_out,
         "rejected_connections": server.connections_rejected,
         "expired_keys": removed.get("expired", 0),
         "evicted_keys": removed.get("evicted", 0),

@@ -105,8 +105,8 @@ def function_flush(connection: Connection, argv: list[bytes]) -> Reply:
 def config_resetstat(connection: Connection, argv: list[bytes]) -> Reply:
     """Set the server's own counters to zero (the cache's counters stay)."""
     server = connection.server
-    traffic = server.traffic
-    traffic.commands = traffic.bytes_in = traffic.bytes_out = server.connections_rejected = 0
+    state = server.state
+    state.commands = state.bytes_in = state.bytes_out = server.connections_rejected = 0
     server.errors.clear()
     return OK
 

@@ -99,7 +99,7 @@ def test_the_operation_stands_in_the_key(key: bytes, operation: str) -> None:
 
 def test_a_recipe_outlives_its_entry_until_it_is_put_or_invalidated_again(node: MultiLevelCache) -> None:
     """Expiry keeps it, a put or an invalidation that covers it does not."""
-    clock = node._clock
+    clock = node.clock
     assert isinstance(clock, ManualClock)
     recipe = pack_recipe("fn:embed", 60, b"inputs")
     found = head_of(recipe)

@@ -5,7 +5,8 @@ L3. While a key lives in memory it moves only to later pages (groups.py), and wh
 it is not there yet, listed when the scan comes to the disk. So a key that is there during the whole scan is listed at
 least once, unless it is read back from disk and its record evicted from there, both meanwhile.
 
-Invariants: what is dead is not listed; a step costs one page, or at most `SCAN_RECORDS_MAX` records.
+Invariants: what is dead is not listed; a step costs `count` keys, a page and `SCAN_DEAD_MAX` dead entries, or at most
+`SCAN_RECORDS_MAX` records.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
 SCAN_DISK: Final = 1 << 48  # this bit of a cursor says that the scan has come to the disk,
 SCAN_SHIFT: Final = 128 - 48  # and the bits below are the first ones of the digest where it goes on
+SCAN_DEAD_MAX: Final = 1024  # entries waiting to be swept that one step passes over
 SCAN_RECORDS_MIN: Final = 16  # more than can share these bits, so that every step gets on
 SCAN_RECORDS_MAX: Final = 512  # 1 to 2 ms
 
@@ -42,14 +44,15 @@ class Scanner:
         now_ms = self._now_ms()
         pages = self._residents.groups.pages
         found: list[bytes] = []
-        seen = 0
-        while cursor < len(pages) and seen < count:
+        seen = dead = 0
+        while cursor < len(pages) and seen < count and dead < SCAN_DEAD_MAX:
             page = pages[cursor]
             cursor += 1
             if page is None:
                 continue
-            seen += len(page.entries)
             alive = [entry.key for entry in page.entries if entry.expires_ms > now_ms]
+            seen += len(alive)
+            dead += len(page.entries) - len(alive)
             found.extend(alive if match is None else filter(match, alive))
         if cursor < len(pages):
             return cursor, found

@@ -18,6 +18,12 @@ SYNTAX: Final = "ERR syntax error"
 WRONG_TYPE: Final = "WRONGTYPE Operation against a key holding the wrong kind of value"
 
 ZERO_DIGIT: Final = ord("0")
+_CURSOR: Final = re.compile(rb"(?:([+-]?)0*(\d{1,20}))?(?:\0|\Z)").match
+
+
+def shown(text: bytes, most: int | None = None) -> str:
+    """What an error says of an argument, `most` bytes of it: C ends a text at its first zero byte."""
+    return text.partition(b"\0")[0][:most].decode("utf-8", "surrogateescape")
 
 
 def integer_in(text: bytes) -> int | None:
@@ -38,10 +44,12 @@ def integer_of(text: bytes, problem: str = NOT_AN_INTEGER) -> int:
 
 
 def cursor_of(text: bytes) -> int:
-    """A SCAN cursor; a negative one is taken modulo 2^64, as C does. Raises CommandError."""
-    if not text.removeprefix(b"-").isdigit() or len(text) > 20:
+    """A SCAN cursor as C's strtoul reads it: no text is 0, a negative one is taken modulo 2^64. Raises CommandError."""
+    found = _CURSOR(text)
+    value = int(found[2]) if found is not None and found[2] else 0
+    if found is None or value >= 1 << 64:
         raise CommandError("ERR invalid cursor")
-    return int(text) % (1 << 64)
+    return -value % (1 << 64) if found[1] == b"-" else value
 
 
 def count_of(text: bytes, what: str, least: int = 0, most: int = INT64_MAX) -> int:

@@ -299,7 +299,8 @@ class Connection(ReadLoop):
         self.name = b""
         self.transaction = None
         self.channels.clear()
-        self.reply_mode = ReplyMode.ON
+        if self.reply_mode is not ReplyMode.SKIP:  # that is about the reply to RESET itself
+            self.reply_mode = ReplyMode.ON
         self.server.forget(self)
         self.refresh_mode()
 

@@ -23,6 +23,7 @@ from stratacache.node.errors import (
 )
 from stratacache.node.keys import canonical
 from stratacache.node.resp import proxy
+from stratacache.node.resp.arguments import shown
 from stratacache.node.resp.replies import OK, CommandError, error
 from stratacache.node.resp.table import Access, Command, Later, Reply, find
 
@@ -66,10 +67,7 @@ def _run(connection: Connection, argv: list[bytes]) -> Reply:
         return refuse(connection, _unknown(argv))
     if not found.least <= len(argv) <= found.most:
         wrong = f"wrong number of arguments for '{found.name}' command"
-        if found.name == "exec":
-            connection.leave_transaction()
-            return refuse(connection, f"EXECABORT Transaction discarded because of: {wrong}")
-        return refuse(connection, f"ERR {wrong}")
+        return refuse(connection, f"ERR {wrong}") if found.name != "exec" else _abort(connection, wrong)
     access = connection.access
     if access is not Access.FULL and found.access & ~access:
         if access is Access.NONE:
@@ -77,11 +75,18 @@ def _run(connection: Connection, argv: list[bytes]) -> Reply:
         return refuse(connection, f"NOPERM this token may only read: '{found.name}' is not allowed")
     if connection.channels and connection.resp == 2 and found.name not in WHILE_SUBSCRIBED:
         allowed = "only (P|S)SUBSCRIBE / (P|S)UNSUBSCRIBE / PING / QUIT / RESET are allowed in this context"
-        return refuse(connection, f"ERR Can't execute '{found.name}': {allowed}")
+        wrong = f"Can't execute '{found.name}': {allowed}"
+        return refuse(connection, f"ERR {wrong}") if found.name != "exec" else _abort(connection, wrong)
     if connection.transaction is not None and found.queues:
         return connection.transaction.add(found, argv)
     connection.last_command = found.name
     return perform(connection, found, argv)
+
+
+def _abort(connection: Connection, why: str) -> bytes:
+    """An EXEC that is refused ends its transaction."""
+    connection.leave_transaction()
+    return refuse(connection, f"EXECABORT Transaction discarded because of: {why}")
 
 
 def perform(connection: Connection, found: Command, argv: list[bytes]) -> Reply:
@@ -176,17 +181,16 @@ def error_text(problem: BaseException) -> str:
 
 
 def _unknown(argv: list[bytes]) -> str:
-    name = argv[0].decode("utf-8", "surrogateescape")
+    name = shown(argv[0], 128)
     parent = find(argv[0])
     if parent is not None and len(argv) > 1:
-        sub = argv[1].decode("utf-8", "surrogateescape")
-        return f"ERR unknown subcommand '{sub[:128]}'. Try {name.upper()} HELP."
-    words = ""
+        return f"ERR unknown subcommand '{shown(argv[1], 128)}'. Try {name.upper()} HELP."
+    words = b""
     for argument in argv[1:]:
         if len(words) >= 128:
             break
-        words += "'" + argument.decode("utf-8", "surrogateescape")[: 128 - len(words)] + "' "
-    return f"ERR unknown command '{name[:128]}', with args beginning with: {words}"
+        words += b"'%b' " % argument.partition(b"\0")[0][: 128 - len(words)]
+    return f"ERR unknown command '{name}', with args beginning with: {shown(words)}"
 
 
 def stored(done: object, reply: bytes = OK) -> Reply:

@@ -94,7 +94,7 @@ class Output:
 
     def flush_pushes(self) -> None:
         """Send the messages that wait."""
-        if self._pushes and not self.closing:
+        if self._pushes and not self._transport.is_closing():
             data = b"".join(self._pushes)
             self._pushes.clear()
             self._transport.write(data)

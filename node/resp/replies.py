@@ -31,7 +31,8 @@ class Status(bytes):
 
 def error(text: str) -> bytes:
     """An error reply."""
-    return b"-" + text.replace("\r", " ").replace("\n", " ").encode("utf-8", "surrogateescape") + b"\r\n"
+    line = text.rstrip("\r\n").replace("\r", " ").replace("\n", " ")
+    return b"-" + line.encode("utf-8", "surrogateescape") + b"\r\n"
 
 
 def bulk(value: bytes) -> bytes:

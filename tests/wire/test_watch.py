@@ -235,7 +235,21 @@ def test_tracking_tells_the_maker_behind_its_replies() -> None:
     client.data_received(request("HELLO", 3) + request("CLIENT", "TRACKING", "ON") + request("SET", "a", "1"))
     seen.written.clear()
     client.data_received(request("GET", "a") + request("SET", "a", "2"))
-    assert seen.written == b"$1\r\n1\r\n+OK\r\n>2\r\n$10\r\ninvalidate\r\n*1\r\n$1\r\na\r\n"
+    news = b">2\r\n$10\r\ninvalidate\r\n*1\r\n$1\r\na\r\n"
+    assert seen.written == b"$1\r\n1\r\n+OK\r\n" + news
+    seen.written.clear()
+    client.data_received(request("GET", "a") + request("SET", "a", "3") + request("QUIT"))
+    assert seen.written == b"$1\r\n2\r\n+OK\r\n+OK\r\n" + news
+
+
+def test_tracking_tells_of_a_flush_also_its_maker() -> None:
+    """NOLOOP spares a client its own keys, but not the news that everything is gone."""
+    node = InProcess()
+    client, seen = node.connect()
+    client.data_received(request("HELLO", 3) + request("CLIENT", "TRACKING", "ON", "NOLOOP") + request("GET", "a"))
+    seen.written.clear()
+    client.data_received(request("SET", "a", "1") + request("FLUSHALL"))
+    assert seen.written == b"+OK\r\n+OK\r\n>2\r\n$10\r\ninvalidate\r\n_\r\n"
 
 
 def test_tracking_redirected_to_resp2(node_port: int) -> None:

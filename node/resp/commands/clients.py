@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from stratacache.node.resp.arguments import SYNTAX, integer_in, integer_of
+from stratacache.node.resp.arguments import SYNTAX, integer_in, integer_of, shown
 from stratacache.node.resp.commands.session import check_name
 from stratacache.node.resp.connection import ReplyMode
 from stratacache.node.resp.replies import OK, CommandError, bulk, bulks, integer, verbatim
@@ -49,14 +50,33 @@ def client_setinfo(connection: Connection, argv: list[bytes]) -> Reply:
     elif option == b"LIB-VER":
         connection.client_library = (name, check_name(argv[3], "lib-ver"))
     else:
-        raise CommandError(f"ERR Unrecognized option '{argv[2].decode('utf-8', 'surrogateescape')}'")
+        raise CommandError(f"ERR Unrecognized option '{shown(argv[2])}'")
     return OK
+
+
+def _flags(other: Connection) -> str:
+    tracking = other.tracking
+    flags = {
+        "P": bool(other.channels),
+        "x": other.transaction is not None,
+        "t": tracking is not None,
+        "R": tracking is not None and tracking.redirect and tracking.redirect not in other.server.connections,
+        "B": tracking is not None and tracking.broadcast,
+    }
+    return "".join([flag for flag, holds in flags.items() if holds]) or "N"
+
+
+def _of_type(clients: Iterable[Connection], name: bytes) -> list[Connection]:
+    """The clients of one of Redis's types; there are no others here than normal ones and those that have subscribed."""
+    kind = name.lower()
+    if kind not in (b"normal", b"master", b"replica", b"slave", b"pubsub"):
+        raise CommandError(f"ERR Unknown client type '{shown(name)}'")
+    return [other for other in clients if kind == (b"pubsub" if other.channels else b"normal")]
 
 
 def describe(other: Connection) -> bytes:
     """One line of CLIENT LIST."""
     now_ms = other.engine.now_ms()
-    flags = ("x" if other.transaction is not None else "") + ("t" if other.tracking is not None else "")
     queued = -1 if other.transaction is None else len(other.transaction)
     redirect = -1 if other.tracking is None else other.tracking.redirect or -1
     fields = {
@@ -67,9 +87,9 @@ def describe(other: Connection) -> bytes:
         "name": other.name.decode("latin-1"),
         "age": (now_ms - other.connected_ms) // 1000,
         "idle": (now_ms - other.active_ms) // 1000,
-        "flags": flags or "N",
+        "flags": _flags(other),
         "db": 0,
-        "sub": 0,
+        "sub": len(other.channels),
         "psub": 0,
         "ssub": 0,
         "multi": queued,
@@ -107,14 +127,11 @@ def client_list(connection: Connection, argv: list[bytes]) -> Reply:
     chosen = list(clients.values())
     if len(argv) > 3 and argv[2].upper() == b"ID":
         numbers = [integer_in(text) for text in argv[3:]]
-        if any(number is None or number < 1 for number in numbers):
+        if None in numbers:
             raise CommandError("ERR Invalid client ID")
         chosen = [clients[number] for number in numbers if number in clients]
     elif len(argv) == 4 and argv[2].upper() == b"TYPE":
-        kind = argv[3].lower()
-        if kind not in (b"normal", b"master", b"replica", b"slave", b"pubsub"):
-            raise CommandError(f"ERR Unknown client type '{argv[3].decode('utf-8', 'surrogateescape')}'")
-        chosen = chosen if kind == b"normal" else []
+        chosen = _of_type(chosen, argv[3])
     elif len(argv) != 2:
         raise CommandError(SYNTAX)
     return verbatim(b"".join([describe(other) for other in chosen]), connection.resp)
@@ -149,11 +166,11 @@ def _kill_filters(connection: Connection, words: list[bytes]) -> tuple[list[Conn
     """The clients that CLIENT KILL's filters name, and whether the caller itself is spared."""
     chosen = list(connection.server.connections.values())
     spare = True
-    if len(words) % 2:
-        raise CommandError(SYNTAX)
     for index in range(0, len(words), 2):
+        if index + 1 == len(words):
+            raise CommandError(SYNTAX)
         name, value = words[index].upper(), words[index + 1]
-        text = value.decode("utf-8", "surrogateescape")
+        text = shown(value)
         if name == b"ID":
             number = integer_of(value, "ERR client-id should be greater than 0")
             if number < 1:
@@ -164,9 +181,7 @@ def _kill_filters(connection: Connection, words: list[bytes]) -> tuple[list[Conn
         elif name == b"LADDR":
             chosen = [other for other in chosen if other.local == text]
         elif name == b"TYPE":
-            if text.lower() not in ("normal", "master", "replica", "slave", "pubsub"):
-                raise CommandError(f"ERR Unknown client type '{text}'")
-            chosen = chosen if text.lower() == "normal" else []
+            chosen = _of_type(chosen, value)
         elif name == b"USER":
             if text != "default":
                 raise CommandError(f"ERR No such user '{text}'")
@@ -181,7 +196,7 @@ def _kill_filters(connection: Connection, words: list[bytes]) -> tuple[list[Conn
 def client_kill(connection: Connection, argv: list[bytes]) -> Reply:
     """Close clients, by address or by filters."""
     if len(argv) == 3:
-        address = argv[2].decode("utf-8", "surrogateescape")
+        address = shown(argv[2])
         chosen = [other for other in connection.server.connections.values() if other.peer == address]
         if not chosen:
             raise CommandError("ERR No such client")

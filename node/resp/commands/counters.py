@@ -2,26 +2,21 @@
 
 from __future__ import annotations
 
-import re
-from decimal import Decimal
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from stratacache.node.keys import canonical
+from stratacache.node.resp import long_double
 from stratacache.node.resp.arguments import INT64_MAX, INT64_MIN, WRONG_TYPE, integer_of
 from stratacache.node.resp.commands.entries import change, put_like
 from stratacache.node.resp.commands.strings import TEXT_CODECS, write
 from stratacache.node.resp.dispatch import stored
+from stratacache.node.resp.long_double import LongDouble
 from stratacache.node.resp.replies import CommandError, bulk, integer
 from stratacache.node.resp.table import Flag, Reply, command
 
 if TYPE_CHECKING:
     from stratacache.node.entry import Entry
     from stratacache.node.resp.connection import Connection
-
-
-_FLOAT: Final = re.compile(rb"[+-]?(\d{1,40}\.?\d{0,40}|\.\d{1,40})(e[+-]?\d{1,3})?\Z", re.IGNORECASE).match
-_PLACES: Final = Decimal(1).scaleb(-17)
-_FLOAT_MAX: Final = Decimal(10) ** 300
 
 
 def add(connection: Connection, raw: bytes, amount: int) -> Reply:
@@ -68,28 +63,25 @@ def decrby(connection: Connection, argv: list[bytes]) -> Reply:
     return add(connection, argv[1], -amount)
 
 
-def _float(text: bytes) -> Decimal:
-    if _FLOAT(text) is None:
+def _number(payload: bytes) -> LongDouble:
+    value = long_double.read(payload)
+    if value is None:
         raise CommandError("ERR value is not a valid float")
-    return Decimal(text.decode())
+    return value
 
 
 @command("incrbyfloat", 3, Flag.WRITE, (1, 1, 1))
 def incrbyfloat(connection: Connection, argv: list[bytes]) -> Reply:
-    """Add to the decimal number under a key; 17 places are kept, as in Redis."""
+    """Add to the number under a key, with the digits that Redis's long double gives."""
     key = canonical(argv[1])
 
     def count(entry: Entry | None) -> Reply:
         if entry is not None and entry.codec not in TEXT_CODECS:
             raise CommandError(WRONG_TYPE)
-        value = (Decimal(0) if entry is None else _float(entry.payload)) + _float(argv[2])
-        if abs(value) > _FLOAT_MAX:
+        value = long_double.add((0, 0) if entry is None else _number(entry.payload), _number(argv[2]))
+        if value is None:
             raise CommandError("ERR increment would produce NaN or Infinity")
-        if abs(value) < Decimal(10) ** 10:
-            value = value.quantize(_PLACES)
-        text = f"{value:f}"
-        text = text.rstrip("0").rstrip(".") if "." in text else text
-        payload = b"0" if text == "-0" else text.encode()
+        payload = long_double.text(value)
         done = write(connection, key, payload) if entry is None else put_like(connection, entry, payload)
         return stored(done, bulk(payload))
 

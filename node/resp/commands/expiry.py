@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 from stratacache.node.entry import NEVER_MS, Entry
 from stratacache.node.keys import canonical
-from stratacache.node.resp.arguments import INT64_MAX, integer_of
-from stratacache.node.resp.commands.entries import change, kept_ms
+from stratacache.node.resp.arguments import INT64_MAX, integer_of, shown
+from stratacache.node.resp.commands.entries import FOREVER_MS, change, kept_ms
 from stratacache.node.resp.dispatch import when
 from stratacache.node.resp.replies import ONE, ZERO, CommandError, integer
 from stratacache.node.resp.table import Flag, Reply, command
@@ -24,7 +24,7 @@ def _conditions(words: list[bytes]) -> frozenset[bytes]:
     found = frozenset(word.upper() for word in words)
     for word in words:
         if word.upper() not in (b"NX", b"XX", b"GT", b"LT"):
-            raise CommandError(f"ERR Unsupported option {word.decode('utf-8', 'surrogateescape')}")
+            raise CommandError(f"ERR Unsupported option {shown(word)}")
     if b"NX" in found and len(found) > 1:
         raise CommandError("ERR NX and XX, GT or LT options at the same time are not compatible")
     if found >= {b"GT", b"LT"}:
@@ -58,7 +58,7 @@ def _expire(connection: Connection, argv: list[bytes], name: str, *, seconds: bo
         raise wrong
 
     def renew(entry: Entry | None) -> Reply:
-        if entry is None or not _holds(conditions, entry, value):
+        if entry is None or not _holds(conditions, entry, min(value, FOREVER_MS)):
             return ZERO
         if value <= now_ms:
             return when(connection.engine.remove(key), lambda _: ONE)

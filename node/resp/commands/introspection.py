@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-from stratacache.node.resp.arguments import glob
+from stratacache.node.resp.arguments import SYNTAX, glob, shown
 from stratacache.node.resp.replies import (
     OK,
     CommandError,
@@ -76,10 +76,10 @@ def config_get(connection: Connection, argv: list[bytes]) -> Reply:
 def config_set(connection: Connection, argv: list[bytes]) -> Reply:
     """Take what is set already; everything else belongs to the start of the node."""
     if len(argv) % 2:
-        raise CommandError("ERR wrong number of arguments for 'config|set' command")
+        raise CommandError(SYNTAX)
     known = settings(connection.server)
     for name, value in zip(argv[2::2], argv[3::2], strict=True):
-        text = name.decode("utf-8", "surrogateescape")
+        text = shown(name)
         if text.lower() not in known:
             raise CommandError(f"ERR Unknown option or number of arguments for CONFIG SET - '{text}'")
         if known[text.lower()].encode() != value:
@@ -98,6 +98,8 @@ def function(connection: Connection, argv: list[bytes]) -> Reply:
 @command("function|flush", -2, Flag.ADMIN, group="scripting")
 def function_flush(connection: Connection, argv: list[bytes]) -> Reply:
     """Nothing to do; test suites call it before they begin."""
+    if len(argv) > 3 or (len(argv) == 3 and argv[2].upper() not in (b"SYNC", b"ASYNC")):
+        raise CommandError("ERR FUNCTION FLUSH only supports SYNC|ASYNC option")
     return OK
 
 

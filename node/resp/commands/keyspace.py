@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from concurrent.futures import Future
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from stratacache.node.keys import canonical
-from stratacache.node.resp.arguments import SYNTAX, cursor_of, glob, integer_of
+from stratacache.node.resp.arguments import SYNTAX, cursor_of, glob, integer_in, integer_of
 from stratacache.node.resp.commands.entries import gather
 from stratacache.node.resp.dispatch import when
 from stratacache.node.resp.replies import OK, CommandError, array, bulk, bulks, integer, status
@@ -16,7 +16,11 @@ from stratacache.node.resp.table import Flag, Later, Reply, command
 from stratacache.node.scan import SCAN_DISK
 
 if TYPE_CHECKING:
+    from stratacache.node.entry import Entry
     from stratacache.node.resp.connection import Connection
+
+_INT_BYTES_MAX: Final = 20
+_EMBSTR_BYTES_MAX: Final = 44
 
 
 @command("del", -2, Flag.WRITE, (1, -1, 1), group="generic")
@@ -62,9 +66,17 @@ def object_(connection: Connection, argv: list[bytes]) -> Reply:
 
 @command("object|encoding", 3, Flag.READ, (2, 2, 1), group="generic")
 def object_encoding(connection: Connection, argv: list[bytes]) -> Reply:
-    """Encoding of a key: always raw."""
-    found = connection.engine.peek(canonical(argv[2]))
-    return when(found, lambda entry: connection.null if entry is None else bulk(b"raw"))
+    """Encoding that Redis gives a fresh value like the one under a key."""
+
+    def encoding(entry: Entry | None) -> bytes:
+        if entry is None:
+            return connection.null
+        size = _EMBSTR_BYTES_MAX + 1 if entry.packed else entry.payload_bytes  # nothing short is packed
+        if size <= _INT_BYTES_MAX and integer_in(entry.payload) is not None:
+            return bulk(b"int")
+        return bulk(b"embstr" if size <= _EMBSTR_BYTES_MAX else b"raw")
+
+    return when(connection.engine.peek(canonical(argv[2])), encoding)
 
 
 @command("dbsize", 1, Flag.READ | Flag.SPANS, group="server")

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import hmac
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
-from stratacache.node.resp.arguments import SYNTAX, integer_in, integer_of
+from stratacache.node.resp.arguments import SYNTAX, integer_in, integer_of, shown
 from stratacache.node.resp.replies import OK, PONG, CommandError, bulk, bulks, integer, pairs, status
 from stratacache.node.resp.table import Access, Flag, Reply, command
 
@@ -14,6 +14,10 @@ if TYPE_CHECKING:
 
 REDIS_VERSION = "7.4.0"
 """What clients that look at it are told: the first version with which redis-py turns its client-side caching on."""
+
+
+INT32_MAX: Final = (1 << 31) - 1
+INT32_MIN: Final = -(1 << 31)
 
 
 @command("ping", -1, group="connection")
@@ -42,7 +46,10 @@ def quit_(connection: Connection, argv: list[bytes]) -> Reply:
 @command("select", 2, group="connection")
 def select(connection: Connection, argv: list[bytes]) -> Reply:
     """Choose database 0, the only one."""
-    if integer_of(argv[1]) != 0:
+    number = integer_of(argv[1])
+    if not INT32_MIN <= number <= INT32_MAX:
+        raise CommandError(f"ERR value is out of range, value must between {INT32_MIN} and {INT32_MAX}")
+    if number != 0:
         raise CommandError("ERR DB index is out of range")
     return OK
 
@@ -106,31 +113,23 @@ def hello(connection: Connection, argv: list[bytes]) -> Reply:
             raise CommandError("NOPROTO unsupported protocol version")
         resp = version
         position = 2
-    login: tuple[bytes, bytes] | None = None
-    name: bytes | None = None
-    while position < len(argv):
+    while position < len(argv):  # each option has its effect, whatever is wrong behind it: as in Redis 7.0
         option = argv[position].upper()
         left = len(argv) - position - 1
         if option == b"AUTH" and left >= 2:
-            login = (argv[position + 1], argv[position + 2])
+            authenticate(connection, argv[position + 1], argv[position + 2])
             position += 3
         elif option == b"SETNAME" and left >= 1:
-            name = check_name(argv[position + 1], "Client names")
+            connection.name = check_name(argv[position + 1], "Client names")
             position += 2
         else:
-            raise CommandError(
-                f"ERR Syntax error in HELLO option '{argv[position].decode('utf-8', 'surrogateescape')}'"
-            )
-    if login is not None:
-        authenticate(connection, *login)
+            raise CommandError(f"ERR Syntax error in HELLO option '{shown(argv[position])}'")
     if connection.access is Access.NONE:
         raise CommandError(
-            "NOAUTH HELLO must be called with the client already authenticated, otherwise the HELLO <proto> "
-            "AUTH <user> <pass> option can be used to authenticate the client and select the RESP protocol "
-            "version at the same time"
+            "NOAUTH HELLO must be called with the client already authenticated, otherwise the HELLO AUTH "
+            "<user> <pass> option can be used to authenticate the client and select the RESP protocol version at the "
+            "same time"
         )
-    if name is not None:
-        connection.name = name
     connection.set_protocol(resp)
     facts: list[tuple[bytes, bytes]] = [
         (bulk(b"server"), bulk(b"redis")),

@@ -167,7 +167,7 @@ def getex(connection: Connection, argv: list[bytes]) -> Reply:
             return connection.null
         engine = connection.engine
         value = bulk(entry.payload)
-        if options.persist:
+        if options.persist and entry.expires_ms != NEVER_MS:
             return when(engine.set_expiry(key, NEVER_MS), lambda _: value)
         if options.unit:
             now_ms = engine.now_ms()
@@ -284,7 +284,7 @@ def setrange(connection: Connection, argv: list[bytes]) -> Reply:
         if not argv[3]:
             return integer(len(before))
         if offset + len(argv[3]) > limit:
-            raise CommandError(f"ERR string exceeds maximum allowed size ({limit} bytes)")
+            raise CommandError("ERR string exceeds maximum allowed size (proto-max-bulk-len)")
         value = before[:offset].ljust(offset, b"\0") + argv[3] + before[offset + len(argv[3]) :]
         done = write(connection, key, value) if entry is None else put_like(connection, entry, value)
         return stored(done, integer(len(value)))

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Final
 
 from stratacache.node.keys import namespace_of
-from stratacache.node.resp.arguments import SYNTAX, integer_of
+from stratacache.node.resp.arguments import SYNTAX, integer_of, shown
 from stratacache.node.resp.replies import NULLS, OK, CommandError, array, bulk, bulks, integer, members, pairs, push
 from stratacache.node.resp.table import Reply, command
 
@@ -133,7 +133,7 @@ class Tracking:
         if kind == "all":
             self._forget_keys()
             for client in list(self.clients.values()):
-                self._tell(client, None)
+                self._send(client, None)  # also to one with NOLOOP that has flushed by itself, as Redis does
             return
         groups = [b"t" + tag for tag in names] + [_UNKNOWN_TAGS] if kind == "tags" else [b"n" + name for name in names]
         for group in groups:
@@ -225,7 +225,7 @@ def _check_prefixes(old: list[bytes], new: list[bytes]) -> None:
         for others, what in ((old, "an existing"), (new[index + 1 :], "another provided")):
             for other in others:
                 if one.startswith(other) or other.startswith(one):
-                    first, second = (text.decode("utf-8", "surrogateescape") for text in (one, other))
+                    first, second = shown(one), shown(other)
                     raise CommandError(
                         f"ERR Prefix '{first}' overlaps with {what} prefix '{second}'. "
                         "Prefixes for a single client must not overlap."
@@ -274,7 +274,7 @@ def client_tracking(connection: Connection, argv: list[bytes]) -> Reply:
 def client_caching(connection: Connection, argv: list[bytes]) -> Reply:
     """Whether the keys of the next command are tracked."""
     state = connection.tracking
-    if state is None or not (state.opt_in or state.opt_out):
+    if state is None:
         raise CommandError(
             "ERR CLIENT CACHING can be called only when the client is in tracking mode "
             "with OPTIN or OPTOUT mode enabled"

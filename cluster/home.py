@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import fcntl
 import json
+import logging
 import os
 from contextlib import suppress
 from dataclasses import asdict, replace
@@ -20,6 +21,8 @@ from stratacache.node.errors import UsageError
 
 SOCKET_PATH_MAX: Final = 107
 _LOCK_POLL_S: Final = 0.05
+
+log = logging.getLogger(__name__)
 
 
 def runtime_dir(uid: str) -> Path:
@@ -99,15 +102,23 @@ class ShardHome:
             return None
 
     def write_state(self, state: Stored) -> None:
-        """Replace the state, durably."""
+        """Replace the state, durably. Where that can't be done it is removed: nothing is kept of a disk without one.
+
+        Raises OSError when it can't even be removed: then the last one stands, which is not true any more.
+        """
         if self.path is None:
             return
         fresh = self.path / ".state.json"
-        with fresh.open("w") as file:
-            json.dump(asdict(state), file)
-            file.flush()
-            os.fsync(file.fileno())
-        fresh.replace(self.path / "state.json")
+        try:
+            with fresh.open("w") as file:
+                json.dump(asdict(state), file)
+                file.flush()
+                os.fsync(file.fileno())
+            fresh.replace(self.path / "state.json")
+        except OSError as error:
+            (self.path / "state.json").unlink(missing_ok=True)
+            log.warning("%s can't be written, so what is on this disk will be dropped: %s", self.path, error)
+        _sync_directory(self.path)
 
     def mark_clean(self) -> None:
         """Say that everything is on disk and the whole cluster was asked to stop."""
@@ -125,6 +136,15 @@ class ShardHome:
                 self.sockets.rmdir()
             os.close(self._fd)
             self._fd = -1
+
+
+def _sync_directory(path: Path) -> None:
+    """Make it last which files a directory has: without, the file before may be back after a loss of power."""
+    directory = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(directory)
+    finally:
+        os.close(directory)
 
 
 def _boot_id() -> str:

@@ -1,20 +1,25 @@
 """Carries out what the serving decisions of one shard ask for: on its server, its engine, its home and its streams.
 
 Invariant: events are decided one at a time and their effects carried out in order (`_turn`), so that what is vouched
-for has been done. What suspended shards owe is noted beside that: it changes nothing but a log.
+for has been done; where that fails, the process ends rather than vouch for it. What suspended shards owe is noted
+beside that: it changes nothing but a log.
 """
 
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 from collections.abc import Sequence
 
 from stratacache.cluster import messages as m
 from stratacache.cluster import serving_events as s
+from stratacache.cluster.acting import act_at_once
 from stratacache.cluster.owing import Owing, pay
 from stratacache.cluster.serving import Serving
 from stratacache.cluster.shard_node import ShardNode, ShardSpec, when_done
+
+log = logging.getLogger(__name__)
 
 
 class ServingShell:
@@ -48,20 +53,20 @@ class ServingShell:
         async with self._turn:
             effects = self.serving.handle(event, self.node.engine.now_ms())
             self._owing.listen(self.node.server, self.node.replication)
-            for effect in effects:
-                await self._act_on(effect, answers)
+            try:
+                for effect in effects:
+                    await self._act_on(effect, answers)
+            except Exception:
+                # The decisions take it for done, and would vouch for it when asked again.
+                log.exception("%s ends: a step of a view change failed", self.serving.shard)
+                os._exit(1)
         return answers
 
     async def _act_on(self, effect: s.ServingEffect, answers: m.Answers) -> None:
         node = self.node
+        if act_at_once(node, effect):
+            return
         match effect:
-            case s.HoldInvalidations(on=on):
-                node.server.hold_invalidations = on
-            case s.ServeUntil(ms=ms):
-                node.server.serve_until_ms = ms
-            case s.HoldChains(view=view) if node.replication is not None and node.links is not None:
-                node.replication.prepare(view)
-                node.links.follow(view)
             case s.Settle(epoch=epoch):
                 self._settling = epoch
             case s.DropContent():
@@ -70,20 +75,10 @@ class ServingShell:
                 await self._pay(debts)
             case s.StoreState():
                 await asyncio.to_thread(node.home.write_state, self._stored(effect))
-            case s.StopMoving(view=view):
-                node.handoffs.stop_moving(view)
             case s.DropLeftovers():
                 dropped = asyncio.get_running_loop().create_future()
                 node.handoffs.drop_leftovers(lambda: dropped.set_result(None))
                 await dropped
-            case s.BeginHandoff():
-                node.handoffs.begin(effect)
-            case s.ShowView(view=view, returns=returns):
-                node.server.set_view(view.to_bytes(), view.epoch)
-                node.forwarder.set_view(view)
-                if node.replication is not None and node.links is not None:
-                    node.replication.activate(view, returns=returns)
-                    node.links.follow(view)
             case s.Answer(event=answer):
                 answers.append(answer)
             case s.AskLease():

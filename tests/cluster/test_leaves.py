@@ -144,6 +144,23 @@ def test_state_is_replaced_whole_and_garbage_counts_as_none(tmp_path: Path) -> N
     home.close()
 
 
+def test_a_state_that_cannot_be_written_is_removed(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """On a full disk the state before would stand, and vouch for content that has changed since."""
+    home = home_in(tmp_path)
+    state = m.Stored(uid="u", incarnation=1, epoch=3, ring="r", clean=False, pinned=True)
+    asyncio.run(home.open(1.0))
+    assert home.path is not None
+    home.write_state(state)
+    (home.path / ".state.json").symlink_to("/dev/full")
+    home.write_state(replace(state, epoch=4))
+    assert home.read_state() is None
+    assert "No space left on device" in caplog.text
+    (home.path / ".state.json").unlink()
+    home.write_state(replace(state, epoch=5))
+    assert home.read_state() == replace(state, epoch=5)
+    home.close()
+
+
 def test_a_socket_directory_of_somebody_else_is_refused(tmp_path: Path) -> None:
     """/tmp is everybody's: a link put there before us must not be followed."""
     target = tmp_path / "target"

@@ -1,6 +1,7 @@
 """A shard process: the real engine, RESP server and serving decisions, without Ray, sockets and threads.
 
-It mirrors what `cluster/serving_shell.py` does with the decisions' effects, in the same order and with the same pauses.
+It mirrors what `cluster/serving_shell.py` does with those effects of the decisions that take a while, in the same order
+and with the same pauses; what is done at once is the shell's own code (`cluster/acting.py`).
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, Any, cast
 from stratacache.cluster import coordinator_events as c
 from stratacache.cluster import messages as m
 from stratacache.cluster import serving_events as s
+from stratacache.cluster.acting import act_at_once
 from stratacache.cluster.handoff import Handoffs
 from stratacache.cluster.owing import Owing, pay
 from stratacache.cluster.replicated import ReplicatedCache
@@ -53,7 +55,7 @@ class ShardProcess(Process):
         self.started: m.ShardStarted | None = None
         self.engine: MultiLevelCache
         self.server: NodeServer
-        self.router: RingRouter
+        self.forwarder: RingRouter
         self.handoffs: Handoffs
         self.replication: Replication | None = None
         self.links: SimLinks | None = None
@@ -103,11 +105,11 @@ class ShardProcess(Process):
             )
             self.links = SimLinks(self, self.replication)
         self.port = self.cluster.listen(self, port)
-        self.router = RingRouter(self.shard, self.replication.chains if self.replication is not None else None)
+        self.forwarder = RingRouter(self.shard, self.replication.chains if self.replication is not None else None)
         self.server = NodeServer(
             self.engine,
             ServerConfig(port=self.port),
-            cast("Any", self.router),
+            cast("Any", self.forwarder),
             Identity(cluster=self.cluster.name, shard=self.shard, incarnation=self.incarnation),
         )
         self.server.loop = cast("Any", Loop(self))
@@ -119,7 +121,7 @@ class ShardProcess(Process):
         self.handoffs = Handoffs(
             self.engine,
             self.server,
-            self.router.ownership,
+            self.forwarder.ownership,
             SimPeers(self),
             incarnation=self.incarnation,
             gone=lambda epoch: self.handle(s.LeftoversGone(epoch=epoch)),
@@ -216,27 +218,13 @@ class ShardProcess(Process):
             self.after(self.world.random.choice(SLOW_MS), lambda: self._one_by_one(steps, done))
 
     def _act_on(self, effect: s.ServingEffect, answers: list[Any]) -> None:
+        act_at_once(self, effect)
         match effect:
-            case s.HoldInvalidations(on=on):
-                self.server.hold_invalidations = on
-            case s.ServeUntil(ms=ms):
-                self.server.serve_until_ms = ms
-            case s.HoldChains(view=view) if self.replication is not None and self.links is not None:
-                self.replication.prepare(view)
-                self.links.follow(view)
             case s.Settle(epoch=epoch):
                 self._settling = epoch
-            case s.StopMoving(view=view):
-                self.handoffs.stop_moving(view)
             case s.BeginHandoff(former=former):
                 self.world.faults["handoffs begun" if former is not None else "rings without a handoff"] += 1
-                self.handoffs.begin(effect)
-            case s.ShowView(view=view, returns=returns):
-                self.server.set_view(view.to_bytes(), view.epoch)
-                self.router.set_view(view)
-                if self.replication is not None and self.links is not None:
-                    self.replication.activate(view, returns=returns)
-                    self.links.follow(view)
+            case s.ShowView(view=view):
                 self.cluster.oracle.saw_view(view, self.name)
             case s.Answer(event=answer):
                 answers.append(answer)

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from heapq import heappop, heappush
 from random import Random
 
+from stratacache.node.clock import Clock
+
 EPOCH_MS = 1_700_000_000_000
 
 
@@ -67,7 +69,7 @@ class World:
 
 
 @dataclass(eq=False)
-class Machine:
+class Machine(Clock):
     """A machine: its name, and a monotonic clock of its own rate that outlives the processes on it."""
 
     world: World

@@ -20,14 +20,14 @@ class LruPolicy(FifoPolicy):
     def on_hits(self, entries: Sequence[Evictable]) -> None:
         """Move entries to the recent end, in order."""
         ring = self._ring
-        newest = ring.order
+        newest: Evictable = ring.order
         for entry in entries:  # unlink and append, inlined: this runs for every hit of the node
             if entry is newest:
                 continue
-            older = entry.order
+            older: Evictable | None = entry.order
             if older is None:
                 continue
-            newer = entry.link
+            newer: Evictable = entry.link
             older.link = newer
             newer.order = older
             newest.link = entry

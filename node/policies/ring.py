@@ -20,7 +20,7 @@ def new_ring() -> Evictable:
 
 def append(ring: Evictable, entry: Evictable) -> None:
     """Put an entry at the newest end."""
-    newest = ring.order
+    newest: Evictable = ring.order
     entry.order = newest
     entry.link = ring
     newest.link = ring.order = entry
@@ -28,8 +28,8 @@ def append(ring: Evictable, entry: Evictable) -> None:
 
 def unlink(entry: Evictable) -> None:
     """Take an entry out of its ring."""
-    older = entry.order
-    newer = entry.link
+    older: Evictable = entry.order
+    newer: Evictable = entry.link
     older.link = newer
     newer.order = older
     entry.order = entry.link = None
@@ -38,7 +38,7 @@ def unlink(entry: Evictable) -> None:
 def keys_newest_first(ring: Evictable) -> list[bytes]:
     """The keys of a ring, from its newest end on."""
     keys: list[bytes] = []
-    entry = ring.order
+    entry: Evictable = ring.order
     while entry is not ring:
         keys.append(entry.key)
         entry = entry.order

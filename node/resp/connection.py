@@ -76,6 +76,7 @@ class Connection(ReadLoop):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Take the connection in, or refuse it when there are too many."""
         self._transport = cast("asyncio.Transport", transport)
+        self._write = self._transport.write
         sock = transport.get_extra_info("socket")
         if sock is not None and sock.family == socket.AF_UNIX:
             # A reply of some hundred kilobytes shall not need a wake-up of the client for every 200 KiB.
@@ -114,7 +115,7 @@ class Connection(ReadLoop):
 
     def _receive(self, data: bytes) -> None:
         if self.plain and self._in_step and (reply := self._answer_lone(data)) is not None:
-            if reply.__class__ is bytes:
+            if isinstance(reply, bytes):
                 self._send(reply)
             else:
                 self._take(reply, [])
@@ -213,16 +214,15 @@ class Connection(ReadLoop):
 
         While one is waited for, `out` gathers what leaves after it.
         """
-        if reply.__class__ is not bytes:
-            later = cast("Later", reply)
+        if isinstance(reply, Later):
             if self._later is None:
                 self.write(out)
-                self._later = later
+                self._later = reply
             else:
                 self._behind.extend(out)
-                self._behind.append(later)
+                self._behind.append(reply)
             out.clear()
-            if not later.applied or self.reply_mode is not ReplyMode.ON:
+            if not reply.applied or self.reply_mode is not ReplyMode.ON:
                 return True
             self._behind.append(b"")  # so that it is answered, whatever CLIENT REPLY says behind it
             return False

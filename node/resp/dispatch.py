@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from concurrent.futures import Future
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import TYPE_CHECKING, Any, Final
 
 from stratacache.node.errors import (
     CacheError,
@@ -102,8 +102,8 @@ def perform(connection: Connection, found: Command, argv: list[bytes]) -> Reply:
         if server.arrivals is not None and (waiting := settle_keys(server.arrivals, found, argv)) is not None:
             return Later(waiting, lambda _: perform(connection, found, argv))  # all may be different by then
     reply = found.handler(connection, argv) if connection.tracking is None else _run_tracked(connection, found, argv)
-    if found.invalidates and reply.__class__ is not bytes:
-        return _under_one_view(connection, cast("Later", reply), connection.server.epoch)
+    if found.invalidates and isinstance(reply, Later):
+        return _under_one_view(connection, reply, connection.server.epoch)
     return reply
 
 
@@ -131,8 +131,8 @@ def _under_one_view(connection: Connection, later: Later, epoch: int) -> Later:
 
     def reply(result: Any) -> Reply:
         answer = later.then(result)
-        if answer.__class__ is not bytes:
-            return _under_one_view(connection, cast("Later", answer), epoch)
+        if isinstance(answer, Later):
+            return _under_one_view(connection, answer, epoch)
         if server.hold_invalidations or server.epoch != epoch:
             raise CommandError(f"SUSPENDED {server.epoch}")
         return answer

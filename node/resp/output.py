@@ -14,6 +14,8 @@ from stratacache.node.entry import NEVER_MS
 from stratacache.node.resp.replies import CommandError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from stratacache.node.resp.commands.tracking import TrackingClient
     from stratacache.node.resp.server import NodeServer
 
@@ -46,6 +48,7 @@ class Output:
         self.output_since_ms = 0  # since when the client has not read what it was sent; 0: it reads
         self.state = server.state
         self._transport: asyncio.Transport = cast("asyncio.Transport", None)
+        self._write = cast("Callable[[bytes], None]", None)  # the transport's; bound once, because each reply needs it
         self._pushes: list[bytes] = []
 
     def pause_writing(self) -> None:
@@ -76,7 +79,7 @@ class Output:
             self.server.flush_pushes(self)  # who else must know of a change knows it before its maker is answered
         if data:
             state.bytes_out += len(data)
-            self._transport.write(data)
+            self._write(data)
             if self.output_since_ms:
                 self._check_output()
         if self._pushes:

@@ -269,7 +269,7 @@ class ReadLoop(Output):
                         executed += 1
                         continue
                 elif name == b"SET":
-                    if may_put and len(argv) == 3 and argv[1].__class__ is argv[2].__class__ is bytes:
+                    if may_put and len(argv) == 3 and isinstance(argv[1], bytes) and isinstance(argv[2], bytes):
                         executed += 1
                         reply = self._set(argv[1], argv[2])
                         if reply is OK:

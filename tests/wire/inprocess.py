@@ -94,9 +94,9 @@ class InProcess:
         self.server = NodeServer(self.engine, ServerConfig(**settings), identity=Identity(incarnation=1))
         self.server.loop = self.loop  # type: ignore[assignment]
 
-    def connect(self) -> tuple[Connection, Transport]:
+    def connect(self, transport: Transport | None = None) -> tuple[Connection, Transport]:
         connection = Connection(self.server)
-        transport = Transport()
+        transport = transport or Transport()
         connection.connection_made(transport)
         return connection, transport
 

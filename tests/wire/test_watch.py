@@ -73,10 +73,8 @@ def test_a_push_is_written_before_the_acknowledgement() -> None:
             order.append(self.name)
             super().write(data)
 
-    watcher, _ = node.connect()
-    watcher._transport = Noting("push")
-    writer, _ = node.connect()
-    writer._transport = Noting("answer")
+    watcher, _ = node.connect(Noting("push"))
+    writer, _ = node.connect(Noting("answer"))
     watcher.data_received(request("HELLO", 3) + request("SC.WATCH"))
     order.clear()
     writer.data_received(request("SET", "a", "1") + request("SC.INVTAGS", "t"))

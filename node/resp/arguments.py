@@ -15,6 +15,9 @@ INT64_MAX: Final = (1 << 63) - 1
 INT64_MIN: Final = -(1 << 63)
 NOT_AN_INTEGER: Final = "ERR value is not an integer or out of range"
 SYNTAX: Final = "ERR syntax error"
+PATTERN_BYTES_MAX: Final = 1024
+"""A longer pattern would take more than 10 ms to compile."""
+
 WRONG_TYPE: Final = "WRONGTYPE Operation against a key holding the wrong kind of value"
 
 ZERO_DIGIT: Final = ord("0")
@@ -77,12 +80,15 @@ def expires_at(text: bytes, unit: bytes, now_ms: int, command: str) -> int:
     return value
 
 
-@lru_cache(maxsize=256)
+@lru_cache(maxsize=64)
 def glob(pattern: bytes) -> re.Pattern[bytes]:
     """A compiled Redis glob: `*`, `?`, `[a-c]`, `[^a]`, backslash escapes.
 
     Every `*` is matched lazily and never given back (an atomic group), so that no pattern takes exponential time.
+    Raises CommandError for a pattern that would take long to compile.
     """
+    if len(pattern) > PATTERN_BYTES_MAX:
+        raise CommandError(f"LIMIT a pattern has {len(pattern)} bytes, the limit is {PATTERN_BYTES_MAX}: shorten it")
     parts: list[bytes] = []
     position = 0
     open_stars = 0

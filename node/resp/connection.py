@@ -228,6 +228,9 @@ class Connection(ReadLoop):
             return False
         if self.reply_mode is ReplyMode.ON:
             out.append(reply)
+            if self._pushes and self.tracking is not None:  # what this command has told its own client follows it
+                out.extend(self._pushes)
+                self._pushes.clear()
         elif self.reply_mode is ReplyMode.SKIP:
             self.reply_mode = ReplyMode.ON
             self.refresh_mode()

@@ -23,7 +23,7 @@ ARGUMENTS_MAX: Final = 1024 * 1024
 _LONG_BYTES: Final = 4096
 """A longer argument that is not complete is gathered in a buffer of its own: each byte is copied twice at most."""
 
-_ARGUMENT_BYTES: Final = 64
+ARGUMENT_BYTES: Final = 64
 """What an argument costs beside its bytes: its object and its place in the list."""
 
 _BATCH_BYTES_MIN: Final = 64 * 1024
@@ -34,7 +34,8 @@ _ZERO: Final = ord("0")
 UNAUTHENTICATED_ARGUMENTS_MAX: Final = 10
 UNAUTHENTICATED_BULK_BYTES_MAX: Final = 16384
 
-_HUGE: Final = re.compile(rb"\n[*~>%|][0-9]{7}").search
+_HARMFUL: Final = re.compile(rb"\n[*~>%+=(|](?:(?<=\r\n[+=(|])|[0-9]{7})").search
+"""What may be a huge header, or the header of a type that hiredis would give as if it were a bulk string."""
 
 
 class ProtocolError(Exception):
@@ -61,14 +62,15 @@ class ParserLimits:
 
 
 def is_harmless(chunk: bytes) -> bool:
-    """Whether hiredis may read `chunk` (which begins at a command boundary) without allocating for a huge header.
+    """Whether hiredis may read `chunk`, which begins at a command boundary: it allocates what a huge header declares,
+    and takes other types for bulk strings.
 
-    A false alarm (a value that looks like a huge header) only costs speed; a batch of puts that fills the chunk is one,
+    A false alarm (a value that looks like such a header) only costs speed; a batch of puts that fills the chunk is one,
     because it goes on behind it: hiredis would read what the exact parser has to read again.
     """
     if len(chunk) >= _BATCH_BYTES_MIN and chunk.startswith(b"SC.MPUT\r", chunk.find(b"$", 0, 12) + 4):
         return False
-    return chunk.startswith(b"*") and chunk.find(b"\r", 0, 8) > 0 and _HUGE(chunk) is None
+    return chunk.startswith(b"*") and chunk.find(b"\r", 0, 8) > 0 and _HARMFUL(chunk) is None
 
 
 def offset_after(chunk: bytes, commands: int) -> int:
@@ -135,7 +137,7 @@ class RequestParser:
     @property
     def bytes_held(self) -> int:
         """Bytes kept for a command that is not complete yet."""
-        in_sight = self._bulk + _ARGUMENT_BYTES if 0 <= self._bulk <= self.limits.bulk_bytes_max else 0
+        in_sight = self._bulk + ARGUMENT_BYTES if 0 <= self._bulk <= self.limits.bulk_bytes_max else 0
         return len(self._buffer) - self._position + self._held - in_sight + len(self._long)
 
     def front(self, count: int) -> bytes:
@@ -206,7 +208,7 @@ class RequestParser:
                 break
             length = int(digits)
             stop = end + 2 + length
-            more = held + length + _ARGUMENT_BYTES
+            more = held + length + ARGUMENT_BYTES
             if stop + 2 > size or length > limits.bulk_bytes_max or more > limits.command_bytes_max:
                 break
             args.append(buffer[end + 2 : stop])
@@ -230,7 +232,7 @@ class RequestParser:
             if not self.trusted and length > UNAUTHENTICATED_BULK_BYTES_MAX:
                 raise ProtocolError("unauthenticated bulk length")
             if length <= self.limits.bulk_bytes_max:
-                self._held += length + _ARGUMENT_BYTES
+                self._held += length + ARGUMENT_BYTES
                 if self._held > self.limits.command_bytes_max:
                     raise ProtocolError(f"command is over the query buffer limit of {self.limits.command_bytes_max}")
             self._bulk = length

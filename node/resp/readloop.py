@@ -252,7 +252,7 @@ class ReadLoop(Output):
         self._reader = hiredis.Reader(notEnoughData=_END)
         self._parser.feed(chunk[offset_after(chunk, self._executed) :])
 
-    def _run_fast(self, out: list[bytes]) -> bool:
+    def _run_fast(self, out: list[bytes]) -> bool:  # noqa: PLR0912 (the hot loop: a call costs more than a branch)
         """Execute what hiredis holds, the hottest commands right here; whether the connection must pause."""
         gets = self._reader.gets
         append = out.append
@@ -262,6 +262,8 @@ class ReadLoop(Output):
         executed = 0
         try:
             while (argv := gets()) is not _END:
+                if type(argv) is not list:
+                    raise MalformedError  # a map or a push, whose elements can be had like a list's
                 name = argv[0]
                 if name == b"GET":
                     if len(argv) == 2 and (frame := self._hit(table, argv[1], now_ms)) is not None:
@@ -285,7 +287,7 @@ class ReadLoop(Output):
                 elif name == b"SC.MGET" and self._many_at_once(argv, table, now_ms, out):
                     executed += 1
                     continue
-                if argv.__class__ is not list or not _all_bytes(argv):
+                if not _all_bytes(argv):
                     raise MalformedError
                 executed += 1
                 if self._take(self._execute(argv), out):

@@ -227,3 +227,46 @@ def test_transactions_are_bounded(limited: tuple[int, int]) -> None:
         assert replies[0] == ("+", "QUEUED")
         assert replies[-1][1].startswith("LIMIT")
         assert client.run("EXEC")[1].startswith("EXECABORT")
+
+
+def test_what_a_client_leaves_behind_is_bounded(limited: tuple[int, int]) -> None:
+    """Names, channels, prefixes, patterns and keys that can't be: each is refused past its limit, or not remembered."""
+    _, port = limited
+    with Raw(port) as client:
+        long = b"x" * 1025
+        for words in (
+            ("CLIENT", "SETNAME", long),
+            ("HELLO", 3, "SETNAME", long),
+            ("CLIENT", "SETINFO", "LIB-NAME", long),
+            ("SUBSCRIBE", long),
+            ("SUBSCRIBE", *range(1001)),
+            ("KEYS", long),
+            ("SCAN", 0, "MATCH", long),
+            ("CONFIG", "GET", long),
+            (
+                "CLIENT",
+                "TRACKING",
+                "ON",
+                "BCAST",
+                *[word for number in range(257) for word in ("PREFIX", f"{number:03}")],
+            ),
+            ("CLIENT", "TRACKING", "ON", "BCAST", "PREFIX", b"x" * 65537),
+        ):
+            reply = client.run(*words)
+            assert reply[0] == "-", words
+            assert reply[1].startswith("LIMIT"), words
+        client.run("CLIENT", "TRACKING", "ON")
+        client.run("GET", b"x" * 65537)
+        assert b"tracking_total_keys:0" in client.run("INFO", "stats")[1]
+        client.run("GET", b"x" * 65536)
+        assert b"tracking_total_keys:1" in client.run("INFO", "stats")[1]
+
+
+def test_many_small_arguments_fill_a_transaction(limited: tuple[int, int]) -> None:
+    """What MULTI queues is counted with what each argument costs, however short it is."""
+    _, port = limited
+    with Raw(port) as client:
+        client.run("MULTI")
+        replies = [client.run("EXISTS", *["k"] * 50_000) for _ in range(3)]
+        assert [reply[0] for reply in replies] == ["+", "-", "-"]
+        assert replies[1][1].startswith("LIMIT")

@@ -30,6 +30,25 @@ pieces = st.sampled_from(
 )
 numbers = st.sampled_from([b"1000000000", b"99999999999999999999", b"-5", b"1048577", b"2147483648", b"+1", b"01", b""])
 garbage = st.lists(pieces | numbers | commands | st.binary(max_size=20), max_size=25).map(b"".join)
+TYPES = b"$*+-:_,#!=(~%>|"
+
+
+def mistype(data: bytes, place: int, kind: int) -> bytes:
+    """A request in which one header is of another type."""
+    headers = [at for at in range(len(data)) if at == 0 or (data[at - 2 : at] == b"\r\n" and data[at] in TYPES)]
+    at = headers[place % len(headers)]
+    return data[:at] + bytes([TYPES[kind % len(TYPES)]]) + data[at + 1 :]
+
+
+def pairs_for_a_list(head: bytes, *arguments: bytes) -> bytes:
+    """A map from 0, 1, ... to the words of a request, which can be had by these numbers as from a list."""
+    items = [b":%d\r\n$%d\r\n%b\r\n" % (number, len(word), word) for number, word in enumerate(arguments)]
+    return head + b"%%%d\r\n" % len(items) + b"".join(items)
+
+
+mistyped = st.builds(mistype, commands, st.integers(0, 20), st.integers(0, len(TYPES) - 1))
+mixed = st.lists(commands | mistyped, max_size=6).map(b"".join)
+
 quick = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
@@ -55,7 +74,7 @@ def garbage_does_no_harm(data: bytes) -> None:
 PROPERTIES: list[tuple[FunctionType, dict[str, st.SearchStrategy[Any]]]] = [
     (
         cast("FunctionType", replies_do_not_depend_on_the_chunks),
-        {"data": streams | garbage, "places": st.lists(st.integers(0, 10_000), max_size=8)},
+        {"data": streams | mixed | garbage, "places": st.lists(st.integers(0, 10_000), max_size=8)},
     ),
     (cast("FunctionType", garbage_does_no_harm), {"data": garbage}),
 ]
@@ -67,6 +86,12 @@ PROPERTIES: list[tuple[FunctionType, dict[str, st.SearchStrategy[Any]]]] = [
 @example(data=request("SET", "a", b"x" * 5000) + request("GET", "a"), places=[20, 3000])  # between two arguments
 @example(data=b"*1\r\n$6\r\n\0\0\0\0\0\0\0\0*", places=[])  # a lone type byte
 @example(data=request("PING") + b"*2\r\n%1\r\n", places=[])
+@example(data=pairs_for_a_list(request("SET", "a", "1"), b"GET", b"a"), places=[])
+@example(data=pairs_for_a_list(request("PING"), b"SET", b"a", b"1"), places=[])
+@example(data=request("PING") + b">2\r\n$3\r\nGET\r\n$1\r\na\r\n", places=[])
+@example(data=request("PING") + b"|1\r\n$1\r\na\r\n$1\r\nb\r\n" + request("GET", "a"), places=[])
+@example(data=b"*2\r\n+GET\r\n$1\r\na\r\n", places=[])
+@example(data=b"*2\r\n=7\r\ntxt:GET\r\n$1\r\na\r\n", places=[])
 def test_replies_do_not_depend_on_the_chunks(data: bytes, places: list[int]) -> None:
     """The same bytes get the same replies, whole, cut anywhere, or one by one: so both parsers read alike."""
     replies_do_not_depend_on_the_chunks(data, places)
@@ -106,6 +131,8 @@ def test_harmless_chunks_are_those_without_huge_headers() -> None:
     assert not is_harmless(b"*10000000\r\n")
     assert not is_harmless(request("GET", "a") + b"*10000000\r\n")
     assert not is_harmless(b"*1\r\n~10000000\r\n")
+    assert not is_harmless(b"*1\r\n+PING\r\n")
+    assert is_harmless(request("SET", "a", "a table\n|1|2\n+ a list\n(and more)"))
 
 
 def test_oversized_argument_is_swallowed_and_the_stream_goes_on() -> None:

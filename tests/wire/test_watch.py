@@ -237,7 +237,7 @@ def test_tracking_tells_the_maker_behind_its_replies() -> None:
     assert seen.written == b"$1\r\n1\r\n+OK\r\n" + news
     seen.written.clear()
     client.data_received(request("GET", "a") + request("SET", "a", "3") + request("QUIT"))
-    assert seen.written == b"$1\r\n2\r\n+OK\r\n+OK\r\n" + news
+    assert seen.written == b"$1\r\n2\r\n+OK\r\n" + news + b"+OK\r\n"
 
 
 def test_tracking_tells_of_a_flush_also_its_maker() -> None:

@@ -16,6 +16,7 @@ REDIS_VERSION = "7.4.0"
 """What clients that look at it are told: the first version with which redis-py turns its client-side caching on."""
 
 
+NAME_BYTES_MAX: Final = 1024
 INT32_MAX: Final = (1 << 31) - 1
 INT32_MIN: Final = -(1 << 31)
 
@@ -95,6 +96,8 @@ def auth(connection: Connection, argv: list[bytes]) -> Reply:
 
 def check_name(name: bytes, what: str) -> bytes:
     """A client name without spaces or special characters; raises CommandError."""
+    if len(name) > NAME_BYTES_MAX:
+        raise CommandError(f"LIMIT {what.lower()} may have {NAME_BYTES_MAX} bytes: choose a shorter one")
     if any(not 33 <= byte <= 126 for byte in name):
         raise CommandError(f"ERR {what} cannot contain spaces, newlines or special characters.")
     return name

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from stratacache.node.resp.connection import Connection
 
 CHANNELS_MAX: Final = 1000
+CHANNEL_BYTES_MAX: Final = 1024
 
 
 def _notice(connection: Connection, kind: bytes, channel: bytes | None) -> bytes:
@@ -28,8 +29,11 @@ def _notice(connection: Connection, kind: bytes, channel: bytes | None) -> bytes
 @command("subscribe", -2, group="pubsub")
 def subscribe(connection: Connection, argv: list[bytes]) -> Reply:
     """Listen on channels; only __redis__:invalidate ever carries anything."""
-    if len(connection.channels) + len(argv) > CHANNELS_MAX:
-        raise CommandError(f"LIMIT a client may listen on {CHANNELS_MAX} channels")
+    if len(connection.channels) + len(argv) - 1 > CHANNELS_MAX or any(
+        len(name) > CHANNEL_BYTES_MAX for name in argv[1:]
+    ):
+        most = f"{CHANNELS_MAX} channels with names of {CHANNEL_BYTES_MAX} bytes"
+        raise CommandError(f"LIMIT a client may listen on {most}: only __redis__:invalidate carries anything")
     notices = []
     for channel in argv[1:]:
         connection.channels[channel] = None

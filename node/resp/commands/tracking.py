@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Final
 
-from stratacache.node.keys import namespace_of
+from stratacache.node.keys import KEY_BYTES_MAX, namespace_of
 from stratacache.node.resp.arguments import SYNTAX, integer_of, shown
 from stratacache.node.resp.replies import NULLS, OK, CommandError, array, bulk, bulks, integer, members, pairs, push
 from stratacache.node.resp.table import Reply, command
@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 
 CHANNEL: Final = b"__redis__:invalidate"
 _UNKNOWN_TAGS: Final = b"?"
+
+PREFIXES_MAX: Final = 256
+"""Prefixes of one client: all its prefixes are compared with each other, and every changed key with all of them."""
 
 
 class TrackingClient:
@@ -78,6 +81,8 @@ class Tracking:
         for key in keys:
             readers = self._readers.get(key)
             if readers is None:
+                if len(key) > KEY_BYTES_MAX:
+                    continue  # there will never be one
                 self._enter(key)
                 readers = self._readers[key] = set()
             readers.add(client.id)
@@ -244,7 +249,12 @@ def _check(old: TrackingClient | None, new: TrackingClient) -> None:
         raise CommandError("ERR You can't specify both OPTIN mode and OPTOUT mode")
     if old is not None and ((new.opt_in and old.opt_out) or (new.opt_out and old.opt_in)):
         raise CommandError(f"ERR You can't switch OPTIN/OPTOUT mode {again}")
-    _check_prefixes(old.prefixes if old is not None else [], new.prefixes)
+    before = old.prefixes if old is not None else []
+    if len(before) + len(new.prefixes) > PREFIXES_MAX or any(len(prefix) > KEY_BYTES_MAX for prefix in new.prefixes):
+        raise CommandError(
+            f"LIMIT a client may have {PREFIXES_MAX} prefixes of {KEY_BYTES_MAX} bytes: use shorter ones"
+        )
+    _check_prefixes(before, new.prefixes)
 
 
 @command("client|tracking", -3, group="connection")

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, cast
 from stratacache.node.keys import canonical
 from stratacache.node.resp.commands.entries import gather
 from stratacache.node.resp.dispatch import error_text, perform, refuse, settle
+from stratacache.node.resp.parser import ARGUMENT_BYTES
 from stratacache.node.resp.replies import OK, QUEUED, CommandError, array, error
 from stratacache.node.resp.table import Command, Flag, Later, Reply, command
 
@@ -39,7 +40,7 @@ class Transaction:
     def add(self, found: Command, argv: list[bytes]) -> bytes:
         """Queue a command."""
         config = self.connection.server.config
-        size = self.bytes + sum(map(len, argv))
+        size = self.bytes + sum(map(len, argv)) + ARGUMENT_BYTES * len(argv)
         if len(self.commands) >= config.transaction_commands_max or size > config.query_bytes_max:
             limit = f"{config.transaction_commands_max} commands, {config.query_bytes_max} bytes"
             return refuse(self.connection, f"LIMIT a transaction may queue {limit}: split it")

@@ -55,11 +55,11 @@ class Entry(Evictable):
     frame: bytes | None
     version: int
     metadata: bytes
-    packed: bool
     level: MemoryLevel | None
     page: Page
     slot: int
     queued: int
+    packed: bool  # the two bools side by side: compiled, they share eight bytes
     stored: bool
 
     @property
@@ -147,6 +147,7 @@ def new_entry(
     entry.size = _SIZES[size] if size < _SIZES_SHARED else size
     entry.cost_s = cost_s
     entry.expires_ms = expires_ms
+    entry.stamp = 0
     entry.order = entry.link = entry.frame = entry.level = None
     entry.raw = payload
     entry.version = version

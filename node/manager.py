@@ -48,6 +48,7 @@ class CacheEntry(Evictable):
         self.size = size_bytes
         self.cost_s = cost_s
         self.expires_ms = NEVER_MS if ttl is None else now_ms + round(ttl.total_seconds() * 1000)
+        self.stamp = 0
         self.order = self.link = None
         self.full_key = full_key
         self.namespace = full_key[0]

@@ -9,19 +9,28 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Final, Protocol
 
-from mypy_extensions import mypyc_attr
+from mypy_extensions import i64, mypyc_attr
 
 NEVER_MS: Final = (1 << 62) - 1
 """`expires_ms` of an entry without a TTL: one shared int, so that a hit needs a single comparison."""
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
+class Stamped:
+    """What can be ranked by its `stamp` alone; a number within the object, where this module is compiled."""
+
+    __slots__ = ("stamp",)
+
+    stamp: i64
+
+
 @mypyc_attr(allow_interpreted_subclasses=True)  # CacheEntry is one (manager.py)
-class Evictable:
-    """The part of an entry that a policy may read, and two slots in which it may keep its own state.
+class Evictable(Stamped):
+    """The part of an entry that a policy may read, and three slots in which it may keep its own state.
 
     `size`: bytes charged against the budget. `cost_s`: seconds it took to compute (1.0 when unknown).
-    `expires_ms`: when it expires on its node's clock, or NEVER_MS. `order` and `link` belong to the policy of the
-    level that holds the entry, from `on_insert` to `on_remove` or `pop_victim`.
+    `expires_ms`: when it expires on its node's clock, or NEVER_MS. `stamp`, `order` and `link` belong to the policy of
+    the level that holds the entry, from `on_insert` to `on_remove` or `pop_victim`.
     """
 
     __slots__ = ("cost_s", "expires_ms", "key", "link", "order", "size")
@@ -41,6 +50,7 @@ def evictable(key: bytes, size: int, cost_s: float = 1.0, expires_ms: int = NEVE
     made.size = size
     made.cost_s = cost_s
     made.expires_ms = expires_ms
+    made.stamp = 0
     made.order = made.link = None
     return made
 

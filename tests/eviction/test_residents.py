@@ -7,17 +7,18 @@ import random
 from stratacache.node.policies.base import Evictable, evictable
 from stratacache.node.policies.intelligent.residents import Residents
 from stratacache.node.policies.intelligent.scores import all_scores
-from stratacache.node.policies.intelligent.stamps import first_use, next_use
+from stratacache.node.policies.intelligent.stamps import TICK_SHIFT, first_use, levels_after, next_use
 
 RECENCY = all_scores()[0]
 REUSE = all_scores()[4]
+USED = next_use(first_use(3, 0), 5 << TICK_SHIFT, levels_after(5))
 
 
 def new_batch(names: list[int], tick: int = 1) -> list[Evictable]:
     """Newcomers as the policy hands them over: stamped, and linked to their list."""
     batch = [evictable(b"%d" % name, 1) for name in names]
     for entry in batch:
-        entry.order = first_use(tick, 0)
+        entry.stamp = first_use(tick, 0)
         entry.link = batch
     return batch
 
@@ -54,11 +55,11 @@ def test_the_worst_leaves_and_of_equals_the_newcomer() -> None:
         residents.take_in(batch)
     entries = list(residents)
     for entry in entries[1:]:
-        entry.order = next_use(first_use(3, 0), 5)
+        entry.stamp = USED
     assert residents.worst(REUSE, 6, 1) == [entries[0]]
     newcomers = new_batch([100, 101])
     for entry in newcomers:
-        entry.order = next_use(first_use(3, 0), 5)
+        entry.stamp = USED
     residents.take_in(newcomers)
     residents.worst(REUSE, 6, 1)  # meets the one that still waits at the door
     assert residents.worst(REUSE, 6, 1)[::-1] == newcomers

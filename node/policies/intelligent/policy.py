@@ -2,28 +2,28 @@
 
 What can wait is done for a batch of newcomers or of condemned entries at once: that is what makes it fast in Python.
 
-Invariants: `order` of a held entry is its stamp, or the complement of it while the entry is condemned; of an entry that
-has left it is GONE. `link` is the list that it stands in: the newcomers, the condemned, or one of the residents'. The
-clock counts requests (hits, newcomers, refused newcomers) and nothing else; a hit changes at most one slot of the entry
-and moves nothing. A condemned entry is still held, and is given up only if nobody has used it since.
+Invariants: `stamp` of a held entry is packed as stamps.py says, or the complement of that while the entry is condemned;
+of an entry that has left it is GONE. `link` is the list that it stands in: the newcomers, the condemned, or one of the
+residents'. The clock counts requests (hits, newcomers, refused newcomers) and nothing else; a hit changes at most one
+slot of the entry and moves nothing. A condemned entry is still held, and is given up only if nobody has used it since.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from math import inf
-from typing import Any
 from zlib import crc32
 
 from mypy_extensions import i64
 
-from ..base import Evictable
+from ..base import Evictable, evictable
 from .ghosts import Ghosts
 from .residents import Residents
-from .scores import all_scores
+from .scores import ALL, PLACE_BITS, all_scores
 from .shadows import Shadows
 from .stamps import (
     AGE_SHIFT,
+    COMPILED,
     GONE,
     INTERVALS,
     INTERVALS_MAX,
@@ -56,12 +56,15 @@ class IntelligentPolicy:
         self._shadows = Shadows(self._scores)
         self._score = self._scores[0]
         self._tick = 1
-        self._now = 1 << TICK_SHIFT
+        self._now: i64 = 1 << TICK_SHIFT
         self._levels_after = levels_after(1)
         self._tick_length = 1
         self._left = 1.0  # requests until the next tick
-        self._shared: dict[Any, Any] = {}  # one int object for all equal stamps of a tick: these are few
-        self._new: Any = first_use(1, 0)  # the stamp of newcomers until their batch is complete
+        self._shared: dict[int, int] = {}  # not compiled: one int object for all equal stamps of a tick; these are few
+        self._new: i64 = first_use(1, 0)  # the stamp of newcomers until their batch is complete
+        self._size_before = -1  # of the last newcomer: the next is often like it
+        self._cost_before = 0.0
+        self._value_before: i64 = 0
         self._resized = False  # a size changed in place: what it was is not known, so the bytes are counted anew
         self._bytes = 0  # of the residents
         self._full = False
@@ -76,7 +79,7 @@ class IntelligentPolicy:
 
     def on_insert(self, entry: Evictable) -> None:
         """Begin to hold an entry."""
-        entry.order = self._new
+        entry.stamp = self._new
         entry.link = newcomers = self._newcomers
         newcomers.append(entry)
         if len(newcomers) >= self._batch_length:
@@ -89,31 +92,26 @@ class IntelligentPolicy:
         self._left -= len(newcomers)
         if self._left <= 0:
             self._advance()
-        seed, shared, sample_limit = self._seed, self._shared, self._shadows.limit
+        seed, now, shared, sample_limit = self._seed, self._now, self._shared, self._shadows.limit
         digests = [crc32(entry.key, seed) for entry in newcomers]
         recalled = self._ghosts.recall(digests, self._tick)
-        size_before, cost_before = -1, -1.0
-        value = 0
-        first: Any = 0
         for at, entry in enumerate(newcomers):
             size = entry.size
             cost_s = entry.cost_s
-            if size != size_before or cost_s != cost_before:
-                value = value_bits(cost_s, size)
-                first = self._now | value | 1
-                first = shared.setdefault(first, first)
-                size_before = size
-                cost_before = cost_s
+            if size != self._size_before or cost_s != self._cost_before:
+                self._size_before = size
+                self._cost_before = cost_s
+                self._value_before = value_bits(cost_s, size)
             self._bytes += size
-            remembered = recalled[at]
-            stamp: Any = first
+            stamp = now | self._value_before | 1
+            remembered: i64 = recalled[at]
             if remembered:
-                stamp = return_use(remembered, self._now | value, self._levels_after)
-                stamp = shared.setdefault(stamp, stamp)
-            if digests[at] < sample_limit:
-                self._follow(digests[at], size, cost_s)
+                stamp = return_use(remembered, now | self._value_before, self._levels_after)
+            digest: i64 = digests[at]
+            if digest < sample_limit:
+                self._follow(digest, size, cost_s)
                 stamp |= SAMPLED
-            entry.order = stamp
+            entry.stamp = stamp if COMPILED else shared.setdefault(stamp, stamp)
         self._residents.take_in(newcomers)
 
     def on_hits(self, entries: Sequence[Evictable]) -> None:
@@ -128,40 +126,36 @@ class IntelligentPolicy:
         self._left -= len(entries)
         if self._left <= 0:
             self._advance()
-        now: i64 = self._now
+        now = self._now
         shared, levels_after_use = self._shared, self._levels_after
         for entry in entries:
-            stamp: i64 = entry.order
+            stamp = entry.stamp
             if stamp < now:
                 if stamp < 0:  # it was condemned
                     stamp = ~stamp
-                    entry.order = stamp
+                    entry.stamp = stamp
                     if stamp >= now:
                         continue
                 ticks = (now - stamp) >> TICK_SHIFT
-                new: Any = (
-                    now
-                    | stamp & KEPT_MASK
-                    | INTERVALS[ticks if ticks < INTERVALS_MAX else -1]
-                    | levels_after_use[stamp & LEVEL_MASK]
-                )
-                entry.order = shared.setdefault(new, new)
+                ticks = min(ticks, INTERVALS_MAX)
+                used: i64 = now | stamp & KEPT_MASK | INTERVALS[ticks] | levels_after_use[stamp & LEVEL_MASK]
+                entry.stamp = used if COMPILED else shared.setdefault(used, used)
                 if stamp & SAMPLED:
                     self._follow_hit(entry)
 
     def on_update(self, entry: Evictable) -> None:
         """Take note that size, cost or expiry changed in place."""
-        entry.order = _stamp(entry) & ~VALUE_MASK | value_bits(entry.cost_s, entry.size)
+        entry.stamp = _stamp(entry) & ~VALUE_MASK | value_bits(entry.cost_s, entry.size)
         self._resized = True
 
     def on_remove(self, entry: Evictable) -> None:
         """Forget an entry that left for another reason than eviction."""
         self._take_out(entry, entry.link)
-        entry.order = GONE
+        entry.stamp = GONE
 
     def on_rewrite(self, entry: Evictable, grown: int) -> None:
         """A put of a held key, in place: what is known of the key stays."""
-        entry.order = _stamp(entry) & ~VALUE_MASK | value_bits(entry.cost_s, entry.size)
+        entry.stamp = _stamp(entry) & ~VALUE_MASK | value_bits(entry.cost_s, entry.size)
         if entry.link is not self._newcomers and entry.link is not self._condemned:
             self._bytes += grown
 
@@ -170,17 +164,19 @@ class IntelligentPolicy:
         if size * len(self._residents) <= 2 * self._bytes or bytes_needed <= 0:
             return True
         digest = crc32(key, self._seed)
-        tick = self._tick
-        value = value_bits(cost_s, size)
-        remembered = self._ghosts.recall([digest], tick)[0]
-        stamp = return_use(remembered, self._now | value, self._levels_after) if remembered else first_use(tick, value)
-        if self._condemn_below(stamp, bytes_needed):
+        tick: i64 = self._tick
+        now = self._now | value_bits(cost_s, size)
+        remembered: i64 = self._ghosts.recall([digest], tick)[0]
+        newcomer = evictable(key, size, cost_s)
+        newcomer.stamp = return_use(remembered, now, self._levels_after) if remembered else now | 1
+        if self._condemn_below(newcomer, bytes_needed):
             if remembered:
                 age, level = remembered >> AGE_SHIFT, remembered & LEVEL_MASK
-                self._ghosts.remember([digest], [(tick - age) << TICK_SHIFT | level])
+                newcomer.stamp = (tick - age) << TICK_SHIFT | level
+                self._ghosts.remember([digest], [newcomer])
             return True
         self._full = True
-        self._ghosts.remember([digest], [stamp])
+        self._ghosts.remember([digest], [newcomer])
         self._left -= 1
         if self._left <= 0:
             self._advance()
@@ -194,8 +190,8 @@ class IntelligentPolicy:
             condemned = self._condemned
             while condemned:
                 entry = condemned.pop()
-                if entry.order < 0:
-                    entry.order = GONE
+                if entry.stamp < 0:
+                    entry.stamp = GONE
                     entry.link = None
                     return entry
                 entry.link = self._newcomers  # it was used meanwhile
@@ -211,7 +207,7 @@ class IntelligentPolicy:
         self._shadows.validate()
         if not self._resized and self._bytes != sum(entry.size for entry in self._residents):
             raise AssertionError("the bytes do not add up")
-        if any(entry.order < 0 for entry in (*self._residents, *self._newcomers)):
+        if any(entry.stamp < 0 for entry in (*self._residents, *self._newcomers)):
             raise AssertionError("an entry is condemned and not among the condemned")
         for entries in (self._newcomers, self._condemned):
             if any(entry.link is not entries for entry in entries):
@@ -220,20 +216,20 @@ class IntelligentPolicy:
     def _condemn(self, entries: list[Evictable]) -> None:
         """Let entries that have left the residents leave the policy next, the last one first, unless they are used."""
         seed, condemned = self._seed, self._condemned
-        stamps: list[int] = [entry.order for entry in entries]
-        self._ghosts.remember([crc32(entry.key, seed) for entry in entries], stamps)
+        keys = [entry.key for entry in entries]  # of a large cache they are fetched several at a time so (scores.py)
+        self._ghosts.remember([crc32(key, seed) for key in keys], entries)
         freed = 0
-        for at, entry in enumerate(entries):
-            entry.order = ~stamps[at]
+        for entry in entries:
+            entry.stamp = ~entry.stamp
             entry.link = condemned
             freed += entry.size
         condemned += entries
         self._bytes -= freed
 
-    def _condemn_below(self, stamp: int, bytes_needed: int) -> bool:
+    def _condemn_below(self, newcomer: Evictable, bytes_needed: int) -> bool:
         """Condemn entries that are worth less than a newcomer until they free enough; False when they can't."""
-        needed = bytes_needed - sum(entry.size for entry in self._condemned if entry.order < 0)
-        limit = self._score.rank([stamp], self._tick)[0]
+        needed = bytes_needed - sum(entry.size for entry in self._condemned if entry.stamp < 0)
+        limit = self._score.below([newcomer], self._tick, ALL)[0] >> PLACE_BITS
         share = needed / max(self._bytes, 1)
         found = self._residents.below(self._score, self._tick, limit, needed, share)
         if found is None:
@@ -260,7 +256,7 @@ class IntelligentPolicy:
         if digest < self._shadows.limit:
             self._follow(digest, entry.size, entry.cost_s)
         else:  # the sample has shrunk
-            entry.order &= ~SAMPLED
+            entry.stamp &= ~SAMPLED
 
     def _advance(self) -> None:
         entries = len(self)
@@ -280,6 +276,6 @@ class IntelligentPolicy:
             self._resized = False
 
 
-def _stamp(entry: Evictable) -> int:
-    stamp: int = entry.order
+def _stamp(entry: Evictable) -> i64:
+    stamp = entry.stamp
     return stamp if stamp >= 0 else ~stamp

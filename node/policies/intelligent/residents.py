@@ -17,8 +17,10 @@ from collections.abc import Iterator
 from itertools import chain
 from typing import Final
 
+from mypy_extensions import i64
+
 from ..base import Evictable
-from .scores import Score, lowest
+from .scores import ALL, PLACE_BITS, PLACE_MASK, Score
 
 ROW_LENGTH: Final = 48
 """Entries in a row: so many that meet a batch. With 24 or 64 some traces lost half a point."""
@@ -35,7 +37,7 @@ BELOW_TIMES: Final = 8
 class Residents:
     """A set of entries with O(1) insertion, removal and choice of what is to leave."""
 
-    __slots__ = ("_count", "_door", "_door_length", "_hand", "_rows")
+    __slots__ = ("_count", "_door", "_door_length", "_hand", "_limit", "_rows")
 
     def __init__(self) -> None:
         self._rows: list[list[Evictable]] = [[]]
@@ -43,6 +45,8 @@ class Residents:
         self._door: deque[list[Evictable]] = deque()
         self._door_length = 0
         self._count = 0
+        self._limit: i64 = ALL
+        """A rank that about twice as many of a row are below as are to leave: spares sorting the others."""
 
     def __len__(self) -> int:
         return self._count
@@ -80,20 +84,27 @@ class Residents:
         an entry is held.
         """
         row, batch = self._due()
-        # Of equals newcomers leave: in a loop the last used is the last to be used again.
-        together = batch + row
-        leave = lowest(score.rank([entry.order for entry in together], tick), len(batch) or count)
-        worst = [together[at] for at in leave]
-        leave.sort(reverse=True)
-        for at in leave:
-            del together[at]
+        # Of equals the first leave, newcomers before others: in a loop the last used is the last to be used again.
+        row[:0] = batch
         for entry in batch:
             entry.link = row
-        row[:] = together
+        count = len(batch) or count
+        ranks = score.below(row, tick, self._limit)
+        if len(ranks) < count:
+            ranks = score.below(row, tick, ALL)
+        ranks.sort()
+        if len(ranks) >= 2 * count:
+            self._limit = ranks[2 * count - 1] >> PLACE_BITS
+        places = [rank & PLACE_MASK for rank in ranks[:count]]
+        worst = [row[at] for at in places]
+        worst.reverse()
+        places.sort(reverse=True)
+        for at in places:
+            del row[at]
         self._count -= len(worst)
         return worst
 
-    def below(self, score: Score, tick: int, limit: float, bytes_needed: int, share: float) -> list[Evictable] | None:
+    def below(self, score: Score, tick: int, limit: int, bytes_needed: int, share: float) -> list[Evictable] | None:
         """Entries that rank below `limit` and free that many bytes together; None when not enough of them are found.
 
         `share`: of all bytes, what is needed. Only in rows that hold a few times as much is it looked for, so that the
@@ -109,12 +120,14 @@ class Residents:
                 break
             self._hand = (self._hand + 1) % len(rows)
             row = rows[self._hand]
-            ranks = score.rank([entry.order for entry in row], tick)
-            for at in sorted(range(len(ranks)), key=ranks.__getitem__):
-                if ranks[at] >= limit or freed >= bytes_needed:
+            ranks = score.below(row, tick, limit)
+            ranks.sort()
+            for rank in ranks:
+                if freed >= bytes_needed:
                     break
-                found.append(row[at])
-                freed += row[at].size
+                entry = row[rank & PLACE_MASK]
+                found.append(entry)
+                freed += entry.size
         return found if freed >= bytes_needed else None
 
     def _due(self) -> tuple[list[Evictable], list[Evictable]]:

@@ -18,7 +18,10 @@ from __future__ import annotations
 from math import exp
 from typing import Final
 
-from .scores import Score, lowest
+from mypy_extensions import i64
+
+from ..base import Stamped
+from .scores import ALL, PLACE_MASK, Score
 from .stamps import (
     AGE_SHIFT,
     LEVEL_MASK,
@@ -44,12 +47,12 @@ CLEARLY_BETTER_BY: Final = 0.05
 FADE_SOON_OVER: Final = 4
 
 
-class _Known:
+class _Known(Stamped):
     """A sampled key: its stamp in the shadows' own ticks, its size, and which shadows hold it."""
 
-    __slots__ = ("digest", "held", "size", "stamp")
+    __slots__ = ("digest", "held", "size")
 
-    def __init__(self, digest: int, size: int, stamp: int) -> None:
+    def __init__(self, digest: int, size: int, stamp: i64) -> None:
         self.digest = digest
         self.size = size
         self.stamp = stamp
@@ -92,12 +95,12 @@ class _Shadow:
         start = self.hand if self.hand < len(rows) else 0
         end = start + ROW_LENGTH
         together = self.newcomers + rows[start:end]
-        ranks = self.score.rank([known.stamp for known in together], tick)
-        leave = lowest(ranks, max(1, len(self.newcomers)))
+        ranks = self.score.below(together, tick, ALL)
+        ranks.sort()
         held = self.bytes_held
         bit = self.bit
-        for at in reversed(leave):
-            victim = together[at]
+        for rank in ranks[: max(1, len(self.newcomers))]:
+            victim = together[rank & PLACE_MASK]
             victim.held ^= bit
             held -= victim.size
             if held <= bytes_max:
@@ -141,7 +144,7 @@ class Shadows:
             known.stamp = return_use(remembered, now, levels_after(tick))
             known.size = size
         elif known.stamp >> TICK_SHIFT < tick:
-            known.stamp = next_use(known.stamp, tick)
+            known.stamp = next_use(known.stamp, tick << TICK_SHIFT, levels_after(tick))
         if known.held != self._all:
             self._miss(known, cost_s, bytes_max)
         self._left -= 1

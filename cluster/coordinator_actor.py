@@ -304,7 +304,9 @@ class CoordinatorActor:
             case c.KillShard(shard=shard, incarnation=incarnation):
                 self.shards.kill(shard, incarnation)
             case c.CloseShard():
-                self._closing.add(self._spawn(self.shards.close(effect)))
+                closing = self._spawn(self.shards.close(effect))
+                self._closing.add(closing)
+                closing.add_done_callback(self._closing.discard)
             case m.Prepare() | m.Activate():
                 self._spawn(self.shards.deliver(effect))
             case c.ReportFailed(reason=reason):

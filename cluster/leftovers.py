@@ -155,9 +155,8 @@ class Leftovers:
 
     def _walked(self, walking: Future[tuple[bytes, list[bytes]]]) -> None:
         self._walking = None
-        if (
-            walking.exception() is not None
-        ):  # what can't be listed can't be told apart: better nothing than a stale entry
+        if walking.exception() is not None:
+            # What can't be listed can't be told apart: better nothing than a stale entry.
             self._engine.clear()
             self._mark = None
             return

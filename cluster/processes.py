@@ -17,7 +17,8 @@ from stratacache.cluster.placement import place
 
 RETRY_MIN_MS: Final = 500
 RETRY_MAX_MS: Final = 30_000
-INCARNATIONS_PER_TERM: Final = 1_000
+INCARNATIONS_PER_TERM: Final = 1_000_000
+"""More than a shard that fails at once every RETRY_MAX_MS uses up in a coordinator's life of eleven months."""
 
 Effects = list[c.CoordinatorEffect]
 

@@ -65,9 +65,8 @@ def _recover(member: Member, view: View | None, event: c.Recovered, latest_ms: i
         member.incarnation, member.started, member.process = started.incarnation, started, Process.UP
         member.home, member.port = started.node, started.port
         own = found.view.by_id.get(member.id) if found.view is not None else None
-        if (
-            entry is None and view is not None and found.view is not None
-        ):  # of an earlier view, and perhaps it still serves under it
+        if entry is None and view is not None and found.view is not None:
+            # It is of an earlier view, under which it perhaps still serves.
             member.served_by, member.serving_until_ms = started.incarnation, latest_ms
             member.fence = started.fence
         if member.served_by != started.incarnation:

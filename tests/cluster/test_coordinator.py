@@ -258,8 +258,16 @@ def test_no_incarnation_is_given_twice() -> None:
     """Not even by a coordinator that knows nothing of those before: a disk elsewhere would be taken for newer."""
     cluster = FakeCluster()
     cluster.start()
+    cluster.failing["shard-0"] = "no memory"
+    cluster.lose("shard-0")
+    cluster.run(30_000)
+    cluster.coordinator.members["shard-0"].incarnation = 5_000  # after two days of it
+    cluster.failing.clear()
+    cluster.run(60_000)
+    last = {shard: process.started.incarnation for shard, process in cluster.processes.items()}
+    assert last["shard-0"] > 5_000
     cluster.processes.clear()
     cluster.restart_coordinator()
     cluster.run(30_000)
-    assert all(process.started.incarnation > 1000 for process in cluster.processes.values())
+    assert all(cluster.processes[shard].started.incarnation > last[shard] for shard in cluster.ids)
     assert cluster.is_running()

@@ -1,5 +1,5 @@
-"""What a cluster keeps in Ray's control service: terms, the last epoch, the shards that are wanted, and
-the names of its shard processes.
+"""What a cluster keeps in Ray's control service: terms, epochs, the shards that are wanted, loaders, and the names of
+its shard processes.
 
 Invariant: a term and an epoch are claimed by creating a key that must not exist yet, so no two coordinators have the
 same term, and there is one view for each epoch even while two coordinators exist.
@@ -115,10 +115,13 @@ class Registry:
         return f"{self._prefix}/epoch/{epoch}".encode()
 
     def _read(self) -> tuple[int, int]:
-        from ray.experimental.internal_kv import _internal_kv_get
+        """The last term and epoch. Of epochs the highest claim counts: an outpaced coordinator may write last."""
+        from ray.experimental.internal_kv import _internal_kv_get, _internal_kv_list
 
         blob = _internal_kv_get(f"{self._prefix}/last".encode(), namespace=_KV_NAMESPACE)
         if blob is None:
             return 0, 0
         fields = json.loads(blob)
-        return int(fields["term"]), int(fields["epoch"])
+        claims = _internal_kv_list(f"{self._prefix}/epoch/".encode(), namespace=_KV_NAMESPACE)
+        claimed = (int(key.rpartition(b"/")[2]) for key in claims)
+        return int(fields["term"]), max(int(fields["epoch"]), *claimed, 0)

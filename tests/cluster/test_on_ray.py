@@ -18,6 +18,7 @@ import ray
 from stratacache.client import CacheClient, connect
 from stratacache.cluster import ClusterHandle, attach, start
 from stratacache.cluster.discovery import current_view, running_clusters
+from stratacache.cluster.registry import Registry
 from stratacache.node.errors import AccessError, UnavailableError, UsageError
 from tests.cluster.waiting import is_alive, take_lock, wait_until
 
@@ -94,6 +95,22 @@ def test_discovery_says_the_way_out_without_ray() -> None:
     code = "from stratacache.cluster.discovery import current_view; current_view()"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert "call ray.init() before connect(), or connect by address" in result.stderr.splitlines()[-1]
+
+
+def test_an_outpaced_coordinator_that_writes_last_lowers_no_epoch(ray_session: str) -> None:
+    """What it claims between two epochs of its successor is not taken for the last one."""
+    old, new, next_one = (Registry("outpaced", "life") for _ in range(3))
+    assert old.claim() == (1, 0)
+    assert old.remember(1, 5)
+    assert new.claim() == (2, 5)
+    assert new.remember(2, 9)
+    assert not old.is_newest(1)
+    assert old.remember(1, 7)
+    assert next_one.claim() == (3, 9)
+    assert not next_one.remember(3, 9)
+    next_one.forget()
+    assert next_one.claim() == (1, 0)
+    next_one.forget()
 
 
 def test_keys_spread_over_the_shards(cluster: ClusterHandle, cache: CacheClient) -> None:

@@ -100,7 +100,7 @@ class CoordinatorProcess(Process):
             if kv.get(f"epoch/{effect.epoch}", effect.term) != effect.term:
                 return False
             kv[f"epoch/{effect.epoch}"] = effect.term
-            kv["epoch"] = effect.epoch
+            kv["epoch"] = max(int(kv.get("epoch", 0)), effect.epoch)  # type: ignore[call-overload]
             return True
 
         def claimed(answer: bool | None) -> None:

@@ -32,7 +32,9 @@ CLUSTER_NAMES: Final[Mapping[str, Name]] = {
     "stratacache_cluster_shards_wanted": Name("gauge", "Shards that the cache is to have."),
     "stratacache_cluster_shards_active": Name("gauge", "Shards that are active in the view in force."),
     "stratacache_cluster_shard_active": Name("gauge", "Whether the shard is active in the view in force.", _SHARD),
-    "stratacache_cluster_shard_incarnation": Name("gauge", "Processes that the shard has had so far.", _SHARD),
+    "stratacache_cluster_shard_incarnation": Name(
+        "gauge", "Number of the process of the shard; a later one has a higher number.", _SHARD
+    ),
     "stratacache_cluster_patterns": Name("gauge", "Keys whose access patterns the coordinator knows."),
     "stratacache_cluster_prefetch_on": Name(
         "gauge", "Whether a kind of prefetch is on (1), or off or at rest (0).", _KIND

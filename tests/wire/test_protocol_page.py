@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from pathlib import Path
 from typing import Any
 
 import hiredis
+import pytest
 
+from stratacache.client.ring import Ring
+from stratacache.client.view import SUSPENDED, ShardInfo, View
 from stratacache.node.resp import commands
 from stratacache.node.resp.table import COMMANDS
 from tests.wire.inprocess import InProcess
@@ -48,6 +52,46 @@ def test_the_usage_fits_the_arity() -> None:
         found = COMMANDS[name.encode()]
         optional = (usage != needed and "}*n" not in usage) or "[" in usage
         assert found.arity == (-count if optional else count), f"{name}: arity {found.arity}, usage {usage!r}"
+
+
+def position(text: bytes) -> int:
+    return int.from_bytes(hashlib.md5(text).digest()[:8], "big")
+
+
+def points_by_the_page(view: View) -> list[tuple[int, str]]:
+    """What somebody would write who has read "The ring" alone."""
+    return sorted(
+        (position(f"{shard.id}-{number}".encode()), shard.id)
+        for shard in view.shards
+        for number in range(max(1, round(1024 * shard.weight)))
+    )
+
+
+def owners_by_the_page(view: View, points: list[tuple[int, str]], key: bytes) -> list[str]:
+    """The same for the owners of a key."""
+    at = position(key)
+    first = sum(point <= at for point, _ in points)
+    walked = list(dict.fromkeys(shard for _, shard in points[first:] + points[:first]))
+    places = {shard.id: shard.group or shard.node or shard.id for shard in view.shards}
+    apart = [one for n, one in enumerate(walked) if places[one] not in {places[before] for before in walked[:n]}]
+    return list(dict.fromkeys(apart[: view.replicas] + walked))[: view.replicas]
+
+
+@pytest.mark.parametrize("replicas", [1, 2, 3])
+def test_the_ring_is_that_of_the_page(replicas: int) -> None:
+    """Weights, places that several shards share, and a shard that is suspended."""
+    shards = (
+        ShardInfo(id="shard-0", node="a"),
+        ShardInfo(id="shard-1", node="a", weight=0.5),
+        ShardInfo(id="shard-2", node="b", state=SUSPENDED),
+        ShardInfo(id="shard-3", node="c", group="a"),
+        ShardInfo(id="shard-10", node="b", weight=2.0),
+    )
+    view = View(epoch=1, replicas=replicas, shards=shards)
+    ring, points = Ring(view), points_by_the_page(view)
+    for number in range(50):
+        key = b"docs:key-%d" % number
+        assert [shard.id for shard in ring.owners(key)] == owners_by_the_page(view, points, key)
 
 
 def test_every_redis_command_is_listed_with_its_subcommands() -> None:

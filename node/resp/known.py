@@ -59,8 +59,8 @@ class SetReader:
         self.ttl_ms = 0  # 0: without a time
         self._line = b"\r\n$0\r\n"  # the line before the value,
         self._value_bytes = 0  # and what it says
-        self._time = b"?"
-        self._time_ms = 0
+        self._time = b"$2\r\nEX\r\n$1\r\n1\r\n"  # the time after the value,
+        self._time_ms = 1000  # and what it says
 
     def read(self, chunk: bytes, start: int, key_bytes: int) -> int:
         """Read the SET whose key begins at `start`, `key_bytes` as KEY_BYTES gives it.

@@ -82,6 +82,19 @@ def test_nothing_else_is_recognised(key: bytes, value: bytes, data: st.DataObjec
         assert found == parsed(bytes(chunk))
 
 
+def test_a_set_with_a_time_is_recognised_with_its_time_only() -> None:
+    """From the first one that a connection sends on: what stands where the time should is a time, or left alone."""
+    start, key_bytes = known.HEAD_BYTES, known.KEY_BYTES[request(b"SET", b"k" * 10, b"v", b"EX", b"1")[:18]]
+    for words, ttl_ms in (((b"EX", b"1"), 1000), ((b"PX", b"1"), 1), ((b"EX", b"20"), 20_000)):
+        chunk = request(b"SET", b"k" * 10, b"v", *words)
+        sets = known.SetReader()
+        assert (sets.read(chunk, start, key_bytes), sets.ttl_ms) == (len(chunk), ttl_ms)
+    whole = request(b"SET", b"k" * 10, b"v", b"EX", b"1")
+    value_end = whole.index(b"$2\r\nEX")
+    for wrong in (b"?", b"$", b"", b"$2\r\nXX\r\n$1\r\n1\r\n", b"$2\r\nEX\r\n$1\r\n0\r\n", b"$2\r\nEX\r\n$2\r\n01\r\n"):
+        assert known.SetReader().read(whole[:value_end] + wrong, start, key_bytes) == -1, wrong
+
+
 def test_the_short_way_counts_like_the_long_one() -> None:
     """Replies, counters and expiry are the same, whether a request comes alone or behind another."""
     served = InProcess()

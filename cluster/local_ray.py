@@ -83,6 +83,13 @@ def connect_ray(address: str) -> None:
         raise UnavailableError(f"can't connect to Ray at {address}: {_first_line(error)}") from error
 
 
+def disconnect_ray() -> None:
+    """Leave the Ray that this process is connected to, if any; do it before that Ray ends, or the exit waits for it."""
+    ray = sys.modules.get("ray")
+    if ray is not None and ray.is_initialized():
+        ray.shutdown()
+
+
 def start_head(name: str) -> RayHead:
     """Start a local Ray in a session of its own; returns when it accepts drivers."""
     port, client_port = _free_ports(2)

@@ -9,7 +9,7 @@ import click
 from stratacache.cluster.commands.options import json_option, name_option, print_json
 from stratacache.cluster.discovery import running_clusters
 from stratacache.cluster.launch import attach
-from stratacache.cluster.local_ray import connect_ray, end_head, find_ray, require_ray
+from stratacache.cluster.local_ray import connect_ray, disconnect_ray, end_head, find_ray, require_ray
 from stratacache.cluster.state import ClusterState, forget_state, known_states, load_state, save_state
 from stratacache.node.errors import UnavailableError
 
@@ -53,10 +53,7 @@ def _end_ray(name: str, state: ClusterState | None) -> bool:
     if state is None or state.head is None:
         return False
     heir = _heir(name, state)
-    import ray
-
-    if ray.is_initialized():
-        ray.shutdown()
+    disconnect_ray()
     if heir is not None:
         save_state(replace(heir, head=state.head))
         return False

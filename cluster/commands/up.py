@@ -17,7 +17,7 @@ from stratacache.cluster.commands.options import (
 )
 from stratacache.cluster.config import ClusterConfig
 from stratacache.cluster.launch import ClusterHandle, start
-from stratacache.cluster.local_ray import connect_ray, end_head, find_ray, require_ray, start_head
+from stratacache.cluster.local_ray import connect_ray, disconnect_ray, end_head, find_ray, require_ray, start_head
 from stratacache.cluster.state import ClusterState, RayHead, forget_state, load_state, save_state
 from stratacache.node.types import EvictionPolicy
 
@@ -151,11 +151,11 @@ def _start(config: ClusterConfig) -> tuple[ClusterHandle, str, RayHead | None]:
     before = load_state(config.name)
     address = find_ray()
     head = None
-    if address is None:
-        head = start_head(config.name)
-        address = head.address
-        save_state(ClusterState(name=config.name, ray_address=address, head=head))
     try:
+        if address is None:
+            head = start_head(config.name)
+            address = head.address
+            save_state(ClusterState(name=config.name, ray_address=address, head=head))
         connect_ray(address)
         handle = start(config)
         state = ClusterState(
@@ -170,6 +170,7 @@ def _start(config: ClusterConfig) -> tuple[ClusterHandle, str, RayHead | None]:
         save_state(state)
     except BaseException:
         if head is not None:
+            disconnect_ray()
             end_head(head)
             forget_state(config.name)
         raise

@@ -83,6 +83,10 @@ class Shell(Protocol):
         """The reply at once when nothing is in the way, else SLOW."""
         ...
 
+    def ask_many(self, keys: list[Any], prefix: bytes) -> Any:
+        """Likewise the reply to an SC.MGET."""
+        ...
+
     def close(self) -> None:
         """Close connections and files."""
 

@@ -13,7 +13,7 @@ from typing import Any, Self
 
 from stratacache.client.backend import BACKENDS, Backend
 from stratacache.client.base import Cache, Fill, K, Key, T, Ttl, declared_as
-from stratacache.client.core.effects import Command, Operation, ShardFailure
+from stratacache.client.core.effects import Operation, ShardFailure
 from stratacache.client.core.fills import FillOptions, join_or_run
 from stratacache.client.core.flight import Flight
 from stratacache.client.core.operations import Operations
@@ -46,7 +46,8 @@ class CacheClient:
     def _bind(self, default_namespace: str) -> None:
         self._ops = Operations(self._backend.core, default_namespace, strict=self._strict)
         self._run = self._backend.shell.run
-        self._ask_one = self._backend.shell.ask_one
+        self._ask_one: Callable[..., Any] = self._backend.shell.ask_one
+        self._ask_many: Callable[..., Any] = self._backend.shell.ask_many
         self._core = self._backend.core
         self._near = self._core.near
 
@@ -87,6 +88,10 @@ class CacheClient:
 
     def get_many(self, keys: Iterable[K], *, namespace: str | None = None) -> dict[K, Any]:
         """The values of those keys that are cached, asked of all shards at once."""
+        if self._near is None and namespace is None and not isinstance(keys, str | bytes):
+            keys = list(dict.fromkeys(keys))
+            if (reply := self._ask_many(keys, self._ops.prefix)) is not SLOW:
+                return self._ops.found(keys, reply)
         return self._run(self._ops.get_many(keys, namespace))
 
     def put(
@@ -263,6 +268,7 @@ class CacheClient:
         self._closed = True
         self._run = _closed
         self._ask_one = _ask_nobody
+        self._ask_many = _ask_nobody
         if self._owns:
             BACKENDS.give(self._backend)
 
@@ -275,7 +281,7 @@ class CacheClient:
         self.close()
 
 
-def _ask_nobody(key: bytes, command: Command, *, repeatable: bool = True) -> Any:  # noqa: ARG001 - stands in for Shell.ask_one
+def _ask_nobody(*_: Any, **__: Any) -> Any:
     return SLOW
 
 

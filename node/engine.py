@@ -236,7 +236,10 @@ class MultiLevelCache:
         l3 = self.l3
         if l3 is None or (entry.queued == entry.size and l3.behind):
             return stored  # there is no disk, or the entry waits for it already
-        queued = l3.put(entry)
+        return self._written(l3.put(entry), stored)
+
+    def _written(self, queued: bool | Future[bool], stored: bool) -> bool | Future[bool]:
+        # A method of its own: a compiled put would make an object for what its lambda needs, with or without a disk.
         if isinstance(queued, Future):
             return self._handoff.settle(then(queued, lambda committed: stored or committed))
         return stored or queued

@@ -18,7 +18,7 @@ from stratacache.client.base import Fill, Ttl
 from stratacache.client.core import leases
 from stratacache.client.core.effects import Command, Compute, Join, Operation, Spawn
 from stratacache.client.core.flight import Flight
-from stratacache.client.core.request import encoded_argument, put_options, tag_list, ttl_ms, ttls_ms
+from stratacache.client.core.request import as_payloads, encoded_argument, put_options, tag_list, ttl_ms, ttls_ms
 from stratacache.client.core.state import Core
 from stratacache.client.core.writes import put_all, put_one
 from stratacache.node.errors import CacheError, UnavailableError, UsageError
@@ -242,12 +242,12 @@ class _Batch:
     def _store_alike(self, alike: list[tuple[int, Fill[Any]]], held: dict[int, Any], cost_s: float) -> Operation[None]:
         """Store fills that have the same options: one request for each shard."""
         core = self.core
-        entries = [_payload(core, fill, self.options) for _, fill in alike]
+        payloads = as_payloads([_payload(core, fill, self.options) for _, fill in alike])
         tokens = [held[index] for index, _ in alike]
         first, keys = alike[0][1], [self.keys[index] for index, _ in alike]
         ttls = ttls_ms(_ttl(first, self.options), len(keys), jitter=core.options.ttl_jitter, random=core.random)
         tail = _tail(first, self.options, cost_s, None)
-        stored, failed = yield from put_all(core, keys, entries, tail, ttls_ms=ttls, leases=tokens)
+        stored, failed = yield from put_all(core, keys, payloads, tail, ttls_ms=ttls, leases=tokens)
         core.counters.fills_void += len(alike) - len(stored) - len(failed)
         if failed:
             yield Spawn(leases.release_in_background(core, [(keys[at], tokens[at]) for at in failed]))

@@ -48,22 +48,35 @@ def careful_full(key: Any, namespace: str) -> bytes:
         raise UsageError(f"key {key!r:.80} is no text that UTF-8 can carry: {error.reason}") from error
 
 
+def common_prefix(text: bytes, count: int, prefix: bytes) -> bytes | None:
+    """What stands before each of `count` keys, given in lines, in its full key; None where they differ in that.
+
+    `prefix` is that of their namespace. A key that is empty or too long is not seen here.
+    """
+    marks = text.translate(None, _BUT_COLON_AND_LINE)
+    if marks.count(b"\n") != count - 1:
+        return None
+    if prefix or b":" not in marks:
+        return prefix
+    if marks[:1] == b":" == marks[-1:] and b"\n\n" not in marks:
+        return b"default:"  # a colon in each of them: otherwise each would be taken for a namespace and a key
+    return None
+
+
 def all_full(keys: Sequence[Any], prefix: bytes) -> list[bytes] | None:
     """The full keys of an ordinary batch of text, worked out on all of it at once; None for any other batch."""
     try:
         text = "\n".join(keys).encode()
     except (TypeError, UnicodeEncodeError):
         return None
-    marks = text.translate(None, _BUT_COLON_AND_LINE)
-    if marks.count(b"\n") != len(keys) - 1:
-        return None
-    if not prefix and marks[:1] == b":" == marks[-1:] and b"\n\n" not in marks:
-        prefix = b"default:"  # a colon in each of them: otherwise each would be taken for a namespace and a key
-    if prefix:
-        fulls = (prefix + text.replace(b"\n", b"\n" + prefix)).split(b"\n")
+    common = common_prefix(text, len(keys), prefix)
+    if common:
+        fulls = (common + text.replace(b"\n", b"\n" + common)).split(b"\n")
     else:
         fulls = text.split(b"\n")
-        if b":" in marks:
+        if len(fulls) != len(keys):
+            return None
+        if common is None:
             fulls = [b"default:" + raw if b":" in raw else raw for raw in fulls]
     lengths = set(map(len, fulls))
-    return fulls if len(prefix) < min(lengths) and max(lengths) <= COLON_WITHIN else None
+    return fulls if len(common or b"") < min(lengths) and max(lengths) <= COLON_WITHIN else None

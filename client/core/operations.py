@@ -19,8 +19,16 @@ from stratacache.client.core.dispatch import first_error
 from stratacache.client.core.effects import Call, Exchange, Operation, ShardFailure
 from stratacache.client.core.flight import Flight
 from stratacache.client.core.fullkeys import all_full, careful_full, one_full, prefix_of
-from stratacache.client.core.reads import EachPlan, ask_one, fetch
-from stratacache.client.core.request import distinct_keys, encoded_argument, put_options, tag_list, ttl_ms, ttls_ms
+from stratacache.client.core.reads import EachPlan, GetPlan, ask_one, fetch
+from stratacache.client.core.request import (
+    distinct_keys,
+    encoded_argument,
+    encoded_arguments,
+    put_options,
+    tag_list,
+    ttl_ms,
+    ttls_ms,
+)
 from stratacache.client.core.state import Core
 from stratacache.client.core.writes import put_all, put_one
 from stratacache.node.errors import UnavailableError, UsageError
@@ -32,17 +40,17 @@ from stratacache.node.types import MISS
 class Operations:
     """The operations of one handle: a core, a default namespace, and whether errors of the cache are raised."""
 
-    __slots__ = ("_prefix", "core", "default_namespace", "strict")
+    __slots__ = ("core", "default_namespace", "prefix", "strict")
 
     def __init__(self, core: Core, namespace: str, *, strict: bool) -> None:
         self.core = core
         self.default_namespace = check_namespace(namespace).decode()
         self.strict = strict
-        self._prefix = prefix_of(namespace)
+        self.prefix = prefix_of(namespace)
 
     def full(self, key: str | bytes, namespace: str | None) -> bytes:
         """The canonical full key; raises UsageError or LimitError for what is no key."""
-        if namespace is None and (full := one_full(key, self._prefix)) is not None:
+        if namespace is None and (full := one_full(key, self.prefix)) is not None:
             return full
         return careful_full(key, self.default_namespace if namespace is None else namespace)
 
@@ -51,7 +59,7 @@ class Operations:
         if isinstance(keys, str | bytes):
             raise UsageError(f"keys is the single key {keys!r}; give a list of keys")
         keys = list(keys)
-        if namespace is None and (fulls := all_full(keys, self._prefix)) is not None:
+        if namespace is None and (fulls := all_full(keys, self.prefix)) is not None:
             return fulls
         return [self.full(key, namespace) for key in keys]
 
@@ -72,6 +80,16 @@ class Operations:
         if failed:
             self.core.fail_open("get_many", first_error(failed), strict=self.strict)
         return {key: value for key, value in zip(distinct, values, strict=True) if value is not MISS}
+
+    def found(self, distinct: list[Any], reply: list[Any]) -> dict[Any, Any]:
+        """The hits among keys that one SC.MGET has asked for."""
+        plan = GetPlan(self.core, distinct)
+        plan.take_many(range(len(distinct)), reply)
+        self.core.counters.hits += len(distinct) - plan.missed
+        self.core.counters.misses += plan.missed
+        if not plan.missed:
+            return dict(zip(distinct, plan.values, strict=True))
+        return {key: value for key, value in zip(distinct, plan.values, strict=True) if value is not MISS}
 
     def encoded(
         self, value: Any, ttl: Ttl, tags: Iterable[str], cost_s: float | None, codec: str
@@ -116,8 +134,8 @@ class Operations:
         fulls = self._all_full(items, namespace)
         if not fulls:
             return 0
-        entries = [encoded_argument(value, codec, options.signing_key) for value in items.values()]
-        stored, failed = yield from put_all(self.core, fulls, entries, tail, ttls_ms=ttls)
+        payloads = encoded_arguments(list(items.values()), codec, options.signing_key)
+        stored, failed = yield from put_all(self.core, fulls, payloads, tail, ttls_ms=ttls)
         if failed:
             self.core.fail_open("put_many", first_error(failed), strict=self.strict)
         return len(stored)

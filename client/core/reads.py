@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from stratacache.client.codec import RAW
 from stratacache.client.core.dispatch import ask_owners
 from stratacache.client.core.effects import Command, Operation
 from stratacache.client.core.state import Core
@@ -55,12 +56,16 @@ class GetPlan:
         if len(indices) == 1:
             self._take(indices[0], reply[0], reply[1])
             return
-        codecs, *payloads = reply
-        if len(payloads) == len(self.values) and not any(codecs) and all(payloads):
-            self.values = payloads  # all there, and none to be decoded: as a batch of bytes should be
+        self.take_many(indices, reply)
+
+    def take_many(self, indices: Sequence[int], reply: list[Any]) -> None:
+        """Decode what was found by one SC.MGET; the list is ours."""
+        codecs = reply.pop(0)
+        if len(reply) == len(self.values) and codecs.count(RAW) == len(codecs) and all(reply):
+            self.values = reply  # all there, and none to be decoded: as a batch of bytes should be
             self.missed = 0
             return
-        for index, codec, payload in zip(indices, codecs, payloads, strict=True):
+        for index, codec, payload in zip(indices, codecs, reply, strict=True):
             if payload is not None:
                 self._take(index, codec, payload)
 

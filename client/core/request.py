@@ -6,10 +6,10 @@ least one; a bare string where several are expected is refused instead of being 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import timedelta
 from random import Random
-from typing import Any
+from typing import Any, NamedTuple
 
 from stratacache.client.buffers import payload_size
 from stratacache.client.codec import RAW, encode
@@ -93,3 +93,26 @@ def encoded_argument(value: Any, codec: str, signing_key: bytes | None) -> tuple
     if isinstance(payload, bytes):
         return (payload if size < SCATTER_BYTES_MIN else [payload]), size, codec_id
     return (b"".join(payload) if size < SCATTER_BYTES_MIN else list(payload)), size, codec_id
+
+
+class Payloads(NamedTuple):
+    """The payloads of a batch, column by column: arguments of commands, sizes, and codecs with a byte for each."""
+
+    arguments: Sequence[Any]
+    sizes: Sequence[int]
+    codecs: bytes
+
+
+def encoded_arguments(values: Sequence[Any], codec: str, signing_key: bytes | None) -> Payloads:
+    """`encoded_argument` for each of some values, worked out on all of an ordinary batch of bytes at once."""
+    if codec == "auto" and set(map(type, values)) == {bytes}:
+        sizes = list(map(len, values))
+        if max(sizes) < SCATTER_BYTES_MIN:
+            return Payloads(values, sizes, bytes([RAW]) * len(sizes))
+    return as_payloads([encoded_argument(value, codec, signing_key) for value in values])
+
+
+def as_payloads(rows: Sequence[tuple[Any, int, int]]) -> Payloads:
+    """What `encoded_argument` has given for each value of a batch, which is not empty."""
+    arguments, sizes, codecs = zip(*rows, strict=True)
+    return Payloads(arguments, sizes, bytes(codecs))

@@ -7,19 +7,17 @@ it); a batch is cut by bytes and by number; what is stored leaves the near cache
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, TypeAlias
+from typing import Any
 
 from stratacache.client.core.dispatch import ask_owners
 from stratacache.client.core.effects import Command, Operation
+from stratacache.client.core.request import Payloads
 from stratacache.client.core.state import Core
 from stratacache.client.view import ShardInfo
 from stratacache.node.errors import CacheError
 
 ENTRIES_PER_COMMAND = 256
 BYTES_PER_COMMAND = 8 << 20
-
-Entry: TypeAlias = tuple[Any, int, int]
-"""Payload argument, size, codec."""
 
 
 class PutOnePlan:
@@ -52,14 +50,14 @@ class PutManyPlan:
     def __init__(
         self,
         keys: Sequence[bytes],
-        entries: Sequence[Entry],
+        payloads: Payloads,
         options: Command,
         *,
         ttls_ms: Sequence[int],
         leases: Sequence[bytes],
     ) -> None:
         self._keys = keys
-        self._arguments, self._sizes, self._codecs = zip(*entries, strict=True)
+        self._arguments, self._sizes, self._codecs = payloads
         self._each = ((b"LEASES", leases), (b"PXS", ttls_ms))
         self._options = options
         self.bytes = sum(self._sizes)
@@ -83,17 +81,26 @@ class PutManyPlan:
         return parts
 
     def _command(self, indices: list[int]) -> Command:
+        count = len(indices)
         keys, arguments, codecs = self._keys, self._arguments, self._codecs
-        command: list[Any] = [b"SC.MPUT", bytes([codecs[index] for index in indices])]
-        command += [part for index in indices for part in (keys[index], arguments[index])]
+        if count < len(keys):
+            keys = [keys[index] for index in indices]
+            arguments = [arguments[index] for index in indices]
+            codecs = bytes([codecs[index] for index in indices])
+        command: list[Any] = [b"SC.MPUT", codecs, *[b""] * (2 * count)]
+        command[2::2] = keys
+        command[3::2] = arguments
         for name, values in self._each:
             if values:
-                command += (name, len(indices), *[values[index] for index in indices])
+                command += (name, count, *[values[index] for index in indices])
         return (*command, *self._options)
 
     def accept(self, indices: list[int], reply: Any, shard: ShardInfo) -> None:  # noqa: ARG002 - part of Plan
         """1 for stored, 0 for refused."""
-        self.stored.update(index for index, stored in zip(indices, reply, strict=True) if stored == 1)
+        if reply.count(1) == len(indices):
+            self.stored.update(indices)
+        else:
+            self.stored.update(index for index, stored in zip(indices, reply, strict=True) if stored == 1)
 
 
 def put_one(
@@ -122,14 +129,14 @@ def put_one(
 def put_all(
     core: Core,
     keys: Sequence[bytes],
-    entries: Sequence[Entry],
+    payloads: Payloads,
     options: Command,
     *,
     ttls_ms: Sequence[int],
     leases: Sequence[bytes] = (),
 ) -> Operation[tuple[set[int], dict[int, CacheError]]]:
     """Store many entries: indices of those that were acknowledged, errors of those that no shard answered for."""
-    plan = PutManyPlan(keys, entries, options, ttls_ms=ttls_ms, leases=leases)
+    plan = PutManyPlan(keys, payloads, options, ttls_ms=ttls_ms, leases=leases)
     near = core.near
     if near is not None:
         near.own_write(keys)

@@ -14,6 +14,7 @@ from typing import Any
 from hiredis import ReplyError, pack_command
 
 from stratacache.client.core.effects import Call, Command, Exchange, ShardFailure
+from stratacache.client.core.reads import KEYS_PER_COMMAND
 from stratacache.client.core.state import Core
 from stratacache.client.transport.connection import (
     CONNECTION_ERRORS,
@@ -24,7 +25,7 @@ from stratacache.client.transport.connection import (
 from stratacache.client.transport.pool import Pool
 from stratacache.client.transport.runner import CLOSED, SLOW, Runner
 from stratacache.client.transport.watch import Watcher
-from stratacache.client.transport.wire import pack
+from stratacache.client.transport.wire import pack, pack_mget
 from stratacache.client.view import ShardInfo, View
 from stratacache.node.errors import UsageError
 
@@ -76,6 +77,38 @@ class BlockingShell(Runner):
                 core.shard_failed(shard.id)
                 return SLOW if repeatable else failure_of(shard, error, sent=True)
             raise
+        pool.give(connection)
+        return SLOW if reply.__class__ is ReplyError else reply
+
+    def ask_many(self, keys: list[Any], prefix: bytes) -> Any:
+        """As `ask_one`, for many keys of a cache with one shard. `prefix` is that of their namespace."""
+        core = self._core
+        ring = core.ring
+        if len(ring.shards) != 1 or not ring.usable or not 1 < len(keys) <= KEYS_PER_COMMAND:
+            return SLOW
+        shard = ring.shards[0]
+        circuit = core.circuits.get(shard.id)
+        pool = self.pools.get(shard.id)
+        if pool is None or pool.shard is not shard or (circuit is not None and circuit.failures):
+            return SLOW
+        request = pack_mget(keys, prefix)
+        if request is None:
+            return SLOW
+        try:
+            connection = pool.idle.pop()
+        except IndexError:
+            return SLOW
+        try:
+            connection.set_timeout(core.options.deadline_s)
+            connection.sock.sendall(request)
+            reply = connection.receive_values(time.monotonic() + core.options.deadline_s)
+        except BaseException as error:
+            pool.drop_after(connection, error)
+            if isinstance(error, CONNECTION_ERRORS):
+                core.shard_failed(shard.id)
+                return SLOW
+            raise
+        connection.used_at = time.monotonic()
         pool.give(connection)
         return SLOW if reply.__class__ is ReplyError else reply
 

@@ -51,6 +51,10 @@ class Runner:
         """The reply to a command at the key's only owner, when nothing is in the way; else SLOW: run the operation."""
         return SLOW
 
+    def ask_many(self, keys: list[Any], prefix: bytes) -> Any:  # noqa: ARG002 - what a subclass may do
+        """The reply to an SC.MGET, when one shard owns all keys and nothing is in the way; else SLOW."""
+        return SLOW
+
     def exchange(self, exchange: Exchange) -> list[list[Any] | ShardFailure]:
         """Send every call, then collect."""
         raise NotImplementedError

@@ -6,12 +6,13 @@ Invariants: large payloads are handed on as the buffers that they are; what is j
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import chain
+from functools import lru_cache
 from typing import Any
 
 from hiredis import pack_command
 
 from stratacache.client.core.effects import Command
+from stratacache.client.core.fullkeys import COLON_WITHIN, common_prefix
 from stratacache.client.core.request import SCATTER_BYTES_MIN
 from stratacache.client.core.trouble import Kind, read_trouble
 from stratacache.client.view import ANYBODY, ShardInfo
@@ -28,10 +29,11 @@ def pack(commands: Sequence[Command]) -> list[Any]:
     small: list[bytes] = []
     for command in commands:
         if command[0] == b"SC.MPUT":  # hiredis would copy each payload into a string that it grows and grows
-            try:
-                small.append(_pack_batch(command))
-            except TypeError:  # a payload is a list of buffers
+            if (parts := _batch_parts(command)) is None:
                 _pack_scattered(command, out, small)
+            else:
+                out += [b"".join(small), *parts] if small else parts
+                small.clear()
             continue
         try:
             small.append(pack_command(command))
@@ -53,14 +55,54 @@ class _Heads(dict[int, bytes]):
 
 
 _HEAD_OF = _Heads().__getitem__
+_ONLY_BYTES = {bytes}
 
 
-def _pack_batch(command: Command) -> bytes:
-    """An SC.MPUT whose payloads are bytes. Raises TypeError for any other."""
+def _batch_parts(command: Command) -> list[bytes] | None:
+    """An SC.MPUT in pieces, its payloads as they lie; None for one with a payload that is a list of buffers."""
     end = 2 + 2 * len(command[1])
-    arguments = [*command[:end], *[b"%d" % word if word.__class__ is int else word for word in command[end:]]]
-    heads = map(_HEAD_OF, map(len, arguments))
-    return b"".join((b"*%d" % len(command), *chain.from_iterable(zip(heads, arguments, strict=True)), b"\r\n"))
+    arguments: Sequence[Any] = command
+    if end < len(command):
+        arguments = [*command[:end], *[b"%d" % word if word.__class__ is int else word for word in command[end:]]]
+    if set(map(type, arguments)) != _ONLY_BYTES:
+        return None
+    parts = [b"*%d" % len(arguments), *[b""] * (2 * len(arguments)), b"\r\n"]
+    parts[1:-1:2] = map(_HEAD_OF, map(len, arguments))
+    parts[2:-1:2] = arguments
+    return parts
+
+
+class _TextHeads(dict[int, str]):
+    """As `_Heads`, in text, with the prefix of a namespace behind it."""
+
+    def __init__(self, prefix: bytes) -> None:
+        self._prefix = prefix.decode()
+
+    def __missing__(self, size: int) -> str:
+        head = self[size] = f"\r\n${len(self._prefix.encode()) + size}\r\n{self._prefix}"
+        return head
+
+
+_text_heads = lru_cache(maxsize=64)(_TextHeads)
+
+
+def pack_mget(keys: Sequence[Any], prefix: bytes) -> bytes | None:
+    """SC.MGET for an ordinary batch of ASCII text, straight from the keys as they were given; None for any other.
+
+    `prefix` is that of their namespace. Full keys and arguments in between would take three times as long.
+    """
+    try:
+        text = "\n".join(keys)
+    except TypeError:
+        return None
+    lengths = list(map(len, keys))
+    common = common_prefix(text.encode(), len(lengths), prefix) if text.isascii() else None
+    if common is None or not min(lengths) or max(lengths) + len(common) > COLON_WITHIN:
+        return None
+    parts = [""] * (2 * len(lengths))
+    parts[::2] = map(_text_heads(common).__getitem__, lengths)
+    parts[1::2] = keys
+    return f"*{len(lengths) + 1}\r\n$7\r\nSC.MGET{''.join(parts)}\r\n".encode()
 
 
 def _pack_scattered(command: Command, out: list[Any], small: list[bytes]) -> None:

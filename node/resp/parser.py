@@ -121,13 +121,17 @@ class RequestParser:
 
     def feed(self, data: bytes) -> None:
         """Append received bytes."""
-        if self._missing:
-            data = self._fill(data)
-        if self._position < len(self._buffer):
+        if self._missing:  # then the buffer is empty
+            taken = self._fill(data)
+            if taken < len(data):
+                self._buffer = data
+                self._position = taken
+        elif self._position < len(self._buffer):
             self._buffer = self._buffer[self._position :] + data
+            self._position = 0
         else:
             self._buffer = data
-        self._position = 0
+            self._position = 0
 
     @property
     def idle(self) -> bool:
@@ -199,23 +203,33 @@ class RequestParser:
         buffer, at, held, size = self._buffer, self._position, self._held, len(self._buffer)
         limits = self.limits
         args = self._args
-        while self._left:
-            end = buffer.find(b"\r\n", at, at + _HEADER_BYTES)
-            if end <= at or buffer[at] != _DOLLAR:
-                break
-            digits = buffer[at + 1 : end]
-            if not digits.isdigit() or (digits[0] == _ZERO and len(digits) > 1):
-                break
-            length = int(digits)
-            stop = end + 2 + length
+        left = self._left
+        # In a batch keys and payloads take turns, and each has mostly as many bytes as the one two before it.
+        head = next_head = b""
+        length = next_length = 0
+        while left:
+            start = at + len(head)
+            if not head or buffer[at : min(start, size)] != head:
+                end = buffer.find(b"\r\n", at, at + _HEADER_BYTES)
+                if end <= at or buffer[at] != _DOLLAR:
+                    break
+                digits = buffer[at + 1 : end]
+                if not digits.isdigit() or (digits[0] == _ZERO and len(digits) > 1):
+                    break
+                length = int(digits)
+                start = end + 2
+                head = buffer[at:start]
+            stop = start + length
             more = held + length + ARGUMENT_BYTES
             if stop + 2 > size or length > limits.bulk_bytes_max or more > limits.command_bytes_max:
                 break
-            args.append(buffer[end + 2 : stop])
+            args.append(buffer[start:stop])
             at = stop + 2
             held = more
-            self._left -= 1
-        self._position, self._held = at, held
+            left -= 1
+            head, next_head = next_head, head
+            length, next_length = next_length, length
+        self._position, self._held, self._left = at, held, left
 
     def _argument(self) -> bool:
         """Read on in the current argument; whether it is complete."""
@@ -253,9 +267,9 @@ class RequestParser:
             self._fill(rest)
         return False
 
-    def _fill(self, data: bytes) -> bytes:
-        """Take what the long argument still misses from the front of `data`; returns what is left."""
-        part, rest = data[: self._missing], data[self._missing :]
+    def _fill(self, data: bytes) -> int:
+        """Take what the long argument still misses from the front of `data`; returns how many bytes that were."""
+        part = data[: self._missing]
         self._missing -= len(part)
         if self._bulk <= self.limits.bulk_bytes_max:
             self._long += part
@@ -265,7 +279,7 @@ class RequestParser:
             self._long = bytearray()
             self._bulk = -1
             self._left -= 1
-        return rest
+        return len(part)
 
     def _line(self, too_long: str) -> bytes | None:
         end = self._buffer.find(b"\r\n", self._position, self._position + INLINE_BYTES_MAX + 2)

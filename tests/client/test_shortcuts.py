@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import random
+import socket
+import threading
 import time
 
 import hiredis
@@ -12,6 +14,7 @@ from hypothesis import strategies as st
 
 from stratacache.client.core import fullkeys
 from stratacache.client.transport.connection import Connection
+from stratacache.client.transport.wire import pack, pack_mget
 from stratacache.client.view import ShardInfo
 from stratacache.node.errors import CacheError, UsageError
 from stratacache.node.keys import full_key
@@ -121,6 +124,67 @@ def test_full_keys_in_bulk_are_those_of_one(keys: list[str | bytes], namespace: 
     if len(namespace) < 200:
         hashed = [f"embed:{number:032x}" for number in range(5)]
         assert fullkeys.all_full(hashed, prefix) == [full_key(namespace, key) for key in hashed]
+
+
+def requested(keys: list[bytes]) -> bytes:
+    """SC.MGET of full keys, in one piece."""
+    return b"".join(pack([(b"SC.MGET", *keys)]))
+
+
+@given(st.lists(KEYS, min_size=1, max_size=6), st.sampled_from(["default", "docs", "n" * 255]))
+def test_a_batch_straight_from_text_asks_for_the_full_keys(keys: list[str | bytes], namespace: str) -> None:
+    """What is put together from text is byte for byte what the full keys give; what is unusual is left alone."""
+    request = pack_mget(keys, fullkeys.prefix_of(namespace))
+    if request is not None:
+        assert request == requested([full_key(namespace, key) for key in keys])
+    if len(namespace) < 200:
+        for usual in ([f"embed:{number:032x}" for number in range(5)], ["a", "bc", "a" * 9]):
+            assert pack_mget(usual, fullkeys.prefix_of(namespace)) == requested([full_key(namespace, k) for k in usual])
+
+
+def test_batches_of_puts_are_the_same_in_pieces() -> None:
+    """Whether payloads are handed on as they lie, or as lists of buffers, the bytes are those of the protocol."""
+    tail = (b"PXS", 2, 1000, 2000, b"COST", b"0.5", b"TAGS", 1, b"t", b"META", b"m")
+    command = (b"SC.MPUT", b"\0\2", b"a", b"x" * 5000, b"b", b"", *tail)
+    words = [word if isinstance(word, bytes) else b"%d" % word for word in command]
+    expected = b"*%d\r\n" % len(words) + b"".join(b"$%d\r\n%b\r\n" % (len(word), word) for word in words)
+    parts = pack([command])
+    assert b"".join(parts) == expected
+    assert any(part is command[3] for part in parts), "the payload was copied"
+    listed = (b"SC.MPUT", b"\0\2", b"a", [b"x" * 4000, b"x" * 1000], b"b", [b""], *tail)
+    assert b"".join(pack([listed])) == expected
+    assert b"".join(pack([(b"PING",), command, (b"PING",)])) == b"*1\r\n$4\r\nPING\r\n%b*1\r\n$4\r\nPING\r\n" % expected
+
+
+def test_many_pieces_are_sent_whole_over_a_narrow_socket() -> None:
+    """The kernel takes them in bites, of any length, and in more than one system call."""
+    rng = random.Random(5)
+    near, far = socket.socketpair()
+    near.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+    buffers = [rng.randbytes(rng.choice([0, 1, 9, 700, 6144])) for _ in range(3000)]
+    expected = b"".join(buffers)
+    got = bytearray()
+    reader = threading.Thread(target=lambda: [got.extend(bite) for bite in iter(lambda: far.recv(5000), b"")])
+    reader.start()
+    connection = Connection(SHARD, near, tls=False)
+    connection.set_timeout(10.0)
+    connection.send(buffers)
+    connection.close()
+    reader.join(10.0)
+    far.close()
+    assert got == expected
+
+
+def test_a_batch_that_nobody_answers_ends_with_its_deadline() -> None:
+    """Waiting for the answer to much that was sent is bounded as any other waiting."""
+    near, far = socket.socketpair()
+    connection = Connection(SHARD, near, tls=False)
+    connection.set_timeout(0.05)
+    connection.send([b"x", b"y"])
+    with pytest.raises(TimeoutError):
+        connection.receive(1, time.monotonic() + 5.0)
+    connection.close()
+    far.close()
 
 
 @pytest.mark.parametrize("key", [5, None, ("a",), 1.5, ["a"]])

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from itertools import islice, repeat
+from itertools import islice
 from operator import length_hint
 from typing import TYPE_CHECKING
 
@@ -17,6 +17,7 @@ from stratacache.node.entry import NEVER_MS, Entry
 from stratacache.node.errors import UnavailableError
 from stratacache.node.keys import canonical
 from stratacache.node.resp.arguments import SYNTAX, count_of, integer_of
+from stratacache.node.resp.batch import put_each
 from stratacache.node.resp.commands.entries import bulk_of, change, everything_of, gather, kept_ms, read
 from stratacache.node.resp.dispatch import when
 from stratacache.node.resp.replies import OK, ONE, ZERO, CommandError, array, bulk, integer
@@ -209,16 +210,20 @@ def sc_mput(connection: Connection, argv: list[bytes]) -> Reply:
     for name, given in (("PXS", options.each_expires_ms), ("LEASES", options.each_lease)):
         if given and len(given) != len(keys):
             raise CommandError(f"ERR {name} has {len(given)} values for {len(keys)} keys")
-    times = options.each_expires_ms or repeat(options.expires_ms)
-    leases = options.each_lease or repeat(b"")
-    done: list[bool | Future[bool]] = []
-    for key, payload, codec, expires_ms, lease in zip(keys, argv[3:end:2], codecs, times, leases, strict=False):
-        options.codec = codec
-        options.expires_ms = expires_ms
-        options.lease = lease or None
-        if lease:
-            connection.leases.pop(lease, None)
-        done.append(_put(connection.engine, canonical(key), payload, options))
+    done = put_each(
+        connection.engine,
+        argv,
+        codecs,
+        list(options.each_expires_ms) or [options.expires_ms],
+        list(options.each_lease),
+        options.tags,
+        options.cost_s,
+        options.metadata,
+    )
+    for lease in options.each_lease:
+        connection.leases.pop(lease, None)
+    if done.count(True) == len(done):
+        return b"*%d\r\n%b" % (len(done), ONE * len(done))
     return gather(done, lambda stored: array([ONE if one else ZERO for one in stored]), applied=True)
 
 

@@ -30,7 +30,13 @@ if TYPE_CHECKING:
     from stratacache.client.intelligent import IntelligentCacheManager
     from stratacache.client.keys import key_for
     from stratacache.client.options import ClientOptions
-    from stratacache.client.strategies import BackingStore, DirectoryStore, FsspecStore, StoreBackedCache
+    from stratacache.client.strategies import (
+        AsyncStoreBackedCache,
+        BackingStore,
+        DirectoryStore,
+        FsspecStore,
+        StoreBackedCache,
+    )
     from stratacache.client.sync_client import CacheClient
 
 __all__ = [
@@ -39,6 +45,7 @@ __all__ = [
     "AccessError",
     "AsyncCache",
     "AsyncCacheClient",
+    "AsyncStoreBackedCache",
     "BackingStore",
     "Cache",
     "CacheClient",
@@ -70,6 +77,7 @@ __all__ = [
 _LAZY = {
     "AsyncCache": "base",
     "AsyncCacheClient": "async_client",
+    "AsyncStoreBackedCache": "strategies",
     "BackingStore": "strategies",
     "Cache": "base",
     "CacheClient": "sync_client",

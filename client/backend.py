@@ -147,6 +147,7 @@ class Registry:
 
     def take(self, options: ClientOptions, *, shared: bool = True) -> Backend:
         """The backend of these options, made when there is none; a private one when `shared` is False."""
+        options.validate()
         if not shared:
             backend = self._make(options)
             self._private.add(backend)

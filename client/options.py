@@ -6,11 +6,24 @@ it never show in a repr.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
+from numbers import Integral, Real
+from os import PathLike
+from types import NoneType
 
 from stratacache.node.errors import UsageError
 
 MIB = 1024 * 1024
+SIGNING_KEY_BYTES_MIN = 16
+_FILES = ("tls_ca", "tls_certificate", "tls_key")
+_KINDS: dict[str, tuple[type, ...]] = {
+    "str | None": (str, NoneType),
+    "bytes | None": (bytes, NoneType),
+    "float": (Real,),
+    "int": (Integral,),
+    "int | None": (Integral, NoneType),
+    "bool": (bool,),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,6 +70,7 @@ class ClientOptions:
 
     def validate(self) -> None:
         """Raise UsageError for options that can't work."""
+        self._check_kinds()
         for name in ("deadline_s", "connect_deadline_s", "near_age_max_s", "push_deadline_s", "lease_hold_s"):
             if not getattr(self, name) > 0:
                 raise UsageError(f"{name} is {getattr(self, name)}; it must be above 0")
@@ -67,5 +81,20 @@ class ClientOptions:
             raise UsageError(f"ttl_jitter is {self.ttl_jitter}; it is a share, at least 0 and below 1")
         if self.connections_max < 1:
             raise UsageError(f"connections_max is {self.connections_max}; it must be at least 1")
+        if self.signing_key is not None and len(self.signing_key) < SIGNING_KEY_BYTES_MIN:
+            short = len(self.signing_key)
+            raise UsageError(f"signing_key has {short} bytes; give {SIGNING_KEY_BYTES_MIN} random bytes or more")
+        if self.token == "":
+            raise UsageError("token is empty; leave it out for a cache without one")
         if (self.tls_certificate is None) != (self.tls_key is None):
             raise UsageError("a client certificate needs both tls_certificate and tls_key")
+
+    def _check_kinds(self) -> None:
+        for each in fields(self):
+            value = getattr(self, each.name)
+            kinds = _KINDS[str(each.type)]
+            if each.name in _FILES and isinstance(value, PathLike):
+                continue
+            if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
+                shown = f"of type {type(value).__name__}"  # a secret of the wrong kind is a secret all the same
+                raise UsageError(f"{each.name} is {shown}; it takes {str(each.type).replace(' | ', ' or ')}")

@@ -49,8 +49,10 @@ class ShardInfo:
 
     @property
     def address(self) -> str:
-        """`host:port`, for messages."""
-        return f"{self.host}:{self.port}"
+        """`host:port`, or `unix:path` where there is no port; for messages."""
+        if not self.port:
+            return f"unix:{self.unix}"
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
     def to_map(self) -> dict[str, Any]:
         """The map of docs/PROTOCOL.md; `state` is left out while it is "active", an empty `group` too."""

@@ -12,7 +12,10 @@ Invariants: what a get returns is what the store had or was given when the get b
 overlaps a put is kept out of the cache by its fill lease; where the cache does not take a new value, its old one is
 invalidated, and that it could not be is raised; with WRITE_BEHIND the queue is read before the store.
 
-Two processes that write the same keys behind each other's backs need WRITE_THROUGH: a queue is its own process's.
+Changes of one key by threads of a process follow each other, in the store and in the cache. Processes that write the
+same keys at the same moment need CACHE_ASIDE or READ_THROUGH, which forget the key behind the store: of two values that
+each process puts into the store and then into the cache, the cache may keep the one that the store does not. A queue is
+its own process's.
 """
 
 from __future__ import annotations
@@ -27,6 +30,7 @@ from stratacache.client.base import Cache, Fill, Ttl
 from stratacache.client.strategies.flusher import Flusher
 from stratacache.client.strategies.refresher import Refresher
 from stratacache.client.strategies.store import BackingStore
+from stratacache.client.strategies.turns import Turns
 from stratacache.client.strategies.write_queue import DELETED, WriteQueue
 from stratacache.node.errors import UsageError
 from stratacache.node.types import MISS, CacheStrategy
@@ -62,6 +66,7 @@ class StoreBackedCache:
         self._store = store
         self._ttl = ttl
         self._tags = tuple(tags)
+        self._turns = Turns()
         self._queue: WriteQueue | None = None
         self._flusher: Flusher | None = None
         self._refresher: Refresher | None = None
@@ -110,6 +115,10 @@ class StoreBackedCache:
         Raises what the store raises, LimitError when the queue is full (nothing was changed then), and
         InvalidationIncompleteError when an old value may still be served.
         """
+        with self._turns.of(items):
+            self._put_many(items)
+
+    def _put_many(self, items: Mapping[str, Any]) -> None:
         if self._queue is not None:
             self._queue.add(items)
             self._wake()
@@ -131,12 +140,13 @@ class StoreBackedCache:
     def delete_many(self, keys: Iterable[str]) -> None:
         """Delete keys from the store (with WRITE_BEHIND: later) and from the cache (now)."""
         wanted = list(keys)
-        if self._queue is not None:
-            self._queue.add(dict.fromkeys(wanted, DELETED))
-            self._wake()
-        else:
-            self._store.delete_many(wanted)
-        self._cache.invalidate_many(wanted)
+        with self._turns.of(wanted):
+            if self._queue is not None:
+                self._queue.add(dict.fromkeys(wanted, DELETED))
+                self._wake()
+            else:
+                self._store.delete_many(wanted)
+            self._cache.invalidate_many(wanted)
 
     def flush(self, deadline_s: float = 30.0) -> bool:
         """Wait until everything that was put is in the store; False when the deadline came first."""

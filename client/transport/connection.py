@@ -255,7 +255,9 @@ def failure_of(shard: ShardInfo, error: BaseException, *, sent: bool) -> ShardFa
     """An error of a socket or a parser as an outcome."""
     timed_out = isinstance(error, BlockingIOError | TimeoutError)
     reason = "no answer within the deadline" if timed_out else (str(error) or type(error).__name__)
-    return ShardFailure(shard.id, f"{shard.address}: {reason}", sent=sent, timed_out=timed_out)
+    if shard.id != shard.address:  # one that was given by its address has no other name
+        reason = f"{shard.address}: {reason}"
+    return ShardFailure(shard.id, reason, sent=sent, timed_out=timed_out)
 
 
 CONNECTION_ERRORS = (OSError, EOFError, HiredisError)
@@ -272,15 +274,16 @@ def open_connection(
     left_s = max(0.001, min(options.connect_deadline_s, deadline - core.monotonic()))
     until = core.monotonic() + left_s
     if shard.unix and (not shard.port or _unix_is_worth_a_try(shard, options)):
+        unix_s = left_s / 2 if shard.port else left_s  # whoever hangs there leaves time to ask at the port
         try:
-            return _greeted(
-                shard, _connect_unix(shard.unix, left_s), core, None, until, exact=bool(shard.port), watch=watch
-            )
+            sock = _connect_unix(shard.unix, unix_s)
+            by = until - left_s + unix_s
+            return _greeted(shard, sock, core, None, by, exact=bool(shard.port), watch=watch)
         except (OSError, ShardFailure) as error:
             if not shard.port:
                 raise error if isinstance(error, ShardFailure) else failure_of(shard, error, sent=False) from error
     try:
-        sock = socket.create_connection((shard.host, shard.port), left_s)
+        sock = socket.create_connection((shard.host, shard.port), max(0.001, until - core.monotonic()))
     except OSError as error:
         raise failure_of(shard, error, sent=False) from error
     try:
@@ -323,7 +326,7 @@ def _greeted(
     try:
         if tls is None:
             sock.settimeout(None)
-        connection.set_timeout(core.options.connect_deadline_s)
+        connection.set_timeout(until - core.monotonic())
         commands = greeting(core.token, watch=watch)
         connection.send(pack(commands))
         replies = connection.receive(len(commands), until)

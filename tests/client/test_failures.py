@@ -8,6 +8,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -19,6 +20,7 @@ from stratacache.client import (
     UnavailableError,
     UsageError,
     connect,
+    connect_async,
 )
 
 from .conftest import TOKEN, InLoop
@@ -91,6 +93,21 @@ def test_an_open_circuit_costs_nothing(make: Callable[..., Any]) -> None:
         wait_until(lambda: cache.get("k") == 1, 10, "the shard to be used again")
 
 
+def test_a_call_that_must_connect_to_a_shard_that_hangs_keeps_its_deadline(
+    make: Callable[..., Any], tmp_path: Path
+) -> None:
+    """The kernel takes the connection of a stopped process in; neither way to it may take longer than is left."""
+    with running(1, unix_dir=tmp_path) as (node,):
+        cache = make(address([node]), deadline_s=0.3, connect_deadline_s=2.0)
+        assert cache.put("k", 1)
+        node.pause()
+        for _ in range(2):  # the first loses its connection, the second has to open one
+            begun = time.monotonic()
+            assert cache.get("k") is MISS
+            assert time.monotonic() - begun < 1.2
+        node.resume()
+
+
 def test_a_restarted_shard_is_used_at_once(make: Callable[..., Any]) -> None:
     """Connections of the old process are noticed: the first calls after a restart neither fail nor raise."""
     with running(1) as (node,):
@@ -144,8 +161,38 @@ def test_wrong_token_unknown_address_and_strangers(tls_node: Any, nodes: list[No
     for wrong in ("redis://h", "strata://", "strata://:1", "strata://h:x", "strata://h:0", "local:", "unix:", "h:1"):
         with pytest.raises(UsageError):
             connect(wrong)
+        assert str(caught.value).count("127.0.0.1") == 2, "as it was written, and who of them did not answer"
+    with pytest.raises(UnavailableError, match=r"^no shard answers at unix:/no/where: unix:/no/where: \[Errno 2\]"):
+        connect("unix:/no/where")
     with pytest.raises(UsageError, match="deadline_s"):
         connect(address(nodes), deadline_s=0)
+
+
+@pytest.mark.parametrize("opened", [connect, connect_async])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"address": 5},
+        {"address": ["strata://h"]},
+        {"deadline_s": "1"},
+        {"near_bytes_max": 1.5},
+        {"near_bytes_max": True},
+        {"token": 5},
+        {"token": ""},
+        {"use_unix": "yes"},
+        {"signing_key": "text"},
+        {"signing_key": b"short"},
+    ],
+)
+def test_an_option_of_the_wrong_kind_is_named_at_once(opened: Callable[..., Any], options: dict[str, Any]) -> None:
+    """Not when it is first used, and not by an error from inside the library."""
+    with pytest.raises(UsageError, match=next(iter(options))) as caught:
+        opened(**{"address": "strata://127.0.0.1:1", **options})
+    assert "short" not in str(caught.value), "a secret of the wrong kind is a secret all the same"
+
+
+def test_options_that_do_not_exist_are_refused(nodes: list[Node]) -> None:
+    """As Python does with arguments that a function does not have."""
     with pytest.raises(TypeError):
         connect(address(nodes), no_such_option=1)
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -18,7 +20,13 @@ import pytest
 
 from stratacache.client import MISS, CacheStrategy, LimitError, UnavailableError, UsageError, connect
 from stratacache.client.base import Cache
-from stratacache.client.strategies import DirectoryStore, FsspecStore, StoreBackedCache, WriteQueue
+from stratacache.client.strategies import (
+    AsyncStoreBackedCache,
+    DirectoryStore,
+    FsspecStore,
+    StoreBackedCache,
+    WriteQueue,
+)
 from stratacache.client.strategies.flusher import Flusher
 from stratacache.client.strategies.write_queue import DELETED
 from stratacache.node.errors import CorruptionError, EncodingError
@@ -175,6 +183,96 @@ def test_a_load_that_overlaps_a_put_is_not_cached(cache: Cache, store: Watched, 
         reader.join(10)
         assert got in (["old"], ["new"])
         assert backed.get("a") == "new"
+
+
+class Held(Watched):
+    """A store whose first change is done, and answers only when `release` is set or a moment is over."""
+
+    def __init__(self, directory: Path) -> None:
+        super().__init__(directory)
+        self.first_done, self.release = threading.Event(), threading.Event()
+
+    def store_many(self, items: Mapping[str, Any]) -> None:
+        super().store_many(items)
+        if not self.first_done.is_set():
+            self.first_done.set()
+            self.release.wait(0.3)
+
+
+@pytest.mark.parametrize("strategy", [CacheStrategy.WRITE_THROUGH, CacheStrategy.REFRESH_AHEAD])
+@pytest.mark.parametrize("change", ["put", "delete"])
+def test_what_two_threads_change_ends_alike_in_store_and_cache(
+    strategy: CacheStrategy, change: str, cache: Cache, tmp_path: Path
+) -> None:
+    """The second change reaches the store while the first is on its way from there to the cache."""
+    store = Held(tmp_path / "store")
+    with over(cache, store, strategy, tmp_path) as backed:
+        first = threading.Thread(target=backed.put, args=("a", "first"))
+        first.start()
+        assert store.first_done.wait(10)
+        if change == "put":
+            backed.put_many({"b": 1, "a": "second"})
+        else:
+            backed.delete_many(["b", "a"])
+        store.release.set()
+        first.join(10)
+        assert cache.get("a", default=None) in (store.load_many(["a"]).get("a"), None)
+        assert backed.get("a", default=None) == store.load_many(["a"]).get("a")
+
+
+def test_asyncio_awaits_a_store_without_holding_up_the_loop(cache: Cache, store: Watched, tmp_path: Path) -> None:
+    """The same methods; while the store answers slowly, the loop goes on."""
+
+    async def scenario() -> None:
+        async with AsyncStoreBackedCache(over(cache, store, CacheStrategy.WRITE_THROUGH, tmp_path)) as backed:
+            await backed.put("a", 1)
+            await backed.put_many({"b": 2, "c": 3})
+            assert await backed.get_many(["a", "b", "none"]) == {"a": 1, "b": 2}
+            assert store.load_many(["a", "b", "c"]) == {"a": 1, "b": 2, "c": 3}
+            await backed.delete("a")
+            assert await backed.get("a", default="gone") == "gone"
+            turned = threading.Event()
+            store.before_load = lambda: None if turned.wait(10) else pytest.fail("the loop stood still")
+            store.store_many({"slow": 7})
+            loading = asyncio.create_task(backed.load("slow"))
+            asyncio.get_running_loop().call_later(0.01, turned.set)
+            assert await loading == 7
+            assert await backed.load_many(["c"]) == {"c": 3}
+            await backed.delete_many(["b", "c"])
+            assert await backed.flush()
+            assert (await backed.stats())["store"]["strategy"] == "write_through"
+            store.fail = True
+            with pytest.raises(OSError, match="away"):
+                await backed.put("d", 1)
+
+    asyncio.run(scenario())
+
+
+def test_a_put_that_is_cancelled_is_not_left_half_done(cache: Cache, tmp_path: Path) -> None:
+    """Whoever cancels a put does not wait for it, and it reaches the cache all the same."""
+    store = Held(tmp_path / "store")
+
+    async def scenario() -> None:
+        async with AsyncStoreBackedCache(over(cache, store, CacheStrategy.WRITE_THROUGH, tmp_path)) as backed:
+            putting = asyncio.create_task(backed.put("a", "new"))
+            await asyncio.to_thread(store.first_done.wait, 10)
+            putting.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await putting
+            store.release.set()
+
+    asyncio.run(scenario())
+    wait_until(lambda: cache.get("a", default=None) == "new")
+
+
+def test_a_cache_over_a_store_travels_by_pickle(cache: Cache, tmp_path: Path) -> None:
+    """As a client does: into a Ray task, for example."""
+    backed = StoreBackedCache(cache, DirectoryStore(tmp_path / "store"), CacheStrategy.READ_THROUGH)
+    backed.put("a", 5)
+    copy = pickle.loads(pickle.dumps(backed))
+    assert copy.get("a") == 5
+    copy.put("a", 6)
+    assert backed.get("a") == 6
 
 
 def test_a_store_that_fails_is_raised_and_nothing_is_cached(cache: Cache, store: Watched, tmp_path: Path) -> None:

@@ -351,12 +351,11 @@ class ReadLoop(Output):
             if argv is None:
                 self._in_step = parser.idle
                 return False
-            if not argv:
-                continue
-            self.state.commands += 1
-            if self._take(self._run_exact(argv), out):
-                return True
-            turn += 1
+            if argv:
+                self.state.commands += 1
+                if self._take(self._run_exact(argv), out):
+                    return True
+            turn += 1  # for an empty line, too: nobody fills a turn of the loop with them
             if turn >= TURN_COMMANDS:
                 return True
 

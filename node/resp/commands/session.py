@@ -65,8 +65,8 @@ def reset(connection: Connection, argv: list[bytes]) -> Reply:
 def authenticate(connection: Connection, user: bytes, token: bytes) -> None:
     """Let the client in by its token; raises CommandError. Both comparisons are made, in constant time."""
     config = connection.server.config
-    full = hmac.compare_digest(token, (config.token or "").encode())
-    reading = hmac.compare_digest(token, (config.read_token or "").encode())
+    full = hmac.compare_digest(token, (config.token or "").encode("utf-8", "surrogateescape"))
+    reading = hmac.compare_digest(token, (config.read_token or "").encode("utf-8", "surrogateescape"))
     if user == b"default" and config.token and full:
         access = Access.FULL
     elif user == b"default" and config.read_token and reading:

@@ -1,0 +1,101 @@
+"""Random commands, pipelined in random chunks, get the replies of a real redis-server, byte for byte.
+
+`python -m tests.wire.test_random_as_redis FIRST LAST` runs as many seeds as wanted; a failure names its seed.
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from itertools import pairwise
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import pytest
+
+from tests.wire.processes import running_node, running_redis
+from tests.wire.random_commands import sequence
+from tests.wire.raw import Raw, request
+
+pytestmark = pytest.mark.server
+
+SEEDS = 120
+CLOSE_MS = 3_000
+FAR_MS = 4_000_000_000_000_000
+"""Expiries beyond are cut by the node (docs/PROTOCOL.md)."""
+
+
+def replies_of(port: int, commands: list[list[bytes]], rng: Random) -> list[Any]:
+    """Everything that a server answers on one connection."""
+    stream = b"".join(request(*words) for words in commands) + request("QUIT")
+    cuts = sorted({0, len(stream), *[rng.randrange(len(stream)) for _ in range(rng.choice([0, 1, 5, 50]))]})
+    with Raw(port) as cleaner:
+        cleaner.run("FLUSHALL")
+    replies = []
+    with Raw(port) as client:
+        for start, end in pairwise(cuts):
+            client.send(stream[start:end])
+        try:
+            while True:
+                replies.append(client.read())
+        except ConnectionError:
+            return replies
+
+
+def is_same(ours: Any, theirs: Any) -> bool:
+    """Whether two replies are the same but for what must differ: time, ids, versions, cursors, the order of keys."""
+    if ours == theirs:
+        return True
+    if ours[0] != theirs[0]:
+        return False
+    if ours[0] == ":":
+        one, other = int(ours[1]), int(theirs[1])
+        return min(one, other) > CLOSE_MS and (abs(one - other) <= CLOSE_MS or max(one, other) > FAR_MS)
+    if ours[0] not in "*%" or None in (ours[1], theirs[1]) or len(ours[1]) != len(theirs[1]):
+        return False
+    if any("('$', b'server')" in str(reply[1][0]) for reply in (ours, theirs)):  # HELLO
+        return str(ours[1][0]) == str(theirs[1][0])
+    if ours[0] == "*" and (is_unfinished_scan(ours) or is_unfinished_scan(theirs)):
+        return True
+    pairs = zip(ours[1], theirs[1], strict=True)
+    return sorted(map(repr, ours[1])) == sorted(map(repr, theirs[1])) or all(is_same(*pair) for pair in pairs)
+
+
+def is_unfinished_scan(reply: Any) -> bool:
+    """Whether a reply is a step of SCAN behind which others follow: how much each step brings is the server's own."""
+    match reply:
+        case ("*", [("$", bytes(cursor)), ("*", _)]):
+            return cursor.isdigit() and cursor != b"0"
+    return False
+
+
+def difference(seed: int, node_port: int, redis_port: int) -> str | None:
+    """The first reply that differs in a sequence, or None."""
+    commands = sequence(Random(seed))
+    ours = replies_of(node_port, commands, Random(seed))
+    theirs = replies_of(redis_port, commands, Random(seed))
+    for index, pair in enumerate(zip(ours, theirs, strict=False)):
+        if not is_same(*pair):
+            near = b" | ".join(b" ".join(words)[:60] for words in commands[max(0, index - 3) : index + 1])
+            return f"seed {seed}, reply {index}, about {near!r}: {pair[0]!r:.200}, redis has {pair[1]!r:.200}"
+    return None if len(ours) == len(theirs) else f"seed {seed}: {len(ours)} replies, redis has {len(theirs)}"
+
+
+def test_random_commands_are_answered_as_by_redis(node_port: int, redis_port: int) -> None:
+    """A few thousand commands of some hundred sequences: the same replies, errors and pushes in the same order."""
+    wrong = [difference(seed, node_port, redis_port) for seed in range(SEEDS)]
+    assert not any(wrong), "\n".join(filter(None, wrong))
+
+
+def main() -> None:
+    """Run a range of seeds."""
+    first, last = int(sys.argv[1]), int(sys.argv[2])
+    with tempfile.TemporaryDirectory() as folder, running_redis(Path(folder)) as redis, running_node() as (_, node):
+        wrong = [found for seed in range(first, last) if (found := difference(seed, node, redis)) is not None]
+    sys.stdout.write("\n".join([*wrong, f"{last - first} sequences, {len(wrong)} differ"]) + "\n")
+    sys.exit(1 if wrong else 0)
+
+
+if __name__ == "__main__":
+    main()

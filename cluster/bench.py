@@ -3,7 +3,7 @@
 It writes into a namespace of its own, which it empties before and after; what it reads back must be what it wrote.
 
 Invariants: keys and values follow from their number, so two runs ask the same; a wrong value ends the run with an
-error; whatever happens, the namespace is emptied.
+error; whatever happens, the namespace is emptied when nobody writes to it any more.
 """
 
 from __future__ import annotations
@@ -98,24 +98,31 @@ def _measured(
     until = begun + plan.seconds
     results = [Result() for _ in range(plan.clients)]
     errors: list[BaseException] = []
+    stop = threading.Event()
 
     def work(result: Result, seed: int) -> None:
         try:
             for keys in _batches(plan, workload, seed):
                 _call(cache, workload, keys, values, result)
-                if errors or time.perf_counter() >= until:
+                if stop.is_set() or time.perf_counter() >= until:
                     return
         except Exception as error:  # noqa: BLE001 - raised below, in the caller's thread
             errors.append(error)
+            stop.set()
 
     threads = [threading.Thread(target=work, args=(result, seed), daemon=True) for seed, result in enumerate(results)]
     for thread in threads:
         thread.start()
-    while any(thread.is_alive() for thread in threads):
-        threads[0].join(0.1)
-        progress(workload, min(1.0, (time.perf_counter() - begun) / plan.seconds))
-        for thread in threads[1:]:
-            thread.join(0.01)
+    try:
+        while any(thread.is_alive() for thread in threads):
+            threads[0].join(0.1)
+            progress(workload, min(1.0, (time.perf_counter() - begun) / plan.seconds))
+            for thread in threads[1:]:
+                thread.join(0.01)
+    finally:  # also when it is interrupted: nothing may be put behind the last invalidation
+        stop.set()
+        for thread in threads:
+            thread.join()
     if errors:
         raise errors[0]
     whole = Result()

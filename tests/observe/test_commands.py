@@ -221,6 +221,20 @@ def test_top_ends_by_an_interrupt_that_meets_a_finaliser(address: str) -> None:
     assert "Shards" in done.stdout
 
 
+def test_an_interrupted_bench_leaves_nothing(address: str) -> None:
+    """Whoever still writes when Ctrl-C comes has stopped before the namespace is emptied."""
+
+    def interrupt(workload: str, part: float) -> None:
+        raise KeyboardInterrupt
+
+    plan = bench.Plan(seconds=10, keys=50, value_bytes=100, batch=10, clients=4, workloads=("put",))
+    with connect(address) as cache:
+        with pytest.raises(KeyboardInterrupt):
+            bench.run(cache, plan, interrupt)
+        for _ in range(20):
+            assert cache.get_many([f"k{number}" for number in range(50)], namespace=bench.NAMESPACE) == {}
+
+
 def test_bench_measures_and_leaves_nothing(address: str, capsys: pytest.CaptureFixture[str]) -> None:
     """Each kind of call has its figures; the namespace is empty afterwards, and others are left alone."""
     with connect(address) as cache:

@@ -16,11 +16,9 @@ import random
 import signal
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +29,7 @@ from stratacache.cluster import ClusterHandle, start
 from stratacache.cluster.debts import DEBT_BYTES_MAX
 from stratacache.node.errors import UnavailableError
 from stratacache.node.groups import TAG_BYTES_MAX
-from tests.cluster.waiting import take_lock, wait_flushed, wait_until
+from tests.cluster.waiting import Busy, take_lock, wait_flushed, wait_until
 
 ROUNDS = ("plain", "coordinator killed", "log overflowed")
 VICTIM = "shard-1"
@@ -41,33 +39,21 @@ GOOD = 300
 LEASE_MS = 2_000
 
 
-@dataclass
-class Readers:
+class Readers(Busy):
     """Threads that ask without pause for keys whose invalidation has been acknowledged: any value is stale."""
 
-    handle: ClusterHandle
-    forgotten: list[str] = field(default_factory=list)
-    stale: list[str] = field(default_factory=list)
-    reads: int = 0
-    unanswered: int = 0
-    _stop: threading.Event = field(default_factory=threading.Event)
-    _threads: list[threading.Thread] = field(default_factory=list)
+    def __init__(self, handle: ClusterHandle) -> None:
+        super().__init__()
+        self.handle = handle
+        self.forgotten: list[str] = []
+        self.stale: list[str] = []
+        self.reads = 0
+        self.unanswered = 0
 
-    def __enter__(self) -> Readers:
-        self._threads = [threading.Thread(target=self._run, args=(number,)) for number in range(2)]
-        for thread in self._threads:
-            thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        for thread in self._threads:
-            thread.join()
-
-    def _run(self, number: int) -> None:
+    def work(self, number: int) -> None:
         chance = random.Random(number)
         with connect(self.handle.address, token=self.handle.token, strict=True, deadline_s=2.0) as cache:
-            while not self._stop.is_set():
+            while not self.stop.is_set():
                 if not self.forgotten:
                     time.sleep(0.01)
                     continue

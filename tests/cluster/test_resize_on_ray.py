@@ -7,10 +7,8 @@ import os
 import random
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from itertools import pairwise
 
 import pytest
@@ -20,6 +18,7 @@ from stratacache.client.ring import Ring
 from stratacache.client.view import View
 from stratacache.cluster import ClusterHandle, start
 from stratacache.node.errors import UsageError
+from tests.cluster.waiting import Busy
 
 pytestmark = [pytest.mark.ray, pytest.mark.xdist_group("ray")]
 
@@ -35,31 +34,19 @@ def cluster(ray_session: str) -> Iterator[ClusterHandle]:
         yield handle
 
 
-@dataclass
-class Load:
+class Load(Busy):
     """Clients that get keys and put those that they miss; each key's value only grows."""
 
-    address: str
-    token: str | None
-    stop: threading.Event = field(default_factory=threading.Event)
-    gets: dict[int, int] = field(default_factory=dict)
-    hits: dict[int, int] = field(default_factory=dict)
-    wrong: list[str] = field(default_factory=list)
-    failed: int = 0
-    _threads: list[threading.Thread] = field(default_factory=list)
+    def __init__(self, address: str, token: str | None) -> None:
+        super().__init__()
+        self.address = address
+        self.token = token
+        self.gets: dict[int, int] = {}
+        self.hits: dict[int, int] = {}
+        self.wrong: list[str] = []
+        self.failed = 0
 
-    def __enter__(self) -> Load:
-        self._threads = [threading.Thread(target=self._run, args=(number,)) for number in range(2)]
-        for thread in self._threads:
-            thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.stop.set()
-        for thread in self._threads:
-            thread.join()
-
-    def _run(self, number: int) -> None:
+    def work(self, number: int) -> None:
         chance = random.Random(number)
         newest: dict[int, int] = {}
         own = range(number, KEYS, 2)  # one writer for each key

@@ -1,12 +1,13 @@
-"""Waiting for a condition with a deadline, for tests that drive real processes."""
+"""Waiting for a condition with a deadline, and keeping a cache busy meanwhile, for tests that drive real processes."""
 
 from __future__ import annotations
 
 import fcntl
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import IO
+from typing import IO, Self
 
 from stratacache.cluster import ClusterHandle
 
@@ -17,6 +18,37 @@ def wait_until(condition: Callable[[], object], deadline_s: float = 20.0, what: 
     while not condition():
         assert time.monotonic() < until, f"{what} did not come true within {deadline_s:g} s"
         time.sleep(0.02)
+
+
+class Busy:
+    """Two threads that work until the block is left; what one of them raises is raised there."""
+
+    def __init__(self) -> None:
+        self.stop = threading.Event()
+        self._errors: list[BaseException] = []
+        self._threads = [threading.Thread(target=self._try, args=(number,)) for number in range(2)]
+
+    def __enter__(self) -> Self:
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop.set()
+        for thread in self._threads:
+            thread.join()
+        if self._errors:
+            raise self._errors[0]
+
+    def _try(self, number: int) -> None:
+        try:
+            self.work(number)
+        except BaseException as error:
+            self._errors.append(error)
+
+    def work(self, number: int) -> None:
+        """What one thread does until `stop` is set."""
+        raise NotImplementedError
 
 
 def is_alive(pid: int) -> bool:

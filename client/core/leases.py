@@ -129,18 +129,25 @@ class _ReleasePlan:
 
 
 def ask(core: Core, key: bytes, wait_until: float, *, refresh: bool = False) -> Operation[Answer]:
-    """HIT, LEASE, UNREADABLE, or TIMEOUT when another held the lease until `wait_until`.
+    """HIT, LEASE, UNREADABLE, or TIMEOUT when another held the lease until `wait_until`, or none can be had.
 
     Raises when the owner does not answer.
     """
+    sent_away = False
     while True:
-        wait_s = max(0.0, min(WAIT_SLICE_S, wait_until - core.monotonic()))
+        begun = core.monotonic()
+        wait_s = max(0.0, min(WAIT_SLICE_S, wait_until - begun))
         plan = _LeasePlan(core, key, wait_s, refresh=refresh)
         failed = yield from ask_owners(core, (key,), plan, deadline=core.deadline() + wait_s, wait_s=wait_s)
         if failed:
             raise failed[0]
-        if plan.answer[0] != TIMEOUT or core.monotonic() >= wait_until:
+        now = core.monotonic()
+        if plan.answer[0] != TIMEOUT or now >= wait_until:
             return plan.answer
+        if now - begun < wait_s / 2:  # the key has moved, which its new owner tells, or the table of leases is full
+            if sent_away:
+                return plan.answer
+            sent_away = True
 
 
 def ask_many(core: Core, keys: Mapping[int, bytes]) -> Operation[tuple[dict[int, Answer], dict[int, CacheError]]]:

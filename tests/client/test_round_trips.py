@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Callable
 from typing import Any
 
+import hiredis
 import pytest
+from hiredis import pack_command
 
+from stratacache.client import connect
 from stratacache.client.core.effects import Exchange
+from stratacache.node.config import NodeConfig
 
-from .servers import wait_until
+from .servers import address, running, wait_until
 from .test_near import near_of, warm
 
+LEASES_MAX = NodeConfig().leases_max
 BACKGROUND = {b"SC.TOUCHED", b"SC.VIEW", b"SC.STATS"}
 
 
@@ -67,6 +73,26 @@ def test_a_hit_is_one_round_trip_and_a_miss_two(
     assert counted["misses"] == 5 + (setup == "near"), "a miss is counted once (and the one that warmed up)"
     assert cache.get_or_compute_many(one_owner, lambda keys: []) == {key: key for key in one_owner}
     assert trips.taken() == [[b"SC.MLEASE" + mark]]
+
+
+def test_no_lease_to_be_had_is_asked_for_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A node with as many leases as it may have says so at once: the caller computes, and does not go on asking."""
+    with (
+        running(1) as nodes,
+        connect(address(nodes), shared=False, strict=True, lease_wait_s=20.0) as cache,
+        socket.create_connection(("127.0.0.1", nodes[0].port)) as other,
+    ):
+        reader, granted = hiredis.Reader(), 0
+        for first in range(0, LEASES_MAX, 4096):
+            keys = [b"k%d" % number for number in range(first, first + 4096)]
+            other.sendall(pack_command((b"SC.MLEASE", b"60000", *keys)))
+            while (reply := reader.gets()) is False:
+                reader.feed(other.recv(1 << 16))
+            granted += sum(word == b"LEASE" for word, *_ in reply)
+        assert granted == LEASES_MAX
+        trips = Trips(cache, monkeypatch)
+        assert cache.get_or_compute("one more", lambda: 1) == 1
+        assert trips.taken() == [[b"SC.LEASE"], [b"SC.LEASE"]]
 
 
 def owner(cache: Any, key: str) -> str:

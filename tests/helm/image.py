@@ -25,6 +25,7 @@ CHECKS = r"""
 echo "user $(id -u)"
 if touch /etc/probe 2>/dev/null; then echo "root writable"; else echo "root read-only"; fi
 stratacache --version
+python -c 'from stratacache.node import engine; print("compiled" if engine.__file__.endswith(".so") else "plain")'
 stratacache controller --help >/dev/null && stratacache drain --help >/dev/null && echo "commands there"
 stratacache-healthcheck && echo "healthy too early" || echo "not healthy yet"
 stratacache node --port "$STRATACACHE_PORT" >/dev/null & node=$!
@@ -166,4 +167,7 @@ def open_base() -> list[str]:
 if __name__ == "__main__":
     from tests.standalone.kubelet import free_port
 
-    print(replay((free_port(), free_port()), full=True, isolated=may_isolate()))
+    said = replay((free_port(), free_port()), full=True, isolated=may_isolate())
+    print(said)
+    if "compiled" not in said.splitlines() and shutil.which("cc"):
+        sys.exit("the image's node is not compiled, though there is a C compiler")

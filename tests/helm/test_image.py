@@ -57,6 +57,7 @@ def test_the_build_replays_and_its_entry_points_run() -> None:
     if isolated:
         assert "root read-only" in said
     assert any(line.startswith("stratacache 0.") for line in said)
+    assert "plain" in said, "what is replayed here is not compiled, to be quick"
     order = [
         line for line in said if line in ("commands there", "not healthy yet", "healthy too early", "healthy", "hello")
     ]

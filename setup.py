@@ -19,7 +19,7 @@ from setuptools import Extension, setup
 ROOT = Path(__file__).parent
 NAMES = ROOT / "build" / "types" / "stratacache"  # the root folders under the names that they are imported by
 HOT = {
-    "": "below clock engine entry expiry gate groups histogram hot insight leases residents",
+    "": "below clock engine entry expiry gate groups histogram hot insight leases recipes residents stats",
     "levels/": "compressed memory pending writer",
     "policies/": "base fifo lfu lru ranked ring size_based ttl",
     "policies/intelligent/": "ghosts policy residents scores shadows stamps",

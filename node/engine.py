@@ -82,8 +82,10 @@ class MultiLevelCache:
         """Keys that may not be shown yet, though `table` has them (cluster/replicated.py)."""
         self._default = self.groups.namespace(DEFAULT_NAMESPACE)
         self.l3: DiskLevel | None = None
+        self._behind = False  # whether it is written behind
         if config.l3_bytes_max:
             self.l3 = DiskLevel(config, self.clock, handoff, self.residents, self.groups.group_of)
+            self._behind = self.l3.behind
             self.l3.count_by(lambda: self.gate.seq)
         self.gate = InvalidationGate(self.l3.start_seq if self.l3 is not None else 1)
         self.leases = LeaseTable(self.gate, config.leases_max)
@@ -234,7 +236,7 @@ class MultiLevelCache:
         if self.listener is not None:
             self.changed("keys", (key,), RemovalCause.REPLACED)
         l3 = self.l3
-        if l3 is None or (entry.queued == entry.size and l3.behind):
+        if l3 is None or (entry.queued == entry.size and self._behind):
             return stored  # there is no disk, or the entry waits for it already
         return self._written(l3.put(entry), stored)
 

@@ -23,7 +23,7 @@ def _no_removals() -> dict[RemovalCause, int]:
     return dict.fromkeys(RemovalCause, 0)
 
 
-@dataclass(slots=True)
+@dataclass
 class LevelCounters:
     """What happened in one level. `promotions` are entries that left upwards, `demotions` those that left downwards.
 

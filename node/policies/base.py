@@ -7,7 +7,7 @@ level exactly once, never calls back, reads no clock, and draws randomness only 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 from mypy_extensions import i64, mypyc_attr
 
@@ -55,8 +55,11 @@ def evictable(key: bytes, size: int, cost_s: float = 1.0, expires_ms: int = NEVE
     return made
 
 
-class Policy(Protocol):
+@mypyc_attr(allow_interpreted_subclasses=True)
+class Policy:
     """Chooses which entry a full level gives up. Every method is O(1) or O(log n), amortised.
+
+    A base class and no protocol, so that compiled code calls its methods directly.
 
     Contract: `on_insert` once per entry that enters; `on_hits` with the entries read since the last call, in order of
     access (an entry read twice stands there twice; entries that have left meanwhile must be harmless); `on_update`
@@ -69,33 +72,39 @@ class Policy(Protocol):
 
     def on_insert(self, entry: Evictable) -> None:
         """Begin to hold an entry."""
+        raise NotImplementedError
 
     def on_hits(self, entries: Sequence[Evictable]) -> None:
         """Take note of reads, in order."""
+        raise NotImplementedError
 
     def on_update(self, entry: Evictable) -> None:
         """Take note that size, cost or expiry changed in place."""
+        raise NotImplementedError
 
     def on_remove(self, entry: Evictable) -> None:
         """Forget an entry that left for another reason than eviction."""
+        raise NotImplementedError
 
     def on_rewrite(self, entry: Evictable, grown: int) -> None:
         """A put of a held key, in place: as `on_remove` and `on_insert` in one call.
 
         Size (by `grown` bytes), cost and expiry may have changed just before.
         """
+        raise NotImplementedError
 
     def admits(self, key: bytes, size: int, cost_s: float, bytes_needed: int) -> bool:
         """Whether a newcomer is worth evicting `bytes_needed` bytes for; False sends it to the next level at once."""
-        ...
+        raise NotImplementedError
 
     def pop_victim(self) -> Evictable:
         """Give up one entry and forget it."""
-        ...
+        raise NotImplementedError
 
     def __len__(self) -> int:
         """How many entries are held."""
-        ...
+        raise NotImplementedError
 
     def validate(self) -> None:
         """Check the internals; raises AssertionError with what is wrong. For tests."""
+        raise NotImplementedError

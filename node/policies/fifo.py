@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from .base import Evictable
+from .base import Evictable, Policy
 from .ring import append, count, new_ring, unlink
 
 
-class FifoPolicy:
+class FifoPolicy(Policy):
     """First in, first out. Every operation is O(1)."""
 
     name = "fifo"

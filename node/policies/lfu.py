@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Sequence
 
-from .base import Evictable
+from .base import Evictable, Policy
 
 
 class _Step:
@@ -26,7 +26,7 @@ class _Step:
         self.higher: _Step = self
 
 
-class LfuPolicy:
+class LfuPolicy(Policy):
     """Least frequently used first, the longest held of equals. Every operation is O(1)."""
 
     name = "lfu"

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from .base import Evictable
 from .fifo import FifoPolicy
-from .ring import keys_newest_first
+from .ring import append, keys_newest_first, unlink
 
 
 class LruPolicy(FifoPolicy):
@@ -38,7 +38,8 @@ class LruPolicy(FifoPolicy):
 
     def on_rewrite(self, entry: Evictable, grown: int) -> None:  # noqa: ARG002
         """A put of a held key: it is the most recently used now."""
-        self.on_hits((entry,))
+        unlink(entry)
+        append(self._ring, entry)
 
     def hottest_first(self) -> list[bytes]:
         """The keys from the most to the least recently used."""

@@ -12,13 +12,13 @@ from collections.abc import Callable, Sequence
 from heapq import heapify, heappop, heappush
 from typing import Final
 
-from .base import Evictable
+from .base import Evictable, Policy
 from .ring import append, count, new_ring, unlink
 
 EMPTY_RINGS_MAX: Final = 64
 
 
-class RankedPolicy:
+class RankedPolicy(Policy):
     """Lowest rank first, the least recently used of equals. Hits are O(1), the rest O(log n), amortised."""
 
     name = "ranked"

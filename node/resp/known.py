@@ -68,16 +68,19 @@ class SetReader:
         Gives where the next command begins; -1 when this one is not all there, or not of a known form.
         """
         end = start + key_bytes % 100
-        if not chunk.startswith(self._line, end) and not self._learn_length(chunk, end):
-            return -1
-        begin = end + len(self._line)
+        line = self._line
+        begin = end + len(line)
+        if chunk[end:begin] != line:
+            if not self._learn_length(chunk, end):
+                return -1
+            begin = end + len(self._line)
         stop = begin + self._value_bytes
-        if not chunk.startswith(b"\r\n", stop):
+        if chunk[stop : stop + 2] != b"\r\n":
             return -1
         after = stop + 2
         ttl_ms = 0
         if key_bytes >= 200:
-            if not chunk.startswith(self._time, after) and not self._learn_time(chunk, after):
+            if chunk[after : after + len(self._time)] != self._time and not self._learn_time(chunk, after):
                 return -1
             after += len(self._time)
             ttl_ms = self._time_ms

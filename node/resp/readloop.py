@@ -183,7 +183,7 @@ class ReadLoop(Output):
                 break
             if key_bytes < 100:
                 end = start + key_bytes
-                if not chunk.startswith(b"\r\n", end):
+                if chunk[end : end + 2] != b"\r\n":
                     break
                 position = end + 2
                 executed += 1

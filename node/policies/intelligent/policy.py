@@ -16,7 +16,7 @@ from zlib import crc32
 
 from mypy_extensions import i64
 
-from ..base import Evictable, evictable
+from ..base import Evictable, Policy, evictable
 from .ghosts import Ghosts
 from .residents import Residents
 from .scores import ALL, PLACE_BITS, all_scores
@@ -40,7 +40,7 @@ from .stamps import (
 )
 
 
-class IntelligentPolicy:
+class IntelligentPolicy(Policy):
     """Minimises the recompute cost of misses per byte held. Same seed, same calls: same victims."""
 
     name = "intelligent"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 
-from stratacache.node.policies.base import Evictable, evictable
 from stratacache.node.policies.intelligent.ghosts import Ghosts
 from stratacache.node.policies.intelligent.stamps import (
     AGE_SHIFT,
@@ -18,20 +17,14 @@ from stratacache.node.policies.intelligent.stamps import (
 )
 
 
-def used(tick: int, level: int) -> Evictable:
-    """An entry that was last used then, and about so often."""
-    entry = evictable(b"", 0)
-    entry.stamp = tick << TICK_SHIFT | level
-    return entry
-
-
 def test_age_and_level_come_back_once() -> None:
     """For every level and across the wrap of the tick field; a second recall finds nothing."""
     ghosts = Ghosts()
     for tick in (1, 4_000, 4_095, 4_096, 70_000):
         for level in range(1, LEVEL_MAX + 1):
-            ghosts.remember([0xABC00012], [used(tick, level)])
-            assert ghosts.recall([0xABC00012, 0xABC00012], tick + 100) == [100 << AGE_SHIFT | level, 0]
+            ghosts.remember(0xABC00012, tick << TICK_SHIFT | level)
+            assert ghosts.recall(0xABC00012, tick + 100) == 100 << AGE_SHIFT | level
+            assert ghosts.recall(0xABC00012, tick + 100) == 0
 
 
 def test_of_three_in_two_slots_the_least_valuable_goes() -> None:
@@ -39,10 +32,15 @@ def test_of_three_in_two_slots_the_least_valuable_goes() -> None:
     ghosts = Ghosts()
     dear, cheap, new = 0x12300001, 0x45600001, 0x78900001
 
-    ghosts.remember([dear, cheap, new], [used(100, 9), used(105, 1), used(110, 1)])
-    assert ghosts.recall([cheap, new, dear], 111) == [0, 1 << AGE_SHIFT | 1, 11 << AGE_SHIFT | 9]
-    ghosts.remember([dear, cheap, new], [used(100, 9), used(300, 1), used(300, 1)])
-    assert ghosts.recall([new, dear], 301) == [1 << AGE_SHIFT | 1, 0]
+    def remembered(*uses: tuple[int, int, int]) -> dict[int, int]:
+        for digest, tick, level in uses:
+            ghosts.remember(digest, tick << TICK_SHIFT | level)
+        return {digest: ghosts.recall(digest, uses[-1][1] + 1) for digest in (dear, cheap, new)}
+
+    found = remembered((dear, 100, 9), (cheap, 105, 1), (new, 110, 1))
+    assert found == {dear: 11 << AGE_SHIFT | 9, cheap: 0, new: 1 << AGE_SHIFT | 1}
+    found = remembered((dear, 100, 9), (cheap, 300, 1), (new, 300, 1))
+    assert found == {dear: 0, cheap: 1 << AGE_SHIFT | 1, new: 1 << AGE_SHIFT | 1}
 
 
 def test_most_of_the_last_that_left_are_remembered() -> None:
@@ -52,9 +50,9 @@ def test_most_of_the_last_that_left_are_remembered() -> None:
     ghosts.grow(1_000)
     left = [draw.getrandbits(32) for _ in range(1_000)]
     for number, digest in enumerate(left):
-        ghosts.remember([digest], [used(1 + number // 60, 1)])
-    assert sum(map(bool, ghosts.recall([draw.getrandbits(32) for _ in range(10_000)], 20))) < 20
-    assert sum(map(bool, ghosts.recall(left, 20))) > 750
+        ghosts.remember(digest, (1 + number // 60) << TICK_SHIFT | 1)
+    assert sum(ghosts.recall(draw.getrandbits(32), 20) > 0 for _ in range(10_000)) < 20
+    assert sum(ghosts.recall(digest, 20) > 0 for digest in left) > 750
 
 
 def test_uses_are_counted_on_average() -> None:

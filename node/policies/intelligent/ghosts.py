@@ -17,7 +17,6 @@ from typing import Final
 
 from mypy_extensions import i64
 
-from ..base import Evictable
 from .stamps import AGE_SHIFT, LEVEL_MASK, LEVEL_MAX, TICK_SHIFT, TICKS
 
 _PAIRS_MIN: Final = 32
@@ -48,51 +47,42 @@ class Ghosts:
     def __len__(self) -> int:
         return 2 * len(self._pairs)
 
-    def remember(self, digests: list[int], entries: list[Evictable]) -> None:
-        """Keep last use and level of entries that leave, by the 32-bit hashes of their keys."""
-        pairs = self._pairs
-        for at, entry in enumerate(entries):
-            digest: i64 = digests[at]
-            place = digest & self._mask
-            pair: i64 = pairs[place]
-            level = entry.stamp & LEVEL_MASK
-            worth = (entry.stamp >> TICK_SHIFT) + LEVEL_TICKS * level & _WORTH_MASK
-            new = digest >> _HASH_SHIFT << _TAG_SHIFT | worth << _WORTH_SHIFT | level
-            low = pair & _SLOT_MASK
-            high = pair >> _SLOT_BITS
-            if low ^ new < _TAG_UNIT or not low:
-                high_goes = False
-            elif high ^ new < _TAG_UNIT or not high:
-                high_goes = True
-            else:
-                high_goes = (low - high) & _WORTH_IN_SLOT < _LATER
-            found = high if high_goes else low
-            if (new - found) & _WORTH_IN_SLOT < _LATER or not found:
-                pairs[place] = new << _SLOT_BITS | low if high_goes else high << _SLOT_BITS | new
+    def remember(self, digest: i64, stamp: i64) -> None:
+        """Keep last use and level of a key that leaves, by the 32-bit hash of the key."""
+        place = digest & self._mask
+        pair: i64 = self._pairs[place]
+        level = stamp & LEVEL_MASK
+        worth = (stamp >> TICK_SHIFT) + LEVEL_TICKS * level & _WORTH_MASK
+        new = digest >> _HASH_SHIFT << _TAG_SHIFT | worth << _WORTH_SHIFT | level
+        low = pair & _SLOT_MASK
+        high = pair >> _SLOT_BITS
+        if low ^ new < _TAG_UNIT or not low:
+            high_goes = False
+        elif high ^ new < _TAG_UNIT or not high:
+            high_goes = True
+        else:
+            high_goes = (low - high) & _WORTH_IN_SLOT < _LATER
+        found = high if high_goes else low
+        if (new - found) & _WORTH_IN_SLOT < _LATER or not found:
+            self._pairs[place] = new << _SLOT_BITS | low if high_goes else high << _SLOT_BITS | new
 
-    def recall(self, digests: list[int], tick: i64) -> list[int]:
-        """Ticks since the last use and level (see AGE_SHIFT) of keys that come back, and forget them; 0: not known."""
-        pairs = self._pairs
-        recalled: list[int] = []
-        for value in digests:
-            digest: i64 = value
-            place = digest & self._mask
-            pair: i64 = pairs[place]
-            tag = digest >> _HASH_SHIFT << _TAG_SHIFT
-            found = pair & _SLOT_MASK
-            rest = pair & ~_SLOT_MASK
+    def recall(self, digest: i64, tick: i64) -> i64:
+        """Ticks since the last use and level (see AGE_SHIFT) of a key that comes back, and forget it; 0: not known."""
+        place = digest & self._mask
+        pair: i64 = self._pairs[place]
+        tag = digest >> _HASH_SHIFT << _TAG_SHIFT
+        found = pair & _SLOT_MASK
+        rest = pair & ~_SLOT_MASK
+        if found ^ tag >= _TAG_UNIT or not found:
+            rest = found
+            found = pair >> _SLOT_BITS
             if found ^ tag >= _TAG_UNIT or not found:
-                rest = found
-                found = pair >> _SLOT_BITS
-                if found ^ tag >= _TAG_UNIT or not found:
-                    recalled.append(0)
-                    continue
-            pairs[place] = rest
-            level = found & _LEVEL_IN_SLOT
-            # The worth is ahead of its tick; ticks are counted back from as far ahead as it may be.
-            age = (tick + _AHEAD_MAX - (found >> _WORTH_SHIFT) & _WORTH_MASK) - _AHEAD_MAX + LEVEL_TICKS * level
-            recalled.append(age << AGE_SHIFT | level)
-        return recalled
+                return 0
+        self._pairs[place] = rest
+        level = found & _LEVEL_IN_SLOT
+        # The worth is ahead of its tick; ticks are counted back from as far ahead as it may be.
+        age = (tick + _AHEAD_MAX - (found >> _WORTH_SHIFT) & _WORTH_MASK) - _AHEAD_MAX + LEVEL_TICKS * level
+        return age << AGE_SHIFT | level
 
     def grow(self, entries: int) -> None:
         """Have room for what a cache of so many entries must remember."""

@@ -92,10 +92,10 @@ class IntelligentPolicy(Policy):
         self._left -= len(newcomers)
         if self._left <= 0:
             self._advance()
-        seed, now, shared, sample_limit = self._seed, self._now, self._shared, self._shadows.limit
-        digests = [crc32(entry.key, seed) for entry in newcomers]
-        recalled = self._ghosts.recall(digests, self._tick)
-        for at, entry in enumerate(newcomers):
+        seed, now, shared, ghosts = self._seed, self._now, self._shared, self._ghosts
+        tick: i64 = self._tick
+        sample_limit: i64 = self._shadows.limit
+        for entry in newcomers:
             size = entry.size
             cost_s = entry.cost_s
             if size != self._size_before or cost_s != self._cost_before:
@@ -104,10 +104,10 @@ class IntelligentPolicy(Policy):
                 self._value_before = value_bits(cost_s, size)
             self._bytes += size
             stamp = now | self._value_before | 1
-            remembered: i64 = recalled[at]
+            digest: i64 = crc32(entry.key, seed)
+            remembered = ghosts.recall(digest, tick)
             if remembered:
                 stamp = return_use(remembered, now | self._value_before, self._levels_after)
-            digest: i64 = digests[at]
             if digest < sample_limit:
                 self._follow(digest, size, cost_s)
                 stamp |= SAMPLED
@@ -116,13 +116,14 @@ class IntelligentPolicy(Policy):
 
     def on_hits(self, entries: Sequence[Evictable]) -> None:
         """Take note of reads, in order."""
-        if len(entries) > self._tick_length:
-            for at in range(0, len(entries), self._tick_length):
-                self._on_hits_in_tick(entries[at : at + self._tick_length])
+        hits = entries if isinstance(entries, list) else list(entries)
+        if len(hits) > self._tick_length:
+            for at in range(0, len(hits), self._tick_length):
+                self._on_hits_in_tick(hits[at : at + self._tick_length])
         else:
-            self._on_hits_in_tick(entries)
+            self._on_hits_in_tick(hits)
 
-    def _on_hits_in_tick(self, entries: Sequence[Evictable]) -> None:
+    def _on_hits_in_tick(self, entries: list[Evictable]) -> None:
         self._left -= len(entries)
         if self._left <= 0:
             self._advance()
@@ -163,20 +164,19 @@ class IntelligentPolicy(Policy):
         """Whether a newcomer is worth what must leave for it; one that takes the room of one entry always is."""
         if size * len(self._residents) <= 2 * self._bytes or bytes_needed <= 0:
             return True
-        digest = crc32(key, self._seed)
+        digest: i64 = crc32(key, self._seed)
         tick: i64 = self._tick
         now = self._now | value_bits(cost_s, size)
-        remembered: i64 = self._ghosts.recall([digest], tick)[0]
+        remembered = self._ghosts.recall(digest, tick)
         newcomer = evictable(key, size, cost_s)
         newcomer.stamp = return_use(remembered, now, self._levels_after) if remembered else now | 1
         if self._condemn_below(newcomer, bytes_needed):
             if remembered:
                 age, level = remembered >> AGE_SHIFT, remembered & LEVEL_MASK
-                newcomer.stamp = (tick - age) << TICK_SHIFT | level
-                self._ghosts.remember([digest], [newcomer])
+                self._ghosts.remember(digest, (tick - age) << TICK_SHIFT | level)
             return True
         self._full = True
-        self._ghosts.remember([digest], [newcomer])
+        self._ghosts.remember(digest, newcomer.stamp)
         self._left -= 1
         if self._left <= 0:
             self._advance()
@@ -215,12 +215,13 @@ class IntelligentPolicy(Policy):
 
     def _condemn(self, entries: list[Evictable]) -> None:
         """Let entries that have left the residents leave the policy next, the last one first, unless they are used."""
-        seed, condemned = self._seed, self._condemned
-        keys = [entry.key for entry in entries]  # of a large cache they are fetched several at a time so (scores.py)
-        self._ghosts.remember([crc32(key, seed) for key in keys], entries)
+        seed, ghosts, condemned = self._seed, self._ghosts, self._condemned
         freed = 0
-        for entry in entries:
-            entry.stamp = ~entry.stamp
+        keys = [entry.key for entry in entries]  # several are fetched at a time so (see Score.below)
+        for at, entry in enumerate(entries):
+            stamp = entry.stamp
+            ghosts.remember(crc32(keys[at], seed), stamp)
+            entry.stamp = ~stamp
             entry.link = condemned
             freed += entry.size
         condemned += entries

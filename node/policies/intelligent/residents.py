@@ -46,7 +46,7 @@ class Residents:
         self._door_length = 0
         self._count = 0
         self._limit: i64 = ALL
-        """A rank that about twice as many of a row are below as are to leave: spares sorting the others."""
+        """A rank that somewhat more of a row are below than are to leave: spares sorting the others."""
 
     def __len__(self) -> int:
         return self._count
@@ -93,14 +93,14 @@ class Residents:
         if len(ranks) < count:
             ranks = score.below(row, tick, ALL)
         ranks.sort()
-        if len(ranks) >= 2 * count:
-            self._limit = ranks[2 * count - 1] >> PLACE_BITS
+        enough = count + count // 2
+        if len(ranks) > enough:
+            self._limit = (ranks[enough] >> PLACE_BITS) + 1  # many ranks are equal
         places = [rank & PLACE_MASK for rank in ranks[:count]]
-        worst = [row[at] for at in places]
-        worst.reverse()
-        places.sort(reverse=True)
-        for at in places:
-            del row[at]
+        worst = [row[at] for at in reversed(places)]
+        places.sort()
+        for at in reversed(places):
+            row.pop(at)
         self._count -= len(worst)
         return worst
 

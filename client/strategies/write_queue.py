@@ -38,6 +38,10 @@ DELETED: Final = _Deleted()
 """In a change: the key was deleted."""
 
 
+_OWN = "the queue in {} belongs to the process that opened it"
+_OTHERS = "give each process a directory of its own"
+
+
 @dataclass(frozen=True)
 class Change:
     """A change that waits: the key's value, or DELETED."""
@@ -75,6 +79,7 @@ class WriteQueue:
         self._changes = self._file.open_db(b"changes")
         self._orders = self._file.open_db(b"orders")
         self._lock = threading.Lock()
+        self._process = os.getpid()
         with self._file.begin() as txn:
             self._next = self._last_order(txn) + 1
             rows = txn.cursor(self._changes)
@@ -86,6 +91,7 @@ class WriteQueue:
 
         Raises EncodingError and LimitError before anything is queued.
         """
+        self._check_process()
         rows = {key: _pack(key, value) for key, value in items.items()}
         with self._lock, self._file.begin(write=True) as txn:
             entries, used, number = self._entries, self._bytes, self._next
@@ -117,6 +123,7 @@ class WriteQueue:
 
     def waiting(self, keys: Iterable[str]) -> dict[str, Any]:
         """The values, or DELETED, of those keys that wait."""
+        self._check_process()
         found = {}
         with self._file.begin() as txn:
             for key in keys:
@@ -147,9 +154,19 @@ class WriteQueue:
 
     def close(self) -> None:
         """Let go of the files; what waits stays in them."""
+        if os.getpid() != self._process:
+            return
         with self._lock:
             self._file.close()
             self._owner.close()
+
+    def __reduce__(self) -> Any:
+        raise UsageError(f"{_OWN.format(self.directory)} and does not travel by pickle: {_OTHERS}")
+
+    def _check_process(self) -> None:
+        """LMDB's files may not be used on the other side of a fork, and nobody there would store what waits."""
+        if os.getpid() != self._process:
+            raise UnavailableError(f"{_OWN.format(self.directory)}, and this is a forked child of it: {_OTHERS}")
 
     def _last_order(self, txn: Any) -> int:
         rows = txn.cursor(self._changes)

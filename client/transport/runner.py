@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable
 from enum import Enum
+from types import CoroutineType
 from typing import Any, TypeVar
 
 from stratacache.client.core.counters import LOGGER
@@ -25,6 +26,7 @@ from stratacache.client.core.effects import (
     Spawn,
 )
 from stratacache.client.view import View
+from stratacache.node.errors import UsageError
 
 T = TypeVar("T")
 
@@ -81,6 +83,10 @@ class Runner:
         if kind is Compute:
             begun = time.perf_counter()
             result = effect.function(*effect.arguments)
+            if result.__class__ is CoroutineType:
+                result.close()
+                name = getattr(effect.function, "__qualname__", repr(effect.function))
+                raise UsageError(f"{name} returned a coroutine: use a client of connect_async(), or a plain function")
             return result, time.perf_counter() - begun
         if kind is Sleep:
             time.sleep(effect.seconds)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import socket
 import threading
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -189,6 +191,22 @@ def test_an_option_of_the_wrong_kind_is_named_at_once(opened: Callable[..., Any]
     with pytest.raises(UsageError, match=next(iter(options))) as caught:
         opened(**{"address": "strata://127.0.0.1:1", **options})
     assert "short" not in str(caught.value), "a secret of the wrong kind is a secret all the same"
+
+
+def test_a_coroutine_function_in_a_blocking_client_is_a_wrong_call(nodes: list[Node]) -> None:
+    """It is told so, with the way out, and nothing is left that was never awaited."""
+
+    async def compute() -> int:
+        raise AssertionError("nobody runs this")
+
+    with connect(address(nodes), shared=False) as cache, warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with pytest.raises(UsageError, match="connect_async"):
+            cache.get_or_compute("k", compute)
+        with pytest.raises(UsageError, match="connect_async"):
+            cache.get_or_compute_many(["k"], lambda keys: compute())  # type: ignore[arg-type, return-value]
+        gc.collect()
+        assert cache.get_or_compute("k", lambda: 5) == 5, "its lease was given back"
 
 
 def test_options_that_do_not_exist_are_refused(nodes: list[Node]) -> None:

@@ -410,6 +410,35 @@ def test_what_a_crash_left_is_stored_by_the_next_process(cache: Cache, store: Wa
         assert backed.flush()
 
 
+def test_a_forked_child_is_told_that_the_queue_is_not_its_own(cache: Cache, store: Watched, tmp_path: Path) -> None:
+    """Nobody in the child stores what waits, and the file may not be used on the other side of a fork."""
+    with over(cache, store, CacheStrategy.WRITE_BEHIND, tmp_path) as backed:
+        backed.put("a", 1)
+        read, write = os.pipe()
+        child = os.fork()
+        if not child:
+            said = []
+            for call in (lambda: backed.put("b", 2), lambda: backed.get("c"), lambda: backed.delete("a")):
+                try:
+                    call()
+                    said.append("nothing")
+                except BaseException as error:
+                    said.append(f"{type(error).__name__}: {error}")
+            os.write(write, "\n".join(said).encode())
+            os._exit(0)
+        os.close(write)
+        os.waitpid(child, 0)
+        with os.fdopen(read) as told:
+            lines = told.read().splitlines()
+        assert len(lines) == 3
+        assert all(line.startswith("UnavailableError: ") and "directory of its own" in line for line in lines), lines
+        backed.put("d", 4)
+        assert backed.flush()
+        assert store.load_many(["a", "b", "d"]) == {"a": 1, "d": 4}
+    with pytest.raises(UsageError, match="directory of its own"):
+        pickle.dumps(WriteQueue(tmp_path / "another"))
+
+
 def test_refresh_ahead_loads_before_expiry(cache: Cache, store: Watched, tmp_path: Path) -> None:
     """A read near the end of a value's life brings a new one in, without a miss and without waiting."""
     now = [0.0]

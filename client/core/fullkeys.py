@@ -14,6 +14,7 @@ from stratacache.node.keys import KEY_BYTES_MAX, NAMESPACE_BYTES_MAX, full_key
 
 SURELY_SHORT_BYTES: Final = KEY_BYTES_MAX - NAMESPACE_BYTES_MAX - 1
 COLON_WITHIN: Final = NAMESPACE_BYTES_MAX + 1  # a colon further back ends no namespace
+_COLON: Final = ord(":")  # a byte is found by its number at once; Python looks for bytes by way of an exception
 _BUT_COLON_AND_LINE: Final = bytes(byte for byte in range(256) if byte not in b":\n")
 
 
@@ -77,6 +78,6 @@ def all_full(keys: Sequence[Any], prefix: bytes) -> list[bytes] | None:
         if len(fulls) != len(keys):
             return None
         if common is None:
-            fulls = [b"default:" + raw if b":" in raw else raw for raw in fulls]
+            fulls = [b"default:" + raw if _COLON in raw else raw for raw in fulls]
     lengths = set(map(len, fulls))
     return fulls if len(common or b"") < min(lengths) and max(lengths) <= COLON_WITHIN else None

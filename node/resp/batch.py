@@ -6,9 +6,11 @@ Invariant: each put is just what SC.PUT with the same options would be, in the o
 from __future__ import annotations
 
 from concurrent.futures import Future
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from stratacache.node.keys import canonical
+
+_COLON: Final = ord(":")  # a byte is found by its number at once; Python looks for bytes by way of an exception
 
 if TYPE_CHECKING:
     from stratacache.node.engine import MultiLevelCache
@@ -39,7 +41,7 @@ def put_each(
         if leases:
             lease = leases[number] or None
         key = arguments[at]
-        if key.startswith(b"default:") and b":" not in key[8:264]:
+        if key.startswith(b"default:") and _COLON not in key[8:264]:
             key = canonical(key)  # seldom: most clients send the short form, or the prefix because it is needed
         done.append(
             engine.put(

@@ -65,6 +65,8 @@ class Link(asyncio.Protocol):
         if token is not None:
             await self.call((b"AUTH", token.encode()))
         hello = await self.call((b"SC.HELLO", b"1"))
+        if isinstance(hello, hiredis.ReplyError):
+            raise UnavailableError(f"{shard.id} at {shard.address} does not take this shard's connection: {hello}")
         fields = hello if isinstance(hello, list) else []
         who = dict(zip(fields[::2], fields[1::2], strict=False))
         if who.get(b"shard") != shard.id.encode() or _text(who.get(b"incarnation")) != shard.incarnation:

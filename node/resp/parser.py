@@ -34,8 +34,8 @@ _ZERO: Final = ord("0")
 UNAUTHENTICATED_ARGUMENTS_MAX: Final = 10
 UNAUTHENTICATED_BULK_BYTES_MAX: Final = 16384
 
-_HARMFUL: Final = re.compile(rb"\n[*~>%+=(|](?:(?<=\r\n[+=(|])|[0-9]{7})").search
-"""What may be a huge header, or the header of a type that hiredis would give as if it were a bulk string."""
+_HARMFUL: Final = re.compile(rb"\n[*~>%+=(|](?:(?<=\r\n[~+=(|])|[0-9]{7})").search
+"""What may be a huge header, or the header of a type that hiredis gives as a list or a bulk string."""
 
 
 class ProtocolError(Exception):

@@ -90,6 +90,7 @@ PROPERTIES: list[tuple[FunctionType, dict[str, st.SearchStrategy[Any]]]] = [
 @example(data=pairs_for_a_list(request("PING"), b"SET", b"a", b"1"), places=[])
 @example(data=request("PING") + b">2\r\n$3\r\nGET\r\n$1\r\na\r\n", places=[])
 @example(data=request("PING") + b"|1\r\n$1\r\na\r\n$1\r\nb\r\n" + request("GET", "a"), places=[])
+@example(data=request("PING") + b"~1\r\n$4\r\nPING\r\n", places=[])
 @example(data=b"*2\r\n+GET\r\n$1\r\na\r\n", places=[])
 @example(data=b"*2\r\n=7\r\ntxt:GET\r\n$1\r\na\r\n", places=[])
 def test_replies_do_not_depend_on_the_chunks(data: bytes, places: list[int]) -> None:

@@ -60,7 +60,7 @@ def read_trace(path: Path, requests_max: int | None = None, cost_rule: str = "co
     `cost_rule`: `column` takes the cost column (1 where there is none), `unit` is 1, `size` is 1 ms a KiB, `lognormal`
     draws exp(N(0, 1.5)) seconds for each key, from a fixed seed.
     """
-    raw = _raw(path)
+    raw = read_raw(path)
     bare = path.name.removesuffix(".xz").removesuffix(".zst")
     keys: Any
     sizes = costs = None
@@ -89,7 +89,8 @@ def read_trace(path: Path, requests_max: int | None = None, cost_rule: str = "co
     return Trace(trace.name, trace.keys, trace.sizes, rules[cost_rule]())
 
 
-def _raw(path: Path) -> bytes:
+def read_raw(path: Path) -> bytes:
+    """The bytes of a file, unpacked if it ends in .xz or .zst."""
     data = path.read_bytes()
     if path.suffix == ".xz":
         return lzma.decompress(data)

@@ -14,6 +14,7 @@ from benchmarks.replay import replay, replay_policy
 from benchmarks.traces import make_trace
 from stratacache.node.policies.base import Evictable, evictable
 from stratacache.node.policies.intelligent import IntelligentPolicy
+from stratacache.node.policies.intelligent.stamps import LEVEL_MASK
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -96,6 +97,23 @@ def test_it_follows_a_workload_that_changes() -> None:
     pytest.importorskip("libcachesim")
     for part in measure(seed=3):
         assert part.ours <= part.best + 0.02, part
+
+
+def test_a_key_that_the_shadows_still_hold_is_no_stranger_when_it_comes_back() -> None:
+    """Its uses count on, though the cache itself has forgotten it."""
+    policy = IntelligentPolicy()
+    for number in range(50):
+        policy.on_insert(evictable(b"other %d" % number, 1, 1.0))
+    entry = evictable(b"hot", 1, 1.0)
+    policy.on_insert(entry)
+    for _ in range(20):
+        policy.on_hits([entry] * 10)
+    policy.on_remove(entry)
+    back, stranger = evictable(b"hot", 1, 1.0), evictable(b"new", 1, 1.0)
+    policy.on_insert(back)
+    policy.on_insert(stranger)
+    assert back.stamp & LEVEL_MASK > 3
+    assert stranger.stamp & LEVEL_MASK == 1
 
 
 def test_a_large_newcomer_of_little_worth_is_refused() -> None:

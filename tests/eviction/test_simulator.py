@@ -9,9 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from benchmarks import held_out
 from benchmarks.ai_traces import make_all, write_csv
 from benchmarks.hit_ratio import main, measure, regrets, table
 from benchmarks.traces import ORACLE, make_trace, read_trace
+from benchmarks.workloads import make_one
 
 
 def test_readers_agree(tmp_path: Path) -> None:
@@ -67,6 +69,30 @@ def test_generator_is_a_function_of_its_seed(tmp_path: Path) -> None:
     for name, seed in (("a", 1), ("b", 1), ("c", 2)):
         write_csv(make_all(seed, 1_000)[3], tmp_path / name)
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes() != (tmp_path / "c").read_bytes()
+
+
+def test_workloads_are_functions_of_their_seeds() -> None:
+    """Same seed, same requests; another seed, another system; sizes and costs where the kind has them."""
+    for kind in ("block", "web", "agents"):
+        first, again, other = (make_one(kind, seed, 4_000) for seed in (2, 2, 3))
+        assert first.keys.tolist() == again.keys.tolist() != other.keys.tolist()
+        assert len(first.keys) == 4_000
+        assert (len(set(first.sizes.tolist())) > 100) == (kind == "web") == (len(set(first.costs.tolist())) > 100)
+
+
+def test_public_traces_become_csv(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Runs of blocks are unrolled, addresses and penalties read, what is missing is named with its source."""
+    lines = b"100 3 0 0\n101 1 0 1\n"
+    (tmp_path / "P3.lis.zst").write_bytes(pytest.importorskip("zstandard").ZstdCompressor().compress(lines))
+    (tmp_path / "gcc.trace.xz").write_bytes(lzma.compress(b"s 0x1f 1 1 100\nl 0x20 1 1 10\ns 0x1f 1 1 100\n"))
+    monkeypatch.setattr("sys.argv", ["held_out", str(tmp_path), str(tmp_path / "csv")])
+    held_out.main()
+    assert read_trace(tmp_path / "csv" / "P3.csv").keys.tolist() == [0, 1, 2, 1]
+    penalties = read_trace(tmp_path / "csv" / "gcc-penalties.csv")
+    assert (penalties.keys.tolist(), penalties.costs.tolist()) == ([0, 1, 0], [100, 10])
+    assert "moka-rs/cache-trace arc/P12.lis.zst" in capsys.readouterr().out
 
 
 def test_table_and_regret() -> None:

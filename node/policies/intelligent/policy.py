@@ -109,7 +109,9 @@ class IntelligentPolicy(Policy):
             if remembered:
                 stamp = return_use(remembered, now | self._value_before, self._levels_after)
             if digest < sample_limit:
-                self._follow(digest, size, cost_s)
+                level: i64 = self._follow(digest, size, cost_s)
+                if level > stamp & LEVEL_MASK:
+                    stamp = stamp & ~LEVEL_MASK | level
                 stamp |= SAMPLED
             entry.stamp = stamp if COMPILED else shared.setdefault(stamp, stamp)
         self._residents.take_in(newcomers)
@@ -248,9 +250,10 @@ class IntelligentPolicy(Policy):
             self._residents.removed(1)
             self._bytes -= entry.size
 
-    def _follow(self, digest: int, size: int, cost_s: float) -> None:
-        self._shadows.request(digest, size, cost_s, self._bytes if self._full else inf)
+    def _follow(self, digest: int, size: int, cost_s: float) -> int:
+        level = self._shadows.request(digest, size, cost_s, self._bytes if self._full else inf)
         self._score = self._scores[self._shadows.best]
+        return level
 
     def _follow_hit(self, entry: Evictable) -> None:
         digest = crc32(entry.key, self._seed)

@@ -7,7 +7,7 @@ smallest sum is chosen if it is 0.3 % better than the present one. A second sum 
 a function that is clearly better, the workload has changed, and that function is chosen at once.
 
 Invariants: what is known of a key is shared by all shadows, one record a key; bit i of the record's `held` says whether
-shadow i holds it; at most 3,072 keys are known; a request that hits in all shadows costs one look-up.
+shadow i holds it; at most 6,144 keys are known; a request that hits in all shadows costs one look-up.
 
 [1] Waldspurger et al.: Cache modeling and optimization using miniature simulations, USENIX ATC 2017.
 Choosing among experts by their regret: Rodriguez et al.: CACHEUS, FAST 2021.
@@ -130,8 +130,11 @@ class Shadows:
         self.limit = 1 << 32
         """Keys with a 32-bit hash below it are the sample."""
 
-    def request(self, digest: int, size: int, cost_s: float, bytes_max: float) -> None:
-        """Follow a request for a sampled key; `bytes_max` is what the cache may hold, infinite while it fills."""
+    def request(self, digest: int, size: int, cost_s: float, bytes_max: float) -> int:
+        """Follow a request for a sampled key; gives the level of its uses as far as they are known here.
+
+        `bytes_max` is what the cache may hold, infinite while it fills.
+        """
         self._phase += TICKS / self._entries
         self._tick = tick = 1 + int(self._phase)
         known = self._known.get(digest)
@@ -152,6 +155,7 @@ class Shadows:
             self._entries = max(1, sum(map(len, self._shadows)) // len(self._shadows))
             if not self._left:
                 self._judge()
+        return known.stamp & LEVEL_MASK
 
     def _miss(self, known: _Known, cost_s: float, bytes_max: float) -> None:
         room = max(bytes_max / self.divisor, 1.0)

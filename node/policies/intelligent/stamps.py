@@ -47,7 +47,7 @@ GONE: Final = 1 << 61
 _PER_LOG: Final = 2 / log(2)  # compiled, log is the C library's and log2 a call of Python's
 INTERVAL_TICKS_MAX: Final = 4 * TICKS
 """A longer interval across an eviction tells nothing of the next one: it counts as unknown."""
-MEMORY_TICKS: Final = 16 * TICKS
+MEMORY_TICKS: Final = 8 * TICKS
 """What was last used longer ago is a stranger when it comes back."""
 
 INTERVALS_MAX: Final = 1024

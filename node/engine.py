@@ -30,7 +30,7 @@ from .insight import Insight
 from .invalidation import Invalidation
 from .keys import DEFAULT_NAMESPACE
 from .leases import LeaseReply, LeaseTable
-from .levels.compressed import pack
+from .levels.compressed import pack_off_thread
 from .levels.disk import DiskLevel
 from .limits import check_expiry, check_put
 from .moving import MovingKeys
@@ -90,7 +90,7 @@ class MultiLevelCache:
         self.gate = InvalidationGate(self.l3.start_seq if self.l3 is not None else 1)
         self.leases = LeaseTable(self.gate, config.leases_max)
         if post is not None:
-            self.residents.pack_later = self._pack_later
+            self.residents.pack_later = pack_off_thread(handoff, self.residents.packed_later)
         self.listener: Listener | None = None
         self.inv_seq = 0
         self.hits = 0
@@ -398,8 +398,3 @@ class MultiLevelCache:
             self.recipes.invalidate(kind, names)
         if self.listener is not None:
             self.listener.changed(kind, names, cause, self.inv_seq)
-
-    def _pack_later(self, entry: Entry, payload: bytes) -> None:
-        """Pack a large payload in the worker."""
-        done = self._handoff.off_thread(lambda: pack(payload))
-        then(done, lambda packed: self.residents.packed_later(entry, payload, packed))

@@ -11,10 +11,14 @@ from typing import TYPE_CHECKING, Final
 from zlib_ng import zlib_ng
 
 from ..entry import charged_bytes
+from ..handoff import then
 from .memory import MemoryLevel
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from ..entry import Entry
+    from ..handoff import Handoff
 
 PACKED_RATIO_MAX: Final = 0.9
 PACK_BYTES_MIN: Final = 64  # below, the header of the zlib stream eats what is gained
@@ -39,6 +43,18 @@ def unpack(packed: bytes) -> bytes:
 def _tight(data: bytes) -> bytes:
     """A copy of its own size: what zlib gives is the shrunk head of a 16 KiB block, and leaves a hole behind it."""
     return data if len(data) > ZLIB_BLOCK_BYTES else bytes(memoryview(data))
+
+
+def pack_off_thread(
+    handoff: Handoff, done: Callable[[Entry, bytes, bytes | None], None]
+) -> Callable[[Entry, bytes], None]:
+    """A function that packs the payload of an entry in the worker; `done` then gets both, and what `pack` gave."""
+
+    def pack_later(entry: Entry, payload: bytes) -> None:
+        packing = handoff.off_thread(lambda: pack(payload))
+        then(packing, lambda packed: done(entry, payload, packed))
+
+    return pack_later
 
 
 class CompressedLevel(MemoryLevel):

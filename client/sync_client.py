@@ -77,6 +77,9 @@ class CacheClient:
                 return value
         elif (reply := self._ask_one(full, (b"SC.GET", full))) is not SLOW:
             counters = self._core.counters
+            if reply.__class__ is ShardFailure:
+                self._core.fail_open("get", failure_error(reply), strict=self._strict)
+                return default
             if reply is not None:
                 value = self._core.decode(reply[0], reply[1])
                 if value is not MISS:
@@ -91,6 +94,9 @@ class CacheClient:
         if self._near is None and namespace is None and not isinstance(keys, str | bytes):
             keys = list(dict.fromkeys(keys))
             if (reply := self._ask_many(keys, self._ops.prefix)) is not SLOW:
+                if reply.__class__ is ShardFailure:
+                    self._core.fail_open("get_many", failure_error(reply), strict=self._strict)
+                    return {}
                 return self._ops.found(keys, reply)
         return self._run(self._ops.get_many(keys, namespace))
 

@@ -50,7 +50,7 @@ class BlockingShell(Runner):
 
         Anything out of the ordinary (no idle connection, a shard that failed lately, replicas, an error reply) is SLOW:
         the operation is run from the start and decides. A lost connection is SLOW too, but a ShardFailure when the
-        command is not `repeatable`, for it may have been run.
+        command is not `repeatable`, for it may have been run, and when the deadline is over.
         """
         core = self._core
         ring = core.ring
@@ -75,7 +75,8 @@ class BlockingShell(Runner):
             pool.drop_after(connection, error)
             if isinstance(error, CONNECTION_ERRORS):
                 core.shard_failed(shard.id)
-                return SLOW if repeatable else failure_of(shard, error, sent=True)
+                failure = failure_of(shard, error, sent=True)
+                return SLOW if repeatable and not failure.timed_out else failure
             raise
         pool.give(connection)
         return SLOW if reply.__class__ is ReplyError else reply
@@ -106,7 +107,8 @@ class BlockingShell(Runner):
             pool.drop_after(connection, error)
             if isinstance(error, CONNECTION_ERRORS):
                 core.shard_failed(shard.id)
-                return SLOW
+                failure = failure_of(shard, error, sent=True)
+                return failure if failure.timed_out else SLOW
             raise
         connection.used_at = time.monotonic()
         pool.give(connection)

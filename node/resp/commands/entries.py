@@ -17,15 +17,7 @@ from stratacache.node.resp.table import Later, Reply
 if TYPE_CHECKING:
     from stratacache.node.resp.connection import Connection
 
-FOREVER_MS: Final = NEVER_MS - 1
-"""Latest expiry that is stored; what a client asks beyond it (in 146 million years) is cut to it."""
-
 _READS_MAX: Final = 3
-
-
-def kept_ms(expires_ms: int) -> int:
-    """An expiry as the engine stores it: positive, and short of "never"."""
-    return expires_ms if 0 < expires_ms < NEVER_MS else max(1, min(expires_ms, FOREVER_MS))
 
 
 def read(connection: Connection, key: bytes, then: Callable[[Entry | None], Reply]) -> Reply:

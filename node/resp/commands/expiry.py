@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING
 from stratacache.node.entry import NEVER_MS, Entry
 from stratacache.node.keys import canonical
 from stratacache.node.resp.arguments import INT64_MAX, integer_of, shown
-from stratacache.node.resp.commands.entries import FOREVER_MS, change, kept_ms
+from stratacache.node.resp.commands.entries import change
 from stratacache.node.resp.dispatch import when
+from stratacache.node.resp.put_options import FOREVER_MS, kept_ms
 from stratacache.node.resp.replies import ONE, ZERO, CommandError, integer
 from stratacache.node.resp.table import Flag, Reply, command
 

@@ -5,10 +5,6 @@ docs/PROTOCOL.md describes each; tests/wire holds the page to the table.
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass
-from itertools import islice
-from operator import length_hint
 from typing import TYPE_CHECKING
 
 import msgpack
@@ -18,20 +14,16 @@ from stratacache.node.errors import UnavailableError
 from stratacache.node.keys import canonical
 from stratacache.node.resp.arguments import SYNTAX, count_of, integer_of
 from stratacache.node.resp.batch import put_each
-from stratacache.node.resp.commands.entries import bulk_of, change, everything_of, gather, kept_ms, read
+from stratacache.node.resp.commands.entries import bulk_of, change, everything_of, gather, read
 from stratacache.node.resp.dispatch import when
+from stratacache.node.resp.put_options import kept_ms, parse_put, put
 from stratacache.node.resp.replies import OK, ONE, ZERO, CommandError, array, bulk, integer
 from stratacache.node.resp.table import Flag, Reply, command
 
 if TYPE_CHECKING:
-    from concurrent.futures import Future
-
-    from stratacache.node.engine import MultiLevelCache
     from stratacache.node.resp.connection import Connection
 
 PROTOCOL = 1
-_CONDITIONS = frozenset({b"NX", b"XX"})
-CODEC_MAX = 255
 TOUCHES_MAX = 16
 """Hits of a near cache that count, for one key and report: beyond that they tell the policy nothing new."""
 
@@ -100,79 +92,6 @@ def sc_mgetx(connection: Connection, argv: list[bytes]) -> Reply:
     return gather([lookup(canonical(raw)) for raw in argv[1:]], reply)
 
 
-@dataclass(slots=True)
-class PutOptions:
-    """What may stand behind SC.PUT and SC.MPUT."""
-
-    codec: int = 0
-    expires_ms: int = NEVER_MS
-    each_expires_ms: tuple[int, ...] = ()
-    cost_s: float = 1.0
-    tags: tuple[bytes, ...] = ()
-    metadata: bytes = b""
-    lease: bytes | None = None
-    each_lease: tuple[bytes, ...] = ()
-    condition: bytes = b""
-
-
-def parse_put(words: list[bytes], now_ms: int, *, many: bool = False) -> PutOptions:
-    """Read the options behind a put; raises CommandError."""
-    options = PutOptions()
-    rest = iter(words)
-    for name in rest:
-        word = name.upper()
-        if word in _CONDITIONS and not many and options.condition in (b"", word):
-            options.condition = word
-            continue
-        value = next(rest, None)
-        if value is None:
-            raise CommandError(SYNTAX)
-        if word == b"PX":
-            options.expires_ms = kept_ms(now_ms + count_of(value, "PX", 1))
-        elif word == b"COST":
-            options.cost_s = _cost(value)
-        elif word == b"TAGS":
-            count = count_of(value, "the number of tags", 0, length_hint(rest))
-            options.tags = tuple(islice(rest, count))
-        elif word == b"PXS" and many:
-            count = count_of(value, "the number of times", 1, length_hint(rest))
-            options.each_expires_ms = tuple([kept_ms(now_ms + count_of(ms, "PXS", 1)) for ms in islice(rest, count)])
-        elif word == b"LEASES" and many:
-            options.each_lease = tuple(islice(rest, count_of(value, "the number of leases", 1, length_hint(rest))))
-        elif word == b"CODEC" and not many:
-            options.codec = count_of(value, "CODEC", 0, CODEC_MAX)
-        elif word == b"LEASE" and not many:
-            options.lease = value
-        elif word == b"META":
-            options.metadata = value
-        else:
-            raise CommandError(SYNTAX)
-    return options
-
-
-def _cost(text: bytes) -> float:
-    try:
-        cost_s = float(text)
-    except ValueError:
-        cost_s = -1.0
-    if not 0 <= cost_s < math.inf:
-        raise CommandError("ERR COST must be a number of seconds, 0 or more")
-    return cost_s
-
-
-def _put(engine: MultiLevelCache, key: bytes, payload: bytes, options: PutOptions) -> bool | Future[bool]:
-    return engine.put(
-        key,
-        payload,
-        expires_ms=options.expires_ms,
-        tags=options.tags,
-        cost_s=options.cost_s,
-        codec=options.codec,
-        metadata=options.metadata,
-        lease=options.lease,
-    )
-
-
 @command("sc.put", -3, Flag.WRITE, (1, 1, 1), group="native")
 def sc_put(connection: Connection, argv: list[bytes]) -> Reply:
     """Put a payload with its TTL, tags, cost, codec, metadata and lease."""
@@ -182,13 +101,13 @@ def sc_put(connection: Connection, argv: list[bytes]) -> Reply:
     if options.lease is not None:
         connection.leases.pop(options.lease, None)
     if not options.condition:
-        done = _put(engine, key, argv[2], options)
+        done = put(engine, key, argv[2], options)
         return OK if done is True else when(done, lambda done: OK if done else connection.null, applied=True)
 
     def decide(entry: Entry | None) -> Reply:
         if options.condition == (b"XX" if entry is None else b"NX"):
             return connection.null
-        return when(_put(engine, key, argv[2], options), lambda done: OK if done else connection.null, applied=True)
+        return when(put(engine, key, argv[2], options), lambda done: OK if done else connection.null, applied=True)
 
     return change(connection, key, decide)
 

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Final
 from stratacache.node.entry import NEVER_MS, Entry
 from stratacache.node.keys import canonical
 from stratacache.node.resp.arguments import SYNTAX, WRONG_TYPE, expires_at, integer_of
-from stratacache.node.resp.commands.entries import bulk_of, change, gather, kept_ms, put_like, read
+from stratacache.node.resp.commands.entries import bulk_of, change, gather, put_like, read
 from stratacache.node.resp.dispatch import stored, when
+from stratacache.node.resp.put_options import kept_ms
 from stratacache.node.resp.replies import ONE, ZERO, CommandError, array, bulk, integer
 from stratacache.node.resp.table import Flag, Reply, command
 

@@ -54,8 +54,11 @@ def is_same(ours: Any, theirs: Any) -> bool:
         return min(one, other) > CLOSE_MS and (abs(one - other) <= CLOSE_MS or max(one, other) > FAR_MS)
     if ours[0] not in "*%" or None in (ours[1], theirs[1]) or len(ours[1]) != len(theirs[1]):
         return False
-    if any("('$', b'server')" in str(reply[1][0]) for reply in (ours, theirs)):  # HELLO
-        return str(ours[1][0]) == str(theirs[1][0])
+    first = ours[1][0] if ours[1] else None
+    if first in (("$", b"server"), (("$", b"server"), ("$", b"redis"))):  # HELLO: version and id are each server's own
+        return bool(first == theirs[1][0])
+    if first == ("$", b"unsubscribe"):  # from all channels, in any order
+        return bool((first, ours[1][2]) == (theirs[1][0], theirs[1][2]))
     if ours[0] == "*" and (is_unfinished_scan(ours) or is_unfinished_scan(theirs)):
         return True
     pairs = zip(ours[1], theirs[1], strict=True)

@@ -25,6 +25,7 @@ from .stamps import (
     AGE_SHIFT,
     COMPILED,
     GONE,
+    INTERVAL_SHIFT,
     INTERVALS,
     INTERVALS_MAX,
     KEPT_MASK,
@@ -113,7 +114,10 @@ class IntelligentPolicy(Policy):
                 if level > stamp & LEVEL_MASK:
                     stamp = stamp & ~LEVEL_MASK | level
                 stamp |= SAMPLED
-            entry.stamp = stamp if COMPILED else shared.setdefault(stamp, stamp)
+            if COMPILED:
+                entry.stamp = stamp
+            else:
+                entry.stamp = shared.setdefault(stamp, stamp)
         self._residents.take_in(newcomers)
 
     def on_hits(self, entries: Sequence[Evictable]) -> None:
@@ -141,8 +145,13 @@ class IntelligentPolicy(Policy):
                         continue
                 ticks = (now - stamp) >> TICK_SHIFT
                 ticks = min(ticks, INTERVALS_MAX)
-                used: i64 = now | stamp & KEPT_MASK | INTERVALS[ticks] | levels_after_use[stamp & LEVEL_MASK]
-                entry.stamp = used if COMPILED else shared.setdefault(used, used)
+                interval: i64 = INTERVALS[ticks]
+                level: i64 = levels_after_use[stamp & LEVEL_MASK]
+                used = now | stamp & KEPT_MASK | interval << INTERVAL_SHIFT | level
+                if COMPILED:  # two statements: an expression would make an object of it first
+                    entry.stamp = used
+                else:
+                    entry.stamp = shared.setdefault(used, used)
                 if stamp & SAMPLED:
                     self._follow_hit(entry)
 

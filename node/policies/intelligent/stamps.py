@@ -51,16 +51,15 @@ MEMORY_TICKS: Final = 8 * TICKS
 """What was last used longer ago is a stranger when it comes back."""
 
 INTERVALS_MAX: Final = 1024
-INTERVALS: Final = [
-    min(255, 1 + round(4 * log2(max(1, ticks)))) << INTERVAL_SHIFT for ticks in range(INTERVALS_MAX + 1)
-]
+INTERVALS: Final = bytes([min(255, 1 + round(4 * log2(max(1, ticks)))) for ticks in range(INTERVALS_MAX + 1)])
+"""An interval as the stamp has it, by its ticks. Tables that a hit reads are bytes: they hold no objects."""
 _USES: Final = (1, 1, *(int(uses * 2**power) for power in range(1, 11) for uses in (1, 1.5)))
 LOG2_USES: Final = tuple(log2(uses) for uses in _USES)
 """log2 of the number of uses, by level."""
 LEVEL_MAX: Final = len(_USES) - 1
 _SPANS: Final = tuple(after - uses for uses, after in pairwise(_USES))
 _LEVELS_AFTER: Final = [
-    [level + (level < LEVEL_MAX and _SPANS[level] <= 1 << zeros) for level in range(LEVEL_MAX + 1)]
+    bytes([level + (level < LEVEL_MAX and _SPANS[level] <= 1 << zeros) for level in range(LEVEL_MAX + 1)])
     for zeros in range(_SPANS[-1].bit_length())
 ]
 """By the number of zeros at the end of the die: a level that spans 2^k is left when there are k of them."""
@@ -77,7 +76,7 @@ def first_use(tick: i64, value: i64) -> i64:
     return tick << TICK_SHIFT | value | 1
 
 
-def return_use(remembered: i64, now: i64, levels_after: list[int]) -> i64:
+def return_use(remembered: i64, now: i64, levels_after: bytes) -> i64:
     """The stamp of a key that comes back after it had left, from what `Ghosts.recall` gives.
 
     `now`: tick and value in their places; `levels_after`: of this tick.
@@ -87,21 +86,21 @@ def return_use(remembered: i64, now: i64, levels_after: list[int]) -> i64:
         return now | 1
     stamp: i64 = now | levels_after[remembered & LEVEL_MASK]
     if ticks <= INTERVAL_TICKS_MAX:
-        stamp |= INTERVALS[ticks]
+        stamp |= INTERVALS[ticks] << INTERVAL_SHIFT
     return stamp
 
 
-def next_use(stamp: i64, now: i64, levels_after: list[int]) -> i64:
+def next_use(stamp: i64, now: i64, levels_after: bytes) -> i64:
     """The stamp after a use in a later tick of a held entry; policy.py has it inlined for hits.
 
     `now`: the tick in its place; `levels_after`: of this tick.
     """
     ticks = (now >> TICK_SHIFT) - (stamp >> TICK_SHIFT)
     ticks = min(ticks, INTERVALS_MAX)
-    return now | stamp & KEPT_MASK | INTERVALS[ticks] | levels_after[stamp & LEVEL_MASK]
+    return now | stamp & KEPT_MASK | INTERVALS[ticks] << INTERVAL_SHIFT | levels_after[stamp & LEVEL_MASK]
 
 
-def levels_after(tick: int) -> list[int]:
+def levels_after(tick: int) -> bytes:
     """Level after a use in this tick, by level before it."""
     die = tick * 0x9E3779B1 >> 12 | _SPANS[-1]
     return _LEVELS_AFTER[(die & -die).bit_length() - 1]

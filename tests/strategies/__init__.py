@@ -1,0 +1,1 @@
+"""Keys, codecs, decorators, strategies and the AI interface of the client."""

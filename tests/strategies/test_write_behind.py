@@ -14,9 +14,7 @@ import pytest
 
 from stratacache.client import CacheStrategy, LimitError, UnavailableError, UsageError
 from stratacache.client.base import Cache
-from stratacache.client.strategies import (
-    WriteQueue,
-)
+from stratacache.client.strategies import WriteQueue
 from stratacache.client.strategies.flusher import Flusher
 from stratacache.client.strategies.write_queue import DELETED
 from tests.strategies.stores import Watched, over, wait_until

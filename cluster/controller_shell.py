@@ -4,7 +4,8 @@ One loop in one thread carries out effects, one after the other. It is no Ray no
 begins anew when that breaks, which can take half a minute; so a second thread goes on asking the shards. HTTP is
 served in threads that only read.
 
-Invariant: whatever fails, the loop goes on; `healthy` turns false when it does not, so that Kubernetes restarts it.
+Invariant: whatever fails of what it does, the loop goes on; `healthy` turns false when it does not, so that Kubernetes
+restarts it; when a decision raises, in either thread, the process ends.
 """
 
 from __future__ import annotations
@@ -53,6 +54,7 @@ class ControllerShell:
         self._passed_s = time.monotonic()
         self._stats_s = float("-inf")
         self._said = ""
+        self._failed: Exception | None = None
         self._deciding = threading.Lock()
         pages = {
             "/healthz": lambda _: _probe(self.healthy(), "the loop has not passed for too long"),
@@ -80,6 +82,8 @@ class ControllerShell:
         finally:
             self._http.close()
             self._disconnect()
+        if self._failed is not None:
+            raise self._failed
 
     def _turn(self) -> None:
         effects = self._hear(c.Ticked())
@@ -97,10 +101,14 @@ class ControllerShell:
             return self.core.handle(event, _now_ms())
 
     def _keep_asking(self) -> None:
-        while not self.stop.wait(c.LOOK_EVERY_MS / 1000):
-            running = self.core.running
-            if running is not None:
-                self._hear(c.Answered(shards=self._serving(running.endpoints)))
+        try:
+            while not self.stop.wait(c.LOOK_EVERY_MS / 1000):
+                running = self.core.running
+                if running is not None:
+                    self._hear(c.Answered(shards=self._serving(running.endpoints)))
+        except Exception as error:  # noqa: BLE001 - raised in the process's own thread
+            self._failed = error
+            self.stop.set()
 
     def _act(self, effect: c.Effect) -> c.Event:
         try:

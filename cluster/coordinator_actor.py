@@ -4,7 +4,8 @@ One named detached actor for each cluster, restarted by Ray for ever. It keeps n
 restart it asks the shards. No get or put comes by here.
 
 Invariants: events are decided one at a time, in the order of their arrival; effects begin in the order of their
-decision.
+decision; when a decision raises, or one of the loops below, the process ends and the next one recovers, so that none
+grants leases with half a decision behind it.
 """
 
 from __future__ import annotations
@@ -12,12 +13,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import threading
 import time
-from contextlib import suppress
 from typing import Any, Final, NoReturn
 
 from stratacache.cluster import coordinator_events as c
 from stratacache.cluster import messages as m
+from stratacache.cluster.background import Background, end_loudly
 from stratacache.cluster.config import ClusterConfig
 from stratacache.cluster.coordinator import Coordinator, Phase
 from stratacache.cluster.intelligence_shell import IntelligenceShell
@@ -33,6 +35,8 @@ from stratacache.node.merging import merged_stats
 
 TICK_S: Final = 0.25
 LOOK_EVERY_S: Final = 2.0
+BEGIN_AGAIN_S: Final = 1.0
+LAST_WORD_S: Final = 1.0
 PORT_MAX: Final = 65_535
 
 log = logging.getLogger(__name__)
@@ -53,20 +57,25 @@ class CoordinatorActor:
             port=config.port,
         )
         self.registry = Registry(config.name, config.uid)
-        self.shards = ShardHandles(config, self._hear, self._spawn)
+        self._background = Background(self._fall)
+        self.shards = ShardHandles(config, self._hear, self._background.spawn)
         self._addresses: dict[str, str] = {}
         self._effects: asyncio.Queue[c.CoordinatorEffect] = asyncio.Queue()
         self._changed = asyncio.Event()
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._trouble = ""
+        self._fell = ""
         self._closing: set[asyncio.Task[None]] = set()
         collector = ClusterCollector(
             asyncio.get_running_loop(), lambda: {**self.status(), "prefetch": self.intelligence.seen()}
         )
         self.metrics = serve_metrics(config, collector, None)
-        self._spawn(keep_recording(collector.totals))
-        self.intelligence = IntelligenceShell(config, self.registry, lambda: self.shards.actors, self.shards.totals)
-        self._spawn(self.intelligence.run())
-        self._spawn(self._run())
+        self._background.spawn(keep_recording(collector.totals))
+        self.intelligence = IntelligenceShell(
+            config, self.registry, lambda: self.shards.actors, self.shards.totals, self._background.spawn
+        )
+        self._background.spawn(self.intelligence.run())
+        self._background.keep(self._act())
+        self._background.keep(self._run())
 
     # -------------------------------------------------------------- what others ask
 
@@ -80,7 +89,8 @@ class CoordinatorActor:
                     self._changed.clear()
                     await self._changed.wait()
         except TimeoutError:
-            waiting = ", ".join(member.id for member in self.core.members.values() if member.epoch == 0) or "the view"
+            absent = ", ".join(member.id for member in self.core.members.values() if member.epoch == 0)
+            waiting = self._trouble or absent or "the view"
             raise UnavailableError(
                 f"cluster {self.config.name} is not ready after {deadline_s:g} s: {waiting}"
             ) from None
@@ -103,9 +113,7 @@ class CoordinatorActor:
     async def renew(self, request: m.LeaseRequested) -> c.CoordinatorEffect | None:
         """Answer a shard that asks to go on serving; None when there is nothing to say yet."""
         answer: c.CoordinatorEffect | None = None
-        effects = self.core.handle(request, _now_ms())
-        self._changed.set()
-        for effect in effects:
+        for effect in self._decide(request):
             if isinstance(effect, m.GrantLease | m.RefuseLease) or (
                 isinstance(effect, m.Activate) and effect.shard == request.shard
             ):
@@ -152,6 +160,7 @@ class CoordinatorActor:
             "term": core.term,
             "replicas": core.replicas,
             "reason": core.reason,
+            "fell": self._fell,
             "metrics": self.metrics.address if self.metrics is not None else "",
             "config": {name: value for name, value in self.config.to_map().items() if name != "token"},
             "shards": shards,
@@ -212,41 +221,59 @@ class CoordinatorActor:
     # -------------------------------------------------------------- deciding and acting
 
     def _hear(self, event: c.CoordinatorEvent) -> None:
-        for effect in self.core.handle(event, _now_ms()):
+        for effect in self._decide(event):
             self._effects.put_nowait(effect)
-        self._changed.set()
 
-    def _spawn(self, work: Any) -> asyncio.Task[None]:
-        task: asyncio.Task[None] = asyncio.get_running_loop().create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-        return task
+    def _decide(self, event: c.CoordinatorEvent) -> list[c.CoordinatorEffect]:
+        try:
+            effects = self.core.handle(event, _now_ms())
+        except Exception as error:  # noqa: BLE001 - it ends the process
+            self._fall(f"it could not decide about {type(event).__name__}", error)
+        self._changed.set()
+        return effects
+
+    def _fall(self, why: str, error: BaseException) -> NoReturn:
+        """End the process, and leave a word for the next one, whose status tells it."""
+        word = f"term {self.core.term}: {why} ({type(error).__name__}: {error})"
+        telling = threading.Thread(target=self.registry.note_fall, args=(word,), daemon=True)
+        telling.start()
+        telling.join(LAST_WORD_S)  # Ray's control service may be away, and nobody may be granted anything meanwhile
+        end_loudly(f"the coordinator of cluster {self.config.name}", why, error)
 
     async def _run(self) -> None:
-        self._spawn(self._act())
-        try:
-            await self._recover()
-        except Exception as error:
-            log.exception("the coordinator could not begin")
-            self.core.phase, self.core.reason = Phase.FAILED, f"the coordinator could not begin: {error}"
-            self._changed.set()
-            return
-        self._spawn(self._confirm())
-        self._spawn(self._look_around())
+        await self._begin()
+        self._background.keep(self._confirm())
+        self._background.keep(self._look_around())
         while self.core.phase not in (Phase.STOPPING, Phase.FAILED):
             self._hear(c.Ticked())  # awaits nothing else: a late tick makes the coordinator doubt itself
             await asyncio.sleep(TICK_S)
 
+    async def _begin(self) -> None:
+        """Recover, as often as it takes. Until then nobody is granted or refused anything, and no shard is ended."""
+        while True:
+            try:
+                await self._recover()
+            except Exception as error:
+                log.exception("the coordinator could not begin, and tries again")
+                self._trouble = f"the coordinator could not begin: {error}"
+                await asyncio.sleep(BEGIN_AGAIN_S)
+            else:
+                self._trouble = ""
+                return
+
     async def _look_around(self) -> None:
         while self.core.phase not in (Phase.STOPPING, Phase.FAILED):
             await asyncio.sleep(LOOK_EVERY_S)
-            with suppress(Exception):  # Ray's control service is away: what was seen last stands
+            try:
                 await self._look_at_nodes()
+            except Exception as error:  # noqa: BLE001 - Ray's control service is away: what was seen last stands
+                log.warning("the coordinator could not look at Ray's nodes: %s", error)
             await self.shards.gather_stats()
 
     async def _recover(self) -> None:
         """Take a term of its own, then ask every shard that Ray knows."""
         await self._look_at_nodes()
+        self._fell = await asyncio.to_thread(self.registry.read_fall)
         term, epoch = await asyncio.to_thread(self.registry.claim)
         self._hear(c.NameConfirmed(sent_ms=_now_ms()))
         names = await asyncio.to_thread(self.registry.shard_actors)
@@ -254,7 +281,7 @@ class CoordinatorActor:
         target = await asyncio.to_thread(self.registry.read_target)
         self._hear(c.Recovered(term=term, epoch_floor=epoch, found=tuple(found), silent=tuple(silent), target=target))
         for one in found:
-            self._spawn(self.shards.watch(one.started.shard, one.started.incarnation))
+            self._background.spawn(self.shards.watch(one.started.shard, one.started.incarnation))
 
     async def _confirm(self) -> None:
         """Ask Ray's control service each second whether this is still the coordinator of the highest term.
@@ -304,11 +331,11 @@ class CoordinatorActor:
             case c.KillShard(shard=shard, incarnation=incarnation):
                 self.shards.kill(shard, incarnation)
             case c.CloseShard():
-                closing = self._spawn(self.shards.close(effect))
+                closing = self._background.spawn(self.shards.close(effect))
                 self._closing.add(closing)
                 closing.add_done_callback(self._closing.discard)
             case m.Prepare() | m.Activate():
-                self._spawn(self.shards.deliver(effect))
+                self._background.spawn(self.shards.deliver(effect))
             case c.ReportFailed(reason=reason):
                 log.error("the cluster could not be formed: %s", reason)
                 self._changed.set()
@@ -330,7 +357,7 @@ class CoordinatorActor:
 
         address = self._addresses.get(effect.node, ray.util.get_node_ip_address())
         pinned = bool(self.config.machine) or any(node.home is not None for node in self.core.processes.nodes)
-        self._spawn(self.shards.start(effect, address, pinned=pinned))
+        self._background.spawn(self.shards.start(effect, address, pinned=pinned))
 
 
 def _now_ms() -> int:

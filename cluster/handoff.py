@@ -41,7 +41,7 @@ class Handoffs:
         peers: Peers,
         *,
         incarnation: int,
-        gone: Callable[[int], None],
+        gone: Callable[[int], object],
     ) -> None:
         self.ownership = ownership
         self._engine = engine

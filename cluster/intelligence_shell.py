@@ -13,7 +13,7 @@ import asyncio
 import logging
 import secrets
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final
 
@@ -38,7 +38,10 @@ log = logging.getLogger(__name__)
 
 
 class IntelligenceShell:
-    """Pulls, ticks, and acts for one coordinator. `handles` gives the shards' actors by (id, incarnation)."""
+    """Pulls, ticks, and acts for one coordinator.
+
+    `handles` gives the shards' actors by (id, incarnation), `spawn` runs work in the background.
+    """
 
     def __init__(
         self,
@@ -46,6 +49,7 @@ class IntelligenceShell:
         registry: Registry,
         handles: Callable[[], Mapping[tuple[str, int], Any]],
         totals: Callable[[], Mapping[str, Any]],
+        spawn: Callable[[Coroutine[Any, Any, None]], object],
     ) -> None:
         self._config = config
         self._registry = registry
@@ -55,7 +59,7 @@ class IntelligenceShell:
         self._reader = secrets.token_hex(4)
         self._planner: Planner | None = None
         self._loaders: dict[str, Loader] = {}
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._spawn = spawn
         self._computed_s: float | None = None
         self._spent_s = 0.0
         self.longest_step_s = 0.0
@@ -103,9 +107,11 @@ class IntelligenceShell:
 
     async def run(self) -> None:
         """Pull and tick until the coordinator ends."""
-        with suppress(Exception):  # none were kept, or Ray can't be asked: they will be announced again
+        try:
             for packed in await asyncio.to_thread(self._registry.loaders):
                 self._enter(packed)
+        except Exception as error:  # noqa: BLE001 - Ray can't be asked, or what it kept can't be read
+            log.warning("loaders that were kept must be announced again: %s", error)
         tick_s = min(TICK_S, self._config.patterns_every_ms / 1000)
         pulled_s = 0.0
         while True:
@@ -152,11 +158,6 @@ class IntelligenceShell:
         for effect in self.planner.tick(self._now_s()):
             self._spawn(self._refresh(effect) if isinstance(effect, Refresh) else self._wake(effect))
         self._stepped(begun_s)
-
-    def _spawn(self, work: Any) -> None:
-        task: asyncio.Task[None] = asyncio.get_running_loop().create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
 
     async def _wake(self, effect: Wake) -> None:
         shard, _, incarnation = effect.source.rpartition("/")

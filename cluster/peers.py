@@ -1,7 +1,7 @@
 """How one shard asks another of the same cluster over the wire, for a handoff.
 
 Invariants: one link to each process, opened on first use; every question is answered once, with a reply, a refusal or
-None; a link that was late is never used again.
+None, or the process ends; a link that was late is never used again.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import Any
 import hiredis
 
 from stratacache.client.view import ShardInfo
+from stratacache.cluster.background import Background, Fall
 from stratacache.cluster.intake import Refused
 from stratacache.cluster.links import Credentials, Link
 from stratacache.node.errors import UnavailableError
@@ -21,11 +22,11 @@ from stratacache.node.errors import UnavailableError
 class LinkPeers:
     """The `Peers` of a shard process, on its event loop."""
 
-    def __init__(self, credentials: Credentials) -> None:
+    def __init__(self, credentials: Credentials, fall: Fall) -> None:
         self._credentials = credentials
+        self._background = Background(fall)
         self._links: dict[tuple[str, str], Link] = {}
         self._opening: dict[tuple[str, str], asyncio.Lock] = {}
-        self._tasks: set[asyncio.Task[None]] = set()
 
     def after(self, ms: int, fn: Callable[[], None]) -> None:
         """Call `fn` in so many milliseconds."""
@@ -33,9 +34,7 @@ class LinkPeers:
 
     def ask(self, shard: ShardInfo, argv: Sequence[bytes], deadline_ms: int, done: Callable[[Any], None]) -> None:
         """Send a command to this process of a shard."""
-        task = asyncio.get_running_loop().create_task(self._ask(shard, argv, deadline_ms / 1000, done))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        self._background.keep(self._ask(shard, argv, deadline_ms / 1000, done))
 
     async def _ask(
         self, shard: ShardInfo, argv: Sequence[bytes], deadline_s: float, done: Callable[[Any], None]

@@ -1,5 +1,5 @@
-"""What a cluster keeps in Ray's control service: terms, epochs, the shards that are wanted, loaders, and the names of
-its shard processes.
+"""What a cluster keeps in Ray's control service: terms, epochs, the shards that are wanted, loaders, why a coordinator
+ended itself, and the names of its shard processes.
 
 Invariant: a term and an epoch are claimed by creating a key that must not exist yet, so no two coordinators have the
 same term, and there is one view for each epoch even while two coordinators exist.
@@ -72,6 +72,18 @@ class Registry:
 
         blob = _internal_kv_get(f"{self._prefix}/target".encode(), namespace=_KV_NAMESPACE)
         return {} if blob is None else {str(shard): float(weight) for shard, weight in json.loads(blob).items()}
+
+    def note_fall(self, word: str) -> None:
+        """Leave a word on why a coordinator's process ended itself."""
+        from ray.experimental.internal_kv import _internal_kv_put
+
+        _internal_kv_put(f"{self._prefix}/fell".encode(), word.encode(), overwrite=True, namespace=_KV_NAMESPACE)
+
+    def read_fall(self) -> str:
+        """The last such word; empty when none ever did."""
+        from ray.experimental.internal_kv import _internal_kv_get
+
+        return (_internal_kv_get(f"{self._prefix}/fell".encode(), namespace=_KV_NAMESPACE) or b"").decode()
 
     def remember_loader(self, name: str, blob: bytes) -> None:
         """Keep a loader for the coordinator's next process."""

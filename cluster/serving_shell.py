@@ -8,7 +8,6 @@ beside that: it changes nothing but a log.
 from __future__ import annotations
 
 import asyncio
-import logging
 import os
 from collections.abc import Sequence
 
@@ -18,8 +17,6 @@ from stratacache.cluster.acting import act_at_once
 from stratacache.cluster.owing import Owing, pay
 from stratacache.cluster.serving import Serving
 from stratacache.cluster.shard_node import ShardNode, ShardSpec, when_done
-
-log = logging.getLogger(__name__)
 
 
 class ServingShell:
@@ -51,15 +48,14 @@ class ServingShell:
         """Decide, and carry out what follows, when it is this event's turn."""
         answers: m.Answers = []
         async with self._turn:
-            effects = self.serving.handle(event, self.node.engine.now_ms())
-            self._owing.listen(self.node.server, self.node.replication)
             try:
+                effects = self.serving.handle(event, self.node.engine.now_ms())
+                self._owing.listen(self.node.server, self.node.replication)
                 for effect in effects:
                     await self._act_on(effect, answers)
-            except Exception:
+            except Exception as error:  # noqa: BLE001 - it ends the process
                 # The decisions take it for done, and would vouch for it when asked again.
-                log.exception("%s ends: a step of a view change failed", self.serving.shard)
-                os._exit(1)
+                self.node.fall(f"a step of a view change failed ({type(event).__name__})", error)
         return answers
 
     async def _act_on(self, effect: s.ServingEffect, answers: m.Answers) -> None:

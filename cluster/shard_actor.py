@@ -57,7 +57,7 @@ class ShardActor:
             fence=node.home.fence,
             stored=node.home.read_state(),
         )
-        node.spawn(self._keep_lease())
+        node.background.keep(self._keep_lease())
         return self.started
 
     async def deliver(self, event: m.Prepare | m.Activate) -> m.Answers:
@@ -115,7 +115,7 @@ class ShardActor:
 
     async def close(self, deadline_s: float = 10.0, *, forget: bool = False) -> None:
         """Stop serving, flush the L3, and mark it clean; with `forget` empty it first."""
-        self.node.cancel()
+        self.node.background.cancel()
         if self.started is not None:
             await self.shell.close(deadline_s, forget=forget)
 

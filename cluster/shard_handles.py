@@ -95,12 +95,15 @@ class ShardHandles:
 
     async def _probe(self, shard: str, incarnation: int) -> m.Found | str:
         import ray
-        from ray.exceptions import ActorDiedError, RayError
+        from ray.exceptions import ActorDiedError, RayError, RayTaskError
 
         name = shard_actor_name(self._config.name, shard, incarnation)
         try:
             handle = await asyncio.to_thread(ray.get_actor, name, RAY_NAMESPACE)
             uid, found = await asyncio.wait_for(handle.probe.remote(), PROBE_DEADLINE_S)
+        except RayTaskError:  # whatever it raised, and be it a ValueError: it lives
+            log.exception("%s could not tell what it holds", name)
+            return "silent"
         except (ActorDiedError, ValueError):
             return "dead"
         except (RayError, TimeoutError):

@@ -12,8 +12,9 @@ import logging
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, Final, NoReturn
 
+from stratacache.cluster.background import Background, end_loudly
 from stratacache.cluster.config import ClusterConfig
 from stratacache.cluster.forwarder import RingForwarder
 from stratacache.cluster.handoff import Handoffs
@@ -96,7 +97,7 @@ class ShardNode:
         self._owe = owe
         self._missed = missed
         self._gone = gone
-        self._tasks: set[asyncio.Task[None]] = set()
+        self.background = Background(self.fall)
 
     @property
     def alone(self) -> MultiLevelCache:
@@ -121,15 +122,15 @@ class ShardNode:
             engine = self.engine = ReplicatedCache(node_config(config, self.home), post=post)
             self.replication = Replication(spec.shard, engine, may_serve=self._may_serve, missed=self._missed)
             self.forwarder = RingForwarder(spec.shard, self.credentials, self.replication.chains)
-            self.links = StreamLinks(spec.incarnation, self.credentials, self.replication, self.forwarder)
+            self.links = StreamLinks(spec.incarnation, self.credentials, self.replication, self.forwarder, self.fall)
         else:
             self.engine = MultiLevelCache(node_config(config, self.home), post=post)
             self.forwarder = RingForwarder(spec.shard, self.credentials)
-        self.peers = LinkPeers(self.credentials)
+        self.peers = LinkPeers(self.credentials, self.fall)
         await self._listen()
         await self._serve_metrics()
         if config.tls_certificate:
-            self.spawn(self._keep_certificate())
+            self.background.spawn(self._keep_certificate())
 
     def _may_serve(self) -> bool:
         return self.server.may_serve()  # the server is made later, and may be made again
@@ -174,7 +175,7 @@ class ShardNode:
             self.forwarder.ownership,
             self.peers,
             incarnation=spec.incarnation,
-            gone=lambda epoch: self.spawn(self._gone(epoch)),
+            gone=lambda epoch: self.background.spawn(self._gone(epoch)),
         )
         self.server.serve_until_ms = 0
         self.server.owe = self._owe
@@ -190,7 +191,7 @@ class ShardNode:
         collector = NodeCollector(self.server, lambda stats: with_base(stats, self.spec.base))
         place = int(self.spec.shard.rpartition("-")[2])
         self.metrics = await asyncio.to_thread(serve_metrics, self.spec.config, collector, place)
-        self.spawn(keep_recording(collector.totals))
+        self.background.spawn(keep_recording(collector.totals))
 
     async def _keep_certificate(self) -> None:
         """Show a renewed certificate; a file that can't be read leaves the old one."""
@@ -200,21 +201,14 @@ class ShardNode:
             assert self.server.tls is not None
             try:
                 await asyncio.to_thread(renewal.apply, self.server.tls)
-            except OSError as error:
+            except Exception as error:  # noqa: BLE001 - whatever a file holds is no reason to stop serving
                 log.warning("the renewed certificate can't be used: %s", error)
 
     # -------------------------------------------------------------- running and closing
 
-    def spawn(self, work: Coroutine[Any, Any, None]) -> None:
-        """Do something in the background until it ends, or the node is about to close."""
-        task = asyncio.get_running_loop().create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-
-    def cancel(self) -> None:
-        """End everything that runs in the background."""
-        for task in self._tasks:
-            task.cancel()
+    def fall(self, why: str, error: BaseException) -> NoReturn:
+        """End the process because of what must not fail."""
+        end_loudly(self.spec.shard, why, error)
 
     async def close(self, deadline_s: float, *, forget: bool, clean: bool) -> None:
         """Stop serving and flush the L3, `forget` after emptying it; `clean` marks it as written to the end."""

@@ -13,6 +13,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final
 
 from stratacache.client.view import ShardInfo, View
+from stratacache.cluster.background import Background, Fall
 from stratacache.cluster.forwarder import RingForwarder
 from stratacache.cluster.links import Credentials, Link
 from stratacache.node.errors import UnavailableError
@@ -41,7 +42,12 @@ class StreamLinks:
     """The shell of a shard's Replication: `follow` after every view that was prepared or shown."""
 
     def __init__(
-        self, incarnation: int, credentials: Credentials, replication: Replication, forwarder: RingForwarder
+        self,
+        incarnation: int,
+        credentials: Credentials,
+        replication: Replication,
+        forwarder: RingForwarder,
+        fall: Fall,
     ) -> None:
         self._sender = (replication.chains.shard.encode(), b"%d" % incarnation)
         self._credentials = credentials
@@ -52,6 +58,7 @@ class StreamLinks:
         self._runs: dict[Lane, tuple[Stream, asyncio.Task[None]]] = {}
         self._links: dict[Lane, StreamLink] = {}
         self._woken: set[Lane] = set()
+        self._background = Background(fall)
         self._questions: set[asyncio.Task[None]] = set()
         self._outbox.wake = self._wake
         replication.ask = self._ask
@@ -67,7 +74,7 @@ class StreamLinks:
         for lane, stream in streams.items():
             info = view.by_id.get(stream.peer)
             if lane not in self._runs and info is not None:
-                self._runs[lane] = (stream, self._loop.create_task(self._run(stream, info)))
+                self._runs[lane] = (stream, self._background.keep(self._run(stream, info)))
 
     async def _run(self, stream: Stream, info: ShardInfo) -> None:
         """Keep one stream connected."""
@@ -113,15 +120,17 @@ class StreamLinks:
             if not isinstance(number, int):
                 link.close()  # a gap, or it has another view by now: the stream is resumed, or given up
                 return
-            self._outbox.answered(stream, number)
+            with self._background.must_not_fail("an answer to a change"):
+                self._outbox.answered(stream, number)
             if stream.has_more:
                 self._wake(lane)
 
-        try:
-            for words in stream.unsent():
-                link.call(words).add_done_callback(answered)
-        except UnavailableError:
-            link.close()
+        with self._background.must_not_fail("the sending of changes"):
+            try:
+                for words in stream.unsent():
+                    link.call(words).add_done_callback(answered)
+            except UnavailableError:
+                link.close()
 
     def _ask(self, peer: str, words: Words) -> Future[Any]:
         """Ask a peer outside its stream."""

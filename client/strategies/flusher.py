@@ -101,16 +101,16 @@ class Flusher:
             gone = [change.key for change in batch if change.value is DELETED]
             if gone:
                 self._store.delete_many(gone)
-        except Exception as error:  # noqa: BLE001 - a store may raise anything, a codec may be missing: retried
+            self._queue.done(batch)
+        except Exception as error:  # noqa: BLE001 - store, codec or the queue's own disk: retried
             self.failures += 1
             self.last_error = f"{type(error).__name__}: {error}"
             self.failing_since = time.monotonic() if self.failing_since is None else self.failing_since
             notices.warn(
                 "write-behind",
-                f"the store behind the cache fails ({self.last_error}); {len(self._queue)} changes wait on disk",
+                f"writing behind fails ({self.last_error}); {len(self._queue)} changes wait on disk",
             )
             return False
-        self._queue.done(batch)
         self.stored += len(batch)
         self.failing_since = None
         with self._changed:

@@ -89,7 +89,7 @@ class AioShell:
         if kind is Discover:
             return await self._loop.run_in_executor(None, self._discover, effect.timeout_s)
         if kind is Spawn:
-            self.spawn(effect.operation)
+            self.spawn(effect.operation).add_done_callback(_note_failure)
             return None
         raise TypeError(f"{effect!r} is no effect")
 
@@ -103,7 +103,7 @@ class AioShell:
     def _ended(self, task: asyncio.Task[Any]) -> None:
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
-            LOGGER.debug("a background operation ended with %r", error)
+            LOGGER.debug("a background operation ended with %r", error)  # a flight: those who wait for it hear of it
 
     async def _join(self, flight: Flight, timeout_s: float) -> bool:
         landed = self._loop.create_future()
@@ -200,3 +200,9 @@ class AioShell:
         await asyncio.gather(*tasks, return_exceptions=True)
         for pool in self.pools.values():
             pool.close()
+
+
+def _note_failure(task: asyncio.Task[Any]) -> None:
+    """For what nobody waits for."""
+    if not task.cancelled() and (error := task.exception()) is not None:
+        LOGGER.error("a background operation failed", exc_info=error)

@@ -18,6 +18,7 @@ from typing import Any
 import msgpack
 from hiredis import ReplyError
 
+from stratacache.client.core.counters import LOGGER
 from stratacache.client.core.effects import Command
 from stratacache.client.options import ClientOptions
 from stratacache.client.view import ShardInfo, View
@@ -80,8 +81,11 @@ class EngineNode:
 
     def _tick(self) -> None:
         while not self._stop.wait(TICK_S):
-            with self._lock:
-                self.engine.tick()
+            try:
+                with self._lock:
+                    self.engine.tick()
+            except Exception:  # noqa: BLE001 - without ticks nobody would be told that a lease has run out
+                LOGGER.exception("a tick of the local cache failed")
 
     def execute(self, command: Command, deadline_s: float) -> Any:
         """The reply to a command: a value, a ReplyError, or TimeoutError raised when it took too long."""

@@ -45,7 +45,7 @@ def summary(stats: dict[str, Any]) -> dict[str, Any]:
         metrics = figures.get("metrics", "")
         shards.append({**shard, "endpoint": endpoint, "metrics": metrics, **_figures(figures)})
     report = {name: stats[name] for name in ("name", "phase", "ready", "epoch", "term", "replicas", "metrics")}
-    report["change"] = stats["change"]
+    report["change"], report["fell"] = stats["change"], stats.get("fell", "")
     prefetch = stats.get("prefetch", {})
     return {**report, "shards": shards, "total": _figures(stats["total"]), "prefetch": prefetch}
 
@@ -101,6 +101,8 @@ def print_summary(report: dict[str, Any]) -> None:
                 f"{account['seconds_saved']:.1f} s of waiting saved, {account['seconds_wasted']:.1f} s wasted"
                 f"{'' if account['on'] else ', off for now'}"
             )
+    if report["fell"]:
+        click.echo(f"a coordinator ended itself, and Ray started the next: {report['fell']}")
     for shard in report["shards"]:
         if shard["reason"]:
             click.echo(f"{shard['id']}: {shard['reason']}")

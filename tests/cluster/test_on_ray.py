@@ -14,9 +14,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import ray
+from ray.exceptions import RayError
+from ray.experimental.internal_kv import _internal_kv_del, _internal_kv_put
 
 from stratacache.client import CacheClient, connect
 from stratacache.cluster import ClusterHandle, attach, start
+from stratacache.cluster import messages as m
 from stratacache.cluster.discovery import current_view, running_clusters
 from stratacache.cluster.registry import Registry
 from stratacache.node.errors import AccessError, UnavailableError, UsageError
@@ -176,12 +179,21 @@ def test_counters_do_not_fall_when_a_shard_is_replaced(cluster: ClusterHandle, c
     assert after["misses"] >= before["misses"] >= 200
 
 
-def test_the_data_path_survives_the_coordinator(cluster: ClusterHandle, cache: CacheClient) -> None:
-    """SIGKILL of the coordinator: gets and puts go on, and it comes back above the old epoch and term."""
+@pytest.mark.parametrize("how", ["killed", "poisoned"])
+def test_the_data_path_survives_the_coordinator(cluster: ClusterHandle, cache: CacheClient, how: str) -> None:
+    """SIGKILL of it, or an event it can't decide about: gets and puts go on, and it is back with a new epoch and term.
+
+    A coordinator that can't decide ends itself rather than go on with half a decision, and the next one says why.
+    """
     cache.put("kept", "value")
     before = cluster.status()
     node = ray.get_actor("shared/coordinator", namespace="stratacache")
-    ray.kill(node, no_restart=False)
+    if how == "killed":
+        ray.kill(node, no_restart=False)
+    else:
+        poison = m.LeaseRequested(shard=["no name"], incarnation=1, epoch=1)  # type: ignore[arg-type]
+        with pytest.raises(RayError):
+            ray.get(node.renew.remote(poison), timeout=20)
     assert cache.get("kept") == "value"
     cache.put("meanwhile", 1)
 
@@ -198,6 +210,36 @@ def test_the_data_path_survives_the_coordinator(cluster: ClusterHandle, cache: C
     assert after["term"] > before["term"]
     assert [shard["pid"] for shard in after["shards"]] == [shard["pid"] for shard in before["shards"]]
     assert (cache.get("kept"), cache.get("meanwhile")) == ("value", 1)
+    told = f"term {before['term']}: it could not decide about LeaseRequested (TypeError: "
+    assert after["fell"].startswith(told) == (how == "poisoned")
+
+
+def test_a_coordinator_that_cannot_begin_tries_again_and_ends_nobody(
+    cluster: ClusterHandle, cache: CacheClient
+) -> None:
+    """What Ray kept can't be read for a while: the shards go on, and it takes them over as soon as it can."""
+    cache.put("kept", "value")
+    before = cluster.status()
+    target = f"{before['name']}/{before['uid']}/target".encode()
+    _internal_kv_put(target, b"no JSON", overwrite=True, namespace=b"stratacache")
+    ray.kill(ray.get_actor("shared/coordinator", namespace="stratacache"), no_restart=False)
+
+    def tells_why() -> bool:
+        try:
+            cluster.wait_ready(0.1)
+        except UnavailableError as error:
+            return "the coordinator could not begin" in str(error)
+        return False  # the old one may answer for a moment yet
+
+    try:
+        wait_until(tells_why, what="the first attempt to begin")
+        assert cache.get("kept") == "value"
+    finally:
+        _internal_kv_del(target, namespace=b"stratacache")
+    cluster.wait_ready()
+    assert cluster.status()["term"] > before["term"]
+    assert cluster.pids() == {shard["id"]: shard["pid"] for shard in before["shards"]}
+    assert cache.get("kept") == "value"
 
 
 def test_a_process_without_ray_uses_all_shards(cluster: ClusterHandle) -> None:

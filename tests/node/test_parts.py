@@ -157,6 +157,28 @@ def test_worker_runs_urgent_jobs_first_and_in_order() -> None:
         worker.submit(lambda: None)
 
 
+def test_a_job_that_raises_keeps_none_from_running(caplog: pytest.LogCaptureFixture) -> None:
+    """It is logged with its traceback; those that wait behind it, and those it lets pass, run."""
+    worker = Worker("test")
+    ran: list[str] = []
+
+    def fails() -> None:
+        raise ZeroDivisionError("a bug")
+
+    def lets_pass() -> None:
+        worker.submit(fails, urgent=True)
+        worker.submit(lambda: ran.append("urgent"), urgent=True)
+        worker.run_urgent()
+
+    done = threading.Event()
+    for job in (fails, lets_pass, lambda: ran.append("next"), done.set):
+        worker.submit(job)
+    assert done.wait(5)
+    assert worker.stop(5)
+    assert ran == ["urgent", "next"]
+    assert caplog.text.count("ZeroDivisionError: a bug") == 2
+
+
 def test_failures_reach_who_waits() -> None:
     """A job that raises fails its future and what hangs on it, and the worker goes on."""
     handoff = Handoff(None)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import http.client
 import socket
 import subprocess
 import sys
@@ -12,6 +13,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Awaitable, Callable
+from http.server import ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -284,6 +286,24 @@ def test_pages_are_only_served_to_who_keeps_to_the_limits() -> None:
                 assert b"200 OK" in answer.readline()
     finally:
         release.set()
+        server.close()
+
+
+def test_a_request_that_gets_no_thread_takes_no_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process that may start no more threads for a while answers again afterwards."""
+
+    def no_thread(*_: object) -> None:
+        raise RuntimeError("can't start new thread")
+
+    server = PageServer("127.0.0.1", 0, {"/page": lambda _: Page(b"done\n")})
+    try:
+        with monkeypatch.context() as patched:
+            patched.setattr(ThreadingHTTPServer, "process_request", no_thread)
+            for _ in range(REQUESTS_MAX + 1):
+                with pytest.raises((OSError, http.client.HTTPException)):
+                    read(server.address, "/page")
+        assert read(server.address, "/page") == "done\n"
+    finally:
         server.close()
 
 

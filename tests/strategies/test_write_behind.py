@@ -16,7 +16,7 @@ from stratacache.client import CacheStrategy, LimitError, UnavailableError, Usag
 from stratacache.client.base import Cache
 from stratacache.client.strategies import WriteQueue
 from stratacache.client.strategies.flusher import Flusher
-from stratacache.client.strategies.write_queue import DELETED
+from stratacache.client.strategies.write_queue import DELETED, Change
 from tests.strategies.stores import Watched, over, wait_until
 
 
@@ -53,6 +53,27 @@ def test_a_change_that_can_not_be_read_is_reported_and_kept(store: Watched, tmp_
     with queue._file.begin(write=True) as txn:
         txn.put(order, row, db=queue._changes)
     assert flusher.wait_empty(10)
+    assert store.load_many(["a"]) == {"a": 1}
+    flusher.close()
+    queue.close()
+
+
+def test_a_queue_that_fails_is_retried_too(store: Watched, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A disk that is full when a stored change is to leave the queue: the flusher lives on, and stores it again."""
+    queue = WriteQueue(tmp_path / "queue")
+    done = queue.done
+    failing = [OSError("no space left"), OSError("no space left")]
+
+    def fails_twice(changes: list[Change]) -> None:
+        if failing:
+            raise failing.pop()
+        done(changes)
+
+    monkeypatch.setattr(queue, "done", fails_twice)
+    queue.add({"a": 1})
+    flusher = Flusher(queue, store, retry_min_s=0.01, retry_max_s=0.02)
+    assert flusher.wait_empty(10)
+    assert (flusher.report()["failures"], flusher.report()["stored"]) == (2, 1)
     assert store.load_many(["a"]) == {"a": 1}
     flusher.close()
     queue.close()

@@ -23,7 +23,7 @@ HOT = {
     "levels/": "compressed memory pending writer",
     "policies/": "base fifo lfu lru ranked ring size_based ttl",
     "policies/intelligent/": "ghosts policy residents scores shadows stamps",
-    "resp/": "batch connection dispatch known output parser put_options readloop",
+    "resp/": "batch connection dispatch known lookout output parser put_options readloop",
 }
 
 

@@ -10,7 +10,10 @@ import asyncio
 import logging
 from typing import TYPE_CHECKING, Final, cast
 
+from mypy_extensions import i64
+
 from stratacache.node.entry import NEVER_MS
+from stratacache.node.resp.lookout import NEVER, Lookout
 from stratacache.node.resp.replies import CommandError
 
 if TYPE_CHECKING:
@@ -31,9 +34,11 @@ class ServerState:
     def __init__(self) -> None:
         self.serve_until_ms = NEVER_MS  # NodeServer.serve_until_ms says what it means
         self.dirty = False  # changes wait to be pushed
-        self.commands = 0
+        self.commands: i64 = 0
         self.bytes_in = 0
         self.bytes_out = 0
+        self.rest: i64 = NEVER  # replies until the loop may stay awake
+        self.lookout: Lookout  # there once the server listens
 
 
 class Output:
@@ -80,6 +85,9 @@ class Output:
         if data:
             state.bytes_out += len(data)
             self._write(data)
+            state.rest -= 1
+            if state.rest == 0:
+                state.lookout.begin()
             if self.output_since_ms:
                 self._check_output()
         if self._pushes:

@@ -23,6 +23,7 @@ from stratacache.node.resp import commands, tls
 from stratacache.node.resp.commands.tracking import Tracking
 from stratacache.node.resp.config import ServerConfig
 from stratacache.node.resp.connection import Connection
+from stratacache.node.resp.lookout import Lookout
 from stratacache.node.resp.output import Output, ServerState
 from stratacache.node.resp.routing import Arrivals, Copies, Departures, Forwarder
 from stratacache.node.resp.table import Access
@@ -123,6 +124,7 @@ class NodeServer:
     async def start(self) -> Endpoints:
         """Listen; returns where. Raises OSError when an address can't be had."""
         self.loop = asyncio.get_running_loop()
+        self.state.lookout = Lookout(self.state, self.loop.call_soon)
         config = self.config
         port = 0
         if config.port is not None:

@@ -161,6 +161,20 @@ class AsyncCacheClient:
         """Store many values with the same options; the number of those that were acknowledged."""
         return await self._run(lambda operations: operations.put_many(items, ttl, tags, namespace, cost_s, codec))
 
+    async def put_through(
+        self,
+        items: Mapping[K, Any],
+        store: Callable[[], Any],
+        *,
+        ttl: Ttl = None,
+        tags: Iterable[str] = (),
+        namespace: str | None = None,
+        cost_s: float | None = None,
+        codec: str = "auto",
+    ) -> set[K]:
+        """As `CacheClient.put_through`; `store` may be a coroutine function."""
+        return await self._run(lambda ops: ops.put_through(items, store, ttl, tags, namespace, cost_s, codec))
+
     async def contains(self, key: Key, *, namespace: str | None = None) -> bool:
         """Whether a live entry is there, without fetching it."""
         return await self._run(lambda operations: operations.contains(key, namespace))

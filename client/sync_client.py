@@ -144,6 +144,26 @@ class CacheClient:
         """Store many values with the same options; the number of those that were acknowledged."""
         return self._run(self._ops.put_many(items, ttl, tags, namespace, cost_s, codec))
 
+    def put_through(
+        self,
+        items: Mapping[K, Any],
+        store: Callable[[], Any],
+        *,
+        ttl: Ttl = None,
+        tags: Iterable[str] = (),
+        namespace: str | None = None,
+        cost_s: float | None = None,
+        codec: str = "auto",
+    ) -> set[K]:
+        """Call `store`, which keeps these values for good, then put them; the keys that the cache has taken.
+
+        However many processes write a key so at once: after a call has returned, the cache gives no value that the
+        store took before the one of that call. Keys that several change at the same moment are not cached, but
+        invalidated. Until it returns, readers may be given the old values; those that miss wait for it. Raises what
+        `store` raises, and InvalidationIncompleteError when an old value may still be served.
+        """
+        return self._run(self._ops.put_through(items, store, ttl, tags, namespace, cost_s, codec))
+
     def contains(self, key: Key, *, namespace: str | None = None) -> bool:
         """Whether a live entry is there, without fetching it."""
         return self._run(self._ops.contains(key, namespace))

@@ -109,6 +109,28 @@ class _LeasesPlan:
             self.answers[index] = self._reader.read(self._keys[index], each, shard)
 
 
+class _TakePlan:
+    """`SC.LEASE` for many keys, whether they are cached or not: never waits."""
+
+    read = False
+    repeatable = True
+    persist = False
+
+    def __init__(self, core: Core, keys: Sequence[bytes]) -> None:
+        self._keys = keys
+        self._tail = (0, round(core.options.lease_hold_s * 1000), b"REFRESH")
+        self.tokens: dict[int, Any] = {}
+
+    def build(self, indices: list[int]) -> list[tuple[list[int], Command]]:
+        """One command for each key."""
+        return [([index], (b"SC.LEASE", self._keys[index], *self._tail)) for index in indices]
+
+    def accept(self, indices: list[int], reply: Any, shard: ShardInfo) -> None:  # noqa: ARG002 - part of Plan
+        """LEASE; BUSY or TIMEOUT where another holds it, or none can be had."""
+        if bytes(reply[0]).decode() == LEASE:
+            self.tokens[indices[0]] = reply[1]
+
+
 class _ReleasePlan:
     """`SC.RELEASE` of leases that will not be used."""
 
@@ -157,6 +179,13 @@ def ask_many(core: Core, keys: Mapping[int, bytes]) -> Operation[tuple[dict[int,
     failed = yield from ask_owners(core, asked, plan, deadline=core.deadline())
     answers = {numbers[at]: answer for at, answer in plan.answers.items()}
     return answers, {numbers[at]: error for at, error in failed.items()}
+
+
+def take_many(core: Core, keys: Sequence[bytes]) -> Operation[tuple[dict[int, Any], dict[int, CacheError]]]:
+    """Tokens of the leases that could be had at once, by index, and the errors of keys whose owners did not answer."""
+    plan = _TakePlan(core, keys)
+    failed = yield from ask_owners(core, keys, plan, deadline=core.deadline())
+    return plan.tokens, failed
 
 
 def elsewhere(core: Core, keys: Mapping[int, bytes]) -> Operation[dict[int, Any]]:

@@ -6,7 +6,7 @@ default, unless `strict`; invalidations raise either way.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -14,13 +14,14 @@ import msgpack
 from hiredis import ReplyError
 
 from stratacache.client.base import Ttl
-from stratacache.client.core import fills, invalidate
+from stratacache.client.core import fills, invalidate, through
 from stratacache.client.core.dispatch import first_error
-from stratacache.client.core.effects import Call, Exchange, Operation, ShardFailure
+from stratacache.client.core.effects import Call, Command, Exchange, Operation, ShardFailure
 from stratacache.client.core.flight import Flight
 from stratacache.client.core.fullkeys import all_full, careful_full, one_full, prefix_of
 from stratacache.client.core.reads import EachPlan, GetPlan, ask_one, fetch
 from stratacache.client.core.request import (
+    Payloads,
     distinct_keys,
     encoded_argument,
     encoded_arguments,
@@ -116,6 +117,26 @@ class Operations:
             self.core.fail_open("put", error, strict=self.strict)
             return False
 
+    def _prepared(
+        self,
+        items: Mapping[Any, Any],
+        ttl: Ttl,
+        tags: Iterable[str],
+        namespace: str | None,
+        cost_s: float | None,
+        codec: str,
+    ) -> tuple[list[Any], list[bytes], Payloads, Command, Sequence[int]]:
+        """Keys, full keys, payloads, options and TTLs of a batch. Raises for what can't be stored."""
+        if not isinstance(items, Mapping):
+            raise UsageError(f"items is a {type(items).__name__}; give a mapping of keys to values")
+        options = self.core.options
+        ttls = ttls_ms(ttl, len(items), jitter=options.ttl_jitter, random=self.core.random)
+        tail = put_options(None, cost_s, tag_list(tags))
+        fulls = self._all_full(items, namespace)
+        values = list(items.values())
+        payloads = encoded_arguments(values, codec, options.signing_key) if values else Payloads([], [], b"")
+        return list(items), fulls, payloads, tail, ttls
+
     def put_many(
         self,
         items: Mapping[Any, Any],
@@ -126,19 +147,28 @@ class Operations:
         codec: str,
     ) -> Operation[int]:
         """Store many values with the same options, each with a jitter of its own."""
-        if not isinstance(items, Mapping):
-            raise UsageError(f"items is a {type(items).__name__}; give a mapping of keys to values")
-        options = self.core.options
-        ttls = ttls_ms(ttl, len(items), jitter=options.ttl_jitter, random=self.core.random)
-        tail = put_options(None, cost_s, tag_list(tags))
-        fulls = self._all_full(items, namespace)
+        _, fulls, payloads, tail, ttls = self._prepared(items, ttl, tags, namespace, cost_s, codec)
         if not fulls:
             return 0
-        payloads = encoded_arguments(list(items.values()), codec, options.signing_key)
         stored, failed = yield from put_all(self.core, fulls, payloads, tail, ttls_ms=ttls)
         if failed:
             self.core.fail_open("put_many", first_error(failed), strict=self.strict)
         return len(stored)
+
+    def put_through(
+        self,
+        items: Mapping[Any, Any],
+        store: Callable[[], Any],
+        ttl: Ttl,
+        tags: Iterable[str],
+        namespace: str | None,
+        cost_s: float | None,
+        codec: str,
+    ) -> Operation[set[Any]]:
+        """Have `store` take the items, then put them; the keys that the cache holds."""
+        keys, fulls, payloads, tail, ttls = self._prepared(items, ttl, tags, namespace, cost_s, codec)
+        stored = yield from through.put_through(self.core, fulls, payloads, tail, store, ttls)
+        return {keys[index] for index in stored}
 
     def contains(self, key: str | bytes, namespace: str | None) -> Operation[bool]:
         """Whether a live entry is there."""

@@ -4,18 +4,18 @@
 |---------------|----------------------------|------------------------------------------|
 | CACHE_ASIDE   | a miss; `load` brings it   | the store, then the cache forgets the key |
 | READ_THROUGH  | loads, under a fill lease  | the store, then the cache forgets the key |
-| WRITE_THROUGH | loads                      | the store, then the cache                |
+| WRITE_THROUGH | loads                      | the store, then the cache, under a fill lease |
 | WRITE_BEHIND  | loads                      | a queue on disk and the cache; the store later |
-| REFRESH_AHEAD | loads, and loads again before what is read often expires | the store, then the cache |
+| REFRESH_AHEAD | loads, and loads again before what is read often expires | as WRITE_THROUGH |
 
-Invariants: what a get returns is what the store had or was given when the get began, or something newer: a load that
-overlaps a put is kept out of the cache by its fill lease; where the cache does not take a new value, its old one is
-invalidated, and that it could not be is raised; with WRITE_BEHIND the queue is read before the store.
+Invariants: what a get returns is at least as new, in the order of the store, as what any put had stored that had
+returned when the get began, in whatever process: loads and puts go through fill leases (core/through.py), and where the
+cache does not take a new value, its old one is invalidated, and that it could not be is raised. With WRITE_BEHIND this
+holds within its process, where the queue is read before the store.
 
-Changes of one key by threads of a process follow each other, in the store and in the cache. Processes that write the
-same keys at the same moment need CACHE_ASIDE or READ_THROUGH, which forget the key behind the store: of two values that
-each process puts into the store and then into the cache, the cache may keep the one that the store does not. A queue is
-its own process's.
+Changes of one key by threads of a process follow each other, in the store and in the cache. Of processes that change
+one key at the same moment none leaves its value in the cache; the next load brings the store's. A queue is its own
+process's.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from types import TracebackType
 from typing import Any, Self
 
@@ -32,7 +33,7 @@ from stratacache.client.strategies.refresher import Refresher
 from stratacache.client.strategies.store import BackingStore
 from stratacache.client.strategies.turns import Turns
 from stratacache.client.strategies.write_queue import DELETED, WriteQueue
-from stratacache.node.errors import UsageError
+from stratacache.node.errors import InvalidationIncompleteError, UsageError
 from stratacache.node.types import MISS, CacheStrategy
 
 _WRITES_CACHE = (CacheStrategy.WRITE_THROUGH, CacheStrategy.WRITE_BEHIND, CacheStrategy.REFRESH_AHEAD)
@@ -112,26 +113,38 @@ class StoreBackedCache:
     def put_many(self, items: Mapping[str, Any]) -> None:
         """Store values; when this returns they are in the store, or with WRITE_BEHIND in the queue on disk.
 
-        Raises what the store raises, LimitError when the queue is full (nothing was changed then), and
+        Raises what the store raises (whether it took them is not known then: the cache has forgotten them), UsageError
+        for what can't be cached, LimitError when the queue is full (in both cases nothing was changed), and
         InvalidationIncompleteError when an old value may still be served.
         """
+        items = dict(items)
         with self._turns.of(items):
-            self._put_many(items)
+            through = getattr(self._cache, "put_through", None)
+            if self.strategy not in _WRITES_CACHE or through is None:
+                self._change(lambda: self._store_many(items), items)
+                return
+            stored = through(items, lambda: self._store_many(items), ttl=self._ttl, tags=self._tags)
+            if self._refresher is not None:
+                self._refresher.was_put(stored)
 
-    def _put_many(self, items: Mapping[str, Any]) -> None:
+    def _store_many(self, items: Mapping[str, Any]) -> None:
         if self._queue is not None:
             self._queue.add(items)
             self._wake()
         else:
             self._store.store_many(items)
-        if self.strategy not in _WRITES_CACHE:
-            self._cache.invalidate_many(items)
-            return
-        stored = self._cache.put_many(items, ttl=self._ttl, tags=self._tags)
-        if stored < len(items):
-            self._cache.invalidate_many(items)
-        elif self._refresher is not None:
-            self._refresher.was_put(items)
+
+    def _change(self, change: Callable[[], None], keys: Iterable[str]) -> None:
+        """Change the store, then have the cache forget the keys, also where it is not known whether the store did."""
+        try:
+            change()
+        except UsageError:
+            raise
+        except BaseException:
+            with suppress(InvalidationIncompleteError):  # it goes on being tried; the caller hears of the store
+                self._cache.invalidate_many(keys)
+            raise
+        self._cache.invalidate_many(keys)
 
     def delete(self, key: str) -> None:
         """Delete a key from the store and the cache."""
@@ -141,12 +154,10 @@ class StoreBackedCache:
         """Delete keys from the store (with WRITE_BEHIND: later) and from the cache (now)."""
         wanted = list(keys)
         with self._turns.of(wanted):
-            if self._queue is not None:
-                self._queue.add(dict.fromkeys(wanted, DELETED))
-                self._wake()
+            if self._queue is None:
+                self._change(lambda: self._store.delete_many(wanted), wanted)
             else:
-                self._store.delete_many(wanted)
-            self._cache.invalidate_many(wanted)
+                self._change(lambda: self._store_many(dict.fromkeys(wanted, DELETED)), wanted)
 
     def flush(self, deadline_s: float = 30.0) -> bool:
         """Wait until everything that was put is in the store; False when the deadline came first."""

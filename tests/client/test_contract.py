@@ -384,6 +384,40 @@ def test_a_value_is_recomputed_unless_another_is_computing_it(cache: Any) -> Non
     assert cache.get("again") == 3
 
 
+def test_put_through_caches_what_the_store_has_taken(cache: Any) -> None:
+    """Where another changes the key at the same moment, or the store fails, the cache keeps no value of it."""
+    kept: dict[str, int] = {}
+    old = {"one": 1, "two": 1, "both": 1}
+    cache.put_many(old)
+    new = {"one": 2, "two": 2}
+    assert cache.put_through(new, lambda: kept.update(new), tags={"t"}, ttl=60.0) == {"one", "two"}
+    assert (kept, cache.get_many(old)) == (new, {**new, "both": 1})
+    assert cache.invalidate_tags({"t"}) == 2
+
+    def meets_another() -> None:
+        other.put_through({"both": 3}, lambda: None)
+
+    other = cache.namespace("default")
+    if not hasattr(cache, "run"):  # on one event loop a store that blocks holds up the other caller, too
+        assert cache.put_through({"both": 2}, meets_another) == set()
+        assert cache.get("both") is MISS
+
+    def fails(error: Exception) -> None:
+        raise error
+
+    cache.put_many(old)
+    with pytest.raises(OSError, match="lost"):
+        cache.put_through({"one": 5}, lambda: fails(OSError("the answer was lost")))
+    with pytest.raises(LimitError):
+        cache.put_through({"two": 5}, lambda: fails(LimitError("the store is full, and took nothing")))
+    with pytest.raises(EncodingError):
+        cache.put_through({"two": object()}, lambda: kept.update(two=9))
+    assert (kept["two"], cache.get_many(old)) == (2, {"two": 1, "both": 1})
+    assert cache.put_through({"two": 6}, lambda: None) == {"two"}  # no lease was left behind
+    assert cache.put_through({}, kept.clear) == set()
+    assert kept == {}
+
+
 def test_a_closed_client_says_so(cache: Any, open_cache: Any) -> None:
     """Closing twice is harmless; using it afterwards is a clear error."""
     del open_cache

@@ -31,13 +31,13 @@ KEYS = 10_000
 VALUE_BYTES = 1024
 CONNECTIONS = 20
 TESTS = {
-    "get": ("GET", 1, 200_000),
-    "set": ("SET", 1, 200_000),
+    "get": ("GET", 1, 400_000),
+    "set": ("SET", 1, 400_000),
     "set_ex": ("SET_EX", 1, 200_000),
     "get_p32": ("GET", 32, 1_500_000),
     "set_p32": ("SET", 32, 600_000),
 }
-TURNS = 4
+TURNS = 8
 """Runs of each side within a round: what else the machine does meanwhile then strikes both."""
 GOALS = {"get": 1.0, "set": 0.9, "get_p32": 0.65, "set_p32": 0.45}
 

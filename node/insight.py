@@ -1,9 +1,10 @@
 """What a node learns from its reads: figures by operation and model, access patterns, and who was woken in vain.
 
 The engine tells it of hits in bulk (`drain_hits`), of misses and of puts one by one. At most `NOTES_PER_TICK` keys are
-noted between two ticks (20,000 a second): up to there all figures are exact. Beyond it no patterns are noted, and one
-hit in eight stands for all in the figures by operation, so that a node at full load has its time for the hits. Near
-caches report their hits each second, and they count here like others.
+noted between two ticks (20,000 a second): up to there all figures are exact. A node that is asked for more notes only
+`NOTES_UNDER_LOAD` until it has less to do, and of what it does not note one hit in eight stands for all in the figures
+by operation: at full load its time belongs to the hits. Near caches report their hits each second, and they count here
+like others.
 
 Invariants: counters only grow; the number of labels is bounded, what comes later is counted under `other`; seconds
 saved are those that were measured: an entry of unknown cost saves none.
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
 LABELS_MAX: Final = 512
 NOTES_PER_TICK: Final = 1024
+NOTES_UNDER_LOAD: Final = 256
 PATTERNS_SHOWN: Final = 1000
 SAMPLED: Final = 8
 WOKEN_MAX: Final = 8192
@@ -58,7 +60,8 @@ class Insight:
         self.near_hits = 0
         self._tallies: dict[tuple[str, str, str], Tally] = {}
         self._misses: dict[str, int] = {}
-        self._notes_left = NOTES_PER_TICK
+        self._notes = self._notes_left = NOTES_PER_TICK
+        self._skipped_before = 0  # this tick
         self.woken: dict[bytes, None] = {}
         """Keys that were brought up to L1 and have not been hit there since."""
         self._woken_used: list[bytes] = []
@@ -159,7 +162,9 @@ class Insight:
 
     def tick(self) -> None:
         """Allow the next notes; called with the engine's tick."""
-        self._notes_left = NOTES_PER_TICK
+        asked = self._notes - self._notes_left + self.skipped - self._skipped_before
+        self._skipped_before = self.skipped
+        self._notes = self._notes_left = NOTES_PER_TICK if asked <= NOTES_PER_TICK else NOTES_UNDER_LOAD
 
     def _note(self, key: bytes, count: int) -> None:
         if self._notes_left > 0:

@@ -7,7 +7,7 @@ import pytest
 from stratacache.node.clock import ManualClock
 from stratacache.node.config import NodeConfig
 from stratacache.node.engine import MultiLevelCache
-from stratacache.node.insight import LABELS_MAX, NOTES_PER_TICK, OTHER, operation_of
+from stratacache.node.insight import LABELS_MAX, NOTES_PER_TICK, NOTES_UNDER_LOAD, OTHER, operation_of
 from stratacache.node.recipes import RECIPE_BYTES, Recipes, head_of, inputs_of, pack_recipe
 
 DIGEST = b"0123456789abcdef" * 2
@@ -79,6 +79,23 @@ def test_reads_of_too_many_keys_at_once_are_not_all_noted(node: MultiLevelCache)
     node.tick()
     node.get(b"again")
     assert node.stats()["patterns"]["skipped"] == 10
+
+
+def test_a_node_under_load_notes_fewer_until_it_has_less_to_do(node: MultiLevelCache) -> None:
+    """After a tick with more than can be noted it notes a quarter, until no more is asked than a tick can note."""
+    skipped = 0
+    for asked, noted in (
+        (NOTES_PER_TICK, NOTES_PER_TICK),
+        (NOTES_PER_TICK + 1, NOTES_PER_TICK),
+        (NOTES_PER_TICK + 1, NOTES_UNDER_LOAD),
+        (NOTES_PER_TICK, NOTES_UNDER_LOAD),
+        (NOTES_PER_TICK, NOTES_PER_TICK),
+    ):
+        for number in range(asked):
+            node.get(b"k%d" % number)
+        skipped += asked - noted
+        assert node.stats()["patterns"]["skipped"] == skipped
+        node.tick()
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import random
 
+from librt.vecs import vec
+from mypy_extensions import i64
+
 from stratacache.node.policies.intelligent.ghosts import Ghosts
 from stratacache.node.policies.intelligent.stamps import (
     AGE_SHIFT,
@@ -22,9 +25,9 @@ def test_age_and_level_come_back_once() -> None:
     ghosts = Ghosts()
     for tick in (1, 4_000, 4_095, 4_096, 70_000):
         for level in range(1, LEVEL_MAX + 1):
-            ghosts.remember(0xABC00012, tick << TICK_SHIFT | level)
-            assert ghosts.recall(0xABC00012, tick + 100) == 100 << AGE_SHIFT | level
-            assert ghosts.recall(0xABC00012, tick + 100) == 0
+            ghosts.remember(vec[i64]([0xABC00012]), vec[i64]([tick << TICK_SHIFT | level]))
+            assert ghosts.recall(vec[i64]([0xABC00012]), tick + 100)[0] == 100 << AGE_SHIFT | level
+            assert ghosts.recall(vec[i64]([0xABC00012]), tick + 100)[0] == 0
 
 
 def test_of_three_in_two_slots_the_least_valuable_goes() -> None:
@@ -34,8 +37,8 @@ def test_of_three_in_two_slots_the_least_valuable_goes() -> None:
 
     def remembered(*uses: tuple[int, int, int]) -> dict[int, int]:
         for digest, tick, level in uses:
-            ghosts.remember(digest, tick << TICK_SHIFT | level)
-        return {digest: ghosts.recall(digest, uses[-1][1] + 1) for digest in (dear, cheap, new)}
+            ghosts.remember(vec[i64]([digest]), vec[i64]([tick << TICK_SHIFT | level]))
+        return {digest: ghosts.recall(vec[i64]([digest]), uses[-1][1] + 1)[0] for digest in (dear, cheap, new)}
 
     found = remembered((dear, 100, 9), (cheap, 105, 1), (new, 110, 1))
     assert found == {dear: 11 << AGE_SHIFT | 9, cheap: 0, new: 1 << AGE_SHIFT | 1}
@@ -50,9 +53,9 @@ def test_most_of_the_last_that_left_are_remembered() -> None:
     ghosts.grow(1_000)
     left = [draw.getrandbits(32) for _ in range(1_000)]
     for number, digest in enumerate(left):
-        ghosts.remember(digest, (1 + number // 60) << TICK_SHIFT | 1)
-    assert sum(ghosts.recall(draw.getrandbits(32), 20) > 0 for _ in range(10_000)) < 20
-    assert sum(ghosts.recall(digest, 20) > 0 for digest in left) > 750
+        ghosts.remember(vec[i64]([digest]), vec[i64]([(1 + number // 60) << TICK_SHIFT | 1]))
+    assert sum(ghosts.recall(vec[i64]([draw.getrandbits(32)]), 20)[0] > 0 for _ in range(10_000)) < 20
+    assert sum(ghosts.recall(vec[i64]([digest]), 20)[0] > 0 for digest in left) > 750
 
 
 def test_uses_are_counted_on_average() -> None:

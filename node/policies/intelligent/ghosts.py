@@ -12,9 +12,9 @@ Old slots need no ageing: ticks are compared when a key comes back (`stamps.MEMO
 
 from __future__ import annotations
 
-from array import array
 from typing import Final
 
+from librt.vecs import append, extend, vec
 from mypy_extensions import i64
 
 from .stamps import AGE_SHIFT, LEVEL_MASK, LEVEL_MAX, TICK_SHIFT, TICKS
@@ -41,51 +41,67 @@ class Ghosts:
     __slots__ = ("_mask", "_pairs")
 
     def __init__(self) -> None:
-        self._pairs = array("q", bytes(8 * _PAIRS_MIN))
+        self._pairs = vec[i64]([0] * _PAIRS_MIN)
         self._mask: i64 = _PAIRS_MIN - 1
 
     def __len__(self) -> int:
         return 2 * len(self._pairs)
 
-    def remember(self, digest: i64, stamp: i64) -> None:
-        """Keep last use and level of a key that leaves, by the 32-bit hash of the key."""
-        place = digest & self._mask
-        pair: i64 = self._pairs[place]
-        level = stamp & LEVEL_MASK
-        worth = (stamp >> TICK_SHIFT) + LEVEL_TICKS * level & _WORTH_MASK
-        new = digest >> _HASH_SHIFT << _TAG_SHIFT | worth << _WORTH_SHIFT | level
-        low = pair & _SLOT_MASK
-        high = pair >> _SLOT_BITS
-        if low ^ new < _TAG_UNIT or not low:
-            high_goes = False
-        elif high ^ new < _TAG_UNIT or not high:
-            high_goes = True
-        else:
-            high_goes = (low - high) & _WORTH_IN_SLOT < _LATER
-        found = high if high_goes else low
-        if (new - found) & _WORTH_IN_SLOT < _LATER or not found:
-            self._pairs[place] = new << _SLOT_BITS | low if high_goes else high << _SLOT_BITS | new
+    def remember(self, digests: vec[i64], stamps: vec[i64]) -> None:
+        """Keep last use and level of keys that leave, by the 32-bit hashes of the keys."""
+        pairs, mask = self._pairs, self._mask
+        level_ticks: i64 = LEVEL_TICKS
+        at: i64 = 0
+        while at < len(digests):
+            digest = digests[at]
+            stamp = stamps[at]
+            at += 1
+            place = digest & mask
+            pair = pairs[place]
+            level = stamp & LEVEL_MASK
+            worth = (stamp >> TICK_SHIFT) + level_ticks * level & _WORTH_MASK
+            new = digest >> _HASH_SHIFT << _TAG_SHIFT | worth << _WORTH_SHIFT | level
+            low = pair & _SLOT_MASK
+            high = pair >> _SLOT_BITS
+            if low ^ new < _TAG_UNIT or not low:
+                high_goes = False
+            elif high ^ new < _TAG_UNIT or not high:
+                high_goes = True
+            else:
+                high_goes = (low - high) & _WORTH_IN_SLOT < _LATER
+            found = high if high_goes else low
+            if (new - found) & _WORTH_IN_SLOT < _LATER or not found:
+                pairs[place] = new << _SLOT_BITS | low if high_goes else high << _SLOT_BITS | new
 
-    def recall(self, digest: i64, tick: i64) -> i64:
-        """Ticks since the last use and level (see AGE_SHIFT) of a key that comes back, and forget it; 0: not known."""
-        place = digest & self._mask
-        pair: i64 = self._pairs[place]
-        tag = digest >> _HASH_SHIFT << _TAG_SHIFT
-        found = pair & _SLOT_MASK
-        rest = pair & ~_SLOT_MASK
-        if found ^ tag >= _TAG_UNIT or not found:
-            rest = found
-            found = pair >> _SLOT_BITS
-            if found ^ tag >= _TAG_UNIT or not found:
-                return 0
-        self._pairs[place] = rest
-        level = found & _LEVEL_IN_SLOT
-        # The worth is ahead of its tick; ticks are counted back from as far ahead as it may be.
-        age = (tick + _AHEAD_MAX - (found >> _WORTH_SHIFT) & _WORTH_MASK) - _AHEAD_MAX + LEVEL_TICKS * level
-        return age << AGE_SHIFT | level
+    def recall(self, digests: vec[i64], tick: i64) -> vec[i64]:
+        """Ticks since the last use and level (see AGE_SHIFT) of keys that come back, and forget them; 0: not known."""
+        pairs, mask = self._pairs, self._mask
+        level_ticks: i64 = LEVEL_TICKS
+        ahead_max: i64 = _AHEAD_MAX
+        recalled = vec[i64](capacity=len(digests))
+        for digest in digests:
+            place = digest & mask
+            pair = pairs[place]
+            tag = digest >> _HASH_SHIFT << _TAG_SHIFT
+            found = pair & _SLOT_MASK
+            rest = pair & ~_SLOT_MASK
+            known = found != 0 and found ^ tag < _TAG_UNIT
+            if not known:
+                rest = found
+                found = pair >> _SLOT_BITS
+                known = found != 0 and found ^ tag < _TAG_UNIT
+            if known:
+                pairs[place] = rest
+                level = found & _LEVEL_IN_SLOT
+                # The worth is ahead of its tick; ticks are counted back from as far ahead as it may be.
+                age = (tick + ahead_max - (found >> _WORTH_SHIFT) & _WORTH_MASK) - ahead_max + level_ticks * level
+                recalled = append(recalled, age << AGE_SHIFT | level)
+            else:
+                recalled = append(recalled, 0)
+        return recalled
 
     def grow(self, entries: int) -> None:
         """Have room for what a cache of so many entries must remember."""
         while len(self._pairs) * 3 < entries * 4:
-            self._pairs += self._pairs
+            self._pairs = extend(vec[i64](self._pairs, capacity=2 * len(self._pairs)), self._pairs)
             self._mask = len(self._pairs) - 1

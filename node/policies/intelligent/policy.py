@@ -12,14 +12,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from math import inf
-from zlib import crc32
 
+from librt.vecs import append, vec
 from mypy_extensions import i64
 
 from ..base import Evictable, Policy, evictable
+from .digests import Digests
 from .ghosts import Ghosts
 from .residents import Residents
-from .scores import ALL, PLACE_BITS, all_scores
+from .scores import PLACE_BITS, all_scores
 from .shadows import Shadows
 from .stamps import (
     AGE_SHIFT,
@@ -47,7 +48,7 @@ class IntelligentPolicy(Policy):
     name = "intelligent"
 
     def __init__(self, seed: int = 0) -> None:
-        self._seed = seed & 0xFFFFFFFF
+        self._digests = Digests(seed)
         self._residents = Residents()
         self._newcomers: list[Evictable] = []
         self._batch_length = 1
@@ -93,10 +94,11 @@ class IntelligentPolicy(Policy):
         self._left -= len(newcomers)
         if self._left <= 0:
             self._advance()
-        seed, now, shared, ghosts = self._seed, self._now, self._shared, self._ghosts
-        tick: i64 = self._tick
+        now, shared, levels_after_use = self._now, self._shared, self._levels_after
         sample_limit: i64 = self._shadows.limit
-        for entry in newcomers:
+        digests = self._digests.of_all(newcomers)
+        recalled = self._ghosts.recall(digests, self._tick)
+        for at, entry in enumerate(newcomers):
             size = entry.size
             cost_s = entry.cost_s
             if size != self._size_before or cost_s != self._cost_before:
@@ -105,10 +107,10 @@ class IntelligentPolicy(Policy):
                 self._value_before = value_bits(cost_s, size)
             self._bytes += size
             stamp = now | self._value_before | 1
-            digest: i64 = crc32(entry.key, seed)
-            remembered = ghosts.recall(digest, tick)
+            digest = digests[at]
+            remembered = recalled[at]
             if remembered:
-                stamp = return_use(remembered, now | self._value_before, self._levels_after)
+                stamp = return_use(remembered, now | self._value_before, levels_after_use)
             if digest < sample_limit:
                 level: i64 = self._follow(digest, size, cost_s)
                 if level > stamp & LEVEL_MASK:
@@ -175,19 +177,19 @@ class IntelligentPolicy(Policy):
         """Whether a newcomer is worth what must leave for it; one that takes the room of one entry always is."""
         if size * len(self._residents) <= 2 * self._bytes or bytes_needed <= 0:
             return True
-        digest: i64 = crc32(key, self._seed)
-        tick: i64 = self._tick
+        digest = self._digests.of(key)
+        tick = self._tick
         now = self._now | value_bits(cost_s, size)
-        remembered = self._ghosts.recall(digest, tick)
+        remembered = self._ghosts.recall(vec[i64]([digest]), tick)[0]
         newcomer = evictable(key, size, cost_s)
         newcomer.stamp = return_use(remembered, now, self._levels_after) if remembered else now | 1
         if self._condemn_below(newcomer, bytes_needed):
             if remembered:
                 age, level = remembered >> AGE_SHIFT, remembered & LEVEL_MASK
-                self._ghosts.remember(digest, (tick - age) << TICK_SHIFT | level)
+                self._ghosts.remember(vec[i64]([digest]), vec[i64]([(tick - age) << TICK_SHIFT | level]))
             return True
         self._full = True
-        self._ghosts.remember(digest, newcomer.stamp)
+        self._ghosts.remember(vec[i64]([digest]), vec[i64]([newcomer.stamp]))
         self._left -= 1
         if self._left <= 0:
             self._advance()
@@ -226,22 +228,22 @@ class IntelligentPolicy(Policy):
 
     def _condemn(self, entries: list[Evictable]) -> None:
         """Let entries that have left the residents leave the policy next, the last one first, unless they are used."""
-        seed, ghosts, condemned = self._seed, self._ghosts, self._condemned
+        condemned = self._condemned
         freed = 0
-        keys = [entry.key for entry in entries]  # several are fetched at a time so (see Score.below)
-        for at, entry in enumerate(entries):
-            stamp = entry.stamp
-            ghosts.remember(crc32(keys[at], seed), stamp)
-            entry.stamp = ~stamp
+        stamps = vec[i64](capacity=len(entries))
+        for entry in entries:
+            stamps = append(stamps, entry.stamp)
+            entry.stamp = ~entry.stamp
             entry.link = condemned
             freed += entry.size
+        self._ghosts.remember(self._digests.of_all(entries), stamps)
         condemned += entries
         self._bytes -= freed
 
     def _condemn_below(self, newcomer: Evictable, bytes_needed: int) -> bool:
         """Condemn entries that are worth less than a newcomer until they free enough; False when they can't."""
         needed = bytes_needed - sum(entry.size for entry in self._condemned if entry.stamp < 0)
-        limit = self._score.below([newcomer], self._tick, ALL)[0] >> PLACE_BITS
+        limit = self._score.lowest(vec[i64]([newcomer.stamp]), self._tick, 1)[0] >> PLACE_BITS
         share = needed / max(self._bytes, 1)
         found = self._residents.below(self._score, self._tick, limit, needed, share)
         if found is None:
@@ -265,7 +267,7 @@ class IntelligentPolicy(Policy):
         return level
 
     def _follow_hit(self, entry: Evictable) -> None:
-        digest = crc32(entry.key, self._seed)
+        digest = self._digests.of(entry.key)
         if digest < self._shadows.limit:
             self._follow(digest, entry.size, entry.cost_s)
         else:  # the sample has shrunk

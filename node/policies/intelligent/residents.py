@@ -17,10 +17,12 @@ from collections.abc import Iterator
 from itertools import chain
 from typing import Final
 
+from librt.vecs import vec
 from mypy_extensions import i64
 
 from ..base import Evictable
-from .scores import ALL, PLACE_BITS, PLACE_MASK, Score
+from .scores import PLACE_MASK, Score, add_stamps
+from .stamps import GONE
 
 ROW_LENGTH: Final = 48
 """Entries in a row: so many that meet a batch. With 24 or 64 some traces lost half a point."""
@@ -37,7 +39,7 @@ BELOW_TIMES: Final = 8
 class Residents:
     """A set of entries with O(1) insertion, removal and choice of what is to leave."""
 
-    __slots__ = ("_count", "_door", "_door_length", "_hand", "_limit", "_rows")
+    __slots__ = ("_count", "_door", "_door_length", "_hand", "_rows")
 
     def __init__(self) -> None:
         self._rows: list[list[Evictable]] = [[]]
@@ -45,8 +47,6 @@ class Residents:
         self._door: deque[list[Evictable]] = deque()
         self._door_length = 0
         self._count = 0
-        self._limit: i64 = ALL
-        """A rank that somewhat more of a row are below than are to leave: spares sorting the others."""
 
     def __len__(self) -> int:
         return self._count
@@ -77,31 +77,31 @@ class Residents:
         self._door_length = entries // (DOOR_SHARE * batch_length)
         return batch_length
 
-    def worst(self, score: Score, tick: int, count: int) -> list[Evictable]:
+    def worst(self, score: Score, tick: i64, count: int) -> list[Evictable]:
         """Let go of the worst of the row that is due and of the batch that waits longest; the worst is the last.
 
         Gives as many as the batch has, `count` where none has waited long enough, at least one. Only to be called while
         an entry is held.
         """
         row, batch = self._due()
+        newcomers: i64 = len(batch)
         # Of equals the first leave, newcomers before others: in a loop the last used is the last to be used again.
-        row[:0] = batch
-        for entry in batch:
-            entry.link = row
-        count = len(batch) or count
-        ranks = score.below(row, tick, self._limit)
-        if len(ranks) < count:
-            ranks = score.below(row, tick, ALL)
-        ranks.sort()
-        enough = count + count // 2
-        if len(ranks) > enough:
-            self._limit = (ranks[enough] >> PLACE_BITS) + 1  # many ranks are equal
-        places = [rank & PLACE_MASK for rank in ranks[:count]]
-        worst = [row[at] for at in reversed(places)]
-        places.sort()
-        for at in reversed(places):
-            row.pop(at)
+        stamps = add_stamps(add_stamps(vec[i64](capacity=newcomers + len(row)), batch), row)
+        ranks = score.lowest(stamps, tick, newcomers or count)
+        worst: list[Evictable] = []
+        number: i64 = len(ranks)
+        while number > 0:
+            number -= 1
+            place = ranks[number] & PLACE_MASK
+            worst.append(batch[place] if place < newcomers else row[place - newcomers])
+            stamps[place] = GONE
         self._count -= len(worst)
+        if newcomers:
+            _replace(row, batch, ranks, stamps)
+        else:
+            for place in range(len(row) - 1, -1, -1):
+                if stamps[place] == GONE:
+                    row.pop(place)
         return worst
 
     def below(self, score: Score, tick: int, limit: int, bytes_needed: int, share: float) -> list[Evictable] | None:
@@ -120,9 +120,8 @@ class Residents:
                 break
             self._hand = (self._hand + 1) % len(rows)
             row = rows[self._hand]
-            ranks = score.below(row, tick, limit)
-            ranks.sort()
-            for rank in ranks:
+            stamps = add_stamps(vec[i64](capacity=len(row)), row)
+            for rank in score.lowest(stamps, tick, len(row), limit):
                 if freed >= bytes_needed:
                     break
                 entry = row[rank & PLACE_MASK]
@@ -167,6 +166,21 @@ class Residents:
         _check(all(len(row) <= ROW_LENGTH for row in self._rows), "a row is too long")
         for row in lists:
             _check(all(entry.link is row for entry in row), "an entry does not link to its row")
+
+
+def _replace(row: list[Evictable], batch: list[Evictable], ranks: vec[i64], stamps: vec[i64]) -> None:
+    """Those of a batch who stay take the places of those of a row who leave: they are as many."""
+    newcomers: i64 = len(batch)
+    at: i64 = 0
+    for rank in ranks:
+        place = (rank & PLACE_MASK) - newcomers
+        if place >= 0:
+            while stamps[at] == GONE:
+                at += 1
+            entry = batch[at]
+            at += 1
+            row[place] = entry
+            entry.link = row
 
 
 def _join(row: list[Evictable], others: list[Evictable]) -> None:

@@ -10,7 +10,8 @@ With t the tick of the last use, f the count, v = log2(cost / size), age = now -
     reuse, mild  the same + log2(f) / 4, once seen = 4 n
 
 Each is the sum of a term by count, one by value and one by age, where those of reuse take the interval if it is longer:
-four tables, read by parts of the stamp.
+four tables, read by parts of the stamp. Tables, stamps and ranks are packed numbers (librt.vecs), so that ranking makes
+no objects where it is compiled.
 
 [1] Lee et al.: LRFU, IEEE Transactions on Computers 2001. [2] Cherkasova: GreedyDual-Size-Frequency, HP Labs 1998.
 [3] Blankstein et al.: Hyperbolic caching, USENIX ATC 2017. [4] Jiang, Zhang: LIRS, SIGMETRICS 2002.
@@ -22,10 +23,11 @@ from collections.abc import Callable
 from math import log2
 from typing import Any, Final
 
-from mypy_extensions import i64
+from librt.vecs import append, vec
+from mypy_extensions import i32, i64
 
 from ..base import Stamped
-from .stamps import COMPILED, INTERVAL_SHIFT, LEVEL_MASK, LOG2_USES, TICK_SHIFT, TICKS, VALUE_SHIFT
+from .stamps import INTERVAL_SHIFT, LEVEL_MASK, LOG2_USES, TICK_SHIFT, TICKS, VALUE_SHIFT
 
 _NEVER: Final = 32.0  # log2 of ticks
 _AGES: Final = 64 * TICKS
@@ -34,7 +36,7 @@ _SLACK: Final = 0.125
 Without it a loop lost, in each round, those residents whose turn was next."""
 _FIELD: Final = 0xFF  # value, interval
 _FINE: Final = 1024
-"""Ranks are whole numbers, in so many parts of what the terms are in: adding and comparing them makes no objects."""
+"""Ranks are whole numbers, in so many parts of what the terms are in."""
 _NONE: Final = -(1 << 29)
 """In place of an interval: below what any age costs."""
 PLACE_BITS: Final = 8
@@ -61,40 +63,61 @@ class Score:
         None: intervals do not matter.
         """
         self.name = name
-        self._uses = [_fine(uses_weight * uses) for uses in LOG2_USES]
+        self._uses = vec[i32]([_fine(uses_weight * uses) for uses in LOG2_USES])
         self._value_step: i64 = _fine(value_weight / 2)
         self._by_age = by_age
-        self._ages = [_fine(by_age(age)) for age in range(_AGES)]
+        self._ages = vec[i32]([_fine(by_age(age)) for age in range(_AGES)])
         if once_seen is None:
-            self._intervals = [_NONE] * (_FIELD + 1)
+            self._intervals = vec[i32]([_NONE] * (_FIELD + 1))
         else:
-            self._intervals = [_fine(once_seen), *(_fine((quarters - 1) / 4) for quarters in range(1, _FIELD + 1))]
+            known = [_fine((quarters - 1) / 4) for quarters in range(1, _FIELD + 1)]
+            self._intervals = vec[i32]([_fine(once_seen)] + known)  # noqa: RUF005 (mypyc 2.4 stumbles over the star)
 
-    def below(self, stamped: list[Any], tick: i64, limit: i64) -> list[int]:
-        """Ranks below a limit, each above the place in the list: sorted, these are the lowest, of equals the first.
+    def lowest(self, stamps: vec[i64], tick: i64, count: i64, limit: i64 = ALL) -> vec[i64]:
+        """The `count` lowest ranks below a limit, sorted, each above the place of its stamp; of equals the first.
 
-        At most 256 objects are ranked at a time.
+        At most 256 stamps are ranked at a time.
         """
         uses, ages, intervals, value_step = self._uses, self._ages, self._intervals, self._value_step
-        ranks: list[int] = []
-        known: Stamped
-        if COMPILED:
-            # Of a large cache none of these is in the CPU's. Nothing here waits for what is read, so that several are
-            # fetched at once; in the loop below each would be waited for. Worth a tenth of a miss.
-            for one in stamped:
-                known = one
-                stamp = known.stamp
-        for at, one in enumerate(stamped):
-            known = one
-            stamp = known.stamp
+        found = vec[i64](capacity=count)
+        bound = limit << PLACE_BITS
+        at: i64 = 0
+        while at < len(stamps):
+            stamp = stamps[at]
             age = tick - (stamp >> TICK_SHIFT)
-            lost: i64 = ages[age] if age < _AGES else _fine(self._by_age(age))
-            interval: i64 = intervals[stamp >> INTERVAL_SHIFT & _FIELD]
-            worth: i64 = uses[stamp & LEVEL_MASK]
-            rank = worth + value_step * (stamp >> VALUE_SHIFT & _FIELD) - max(lost, interval)
-            if rank < limit:
-                ranks.append(rank << PLACE_BITS | at)
-        return ranks
+            lost = i64(ages[age]) if age < len(ages) else self._after(age)
+            interval = i64(intervals[stamp >> INTERVAL_SHIFT & _FIELD])
+            worth = i64(uses[stamp & LEVEL_MASK]) + value_step * (stamp >> VALUE_SHIFT & _FIELD)
+            rank = worth - max(lost, interval) << PLACE_BITS | at
+            at += 1
+            if rank < bound:  # seldom, once as many are found: into its place among them
+                place: i64 = len(found)
+                if place < count:
+                    found = append(found, rank)
+                else:
+                    place -= 1
+                while place > 0 and found[place - 1] > rank:
+                    found[place] = found[place - 1]
+                    place -= 1
+                found[place] = rank
+                if len(found) == count:
+                    bound = found[count - 1]
+        return found
+
+    def _after(self, age: i64) -> i64:
+        return _fine(self._by_age(age))
+
+
+def add_stamps(stamps: vec[i64], stamped: list[Any]) -> vec[i64]:
+    """Add the stamps of objects to a list, to be ranked.
+
+    Of a large cache none of the objects is in the CPU's, and nothing here waits for what is read, so that several are
+    fetched at a time.
+    """
+    for one in stamped:
+        known: Stamped = one
+        stamps = append(stamps, known.stamp)
+    return stamps
 
 
 def _fine(term: float) -> int:

@@ -18,10 +18,11 @@ from __future__ import annotations
 from math import exp
 from typing import Final
 
+from librt.vecs import vec
 from mypy_extensions import i64
 
 from ..base import Stamped
-from .scores import ALL, PLACE_MASK, Score
+from .scores import PLACE_MASK, Score, add_stamps
 from .stamps import (
     AGE_SHIFT,
     LEVEL_MASK,
@@ -95,11 +96,10 @@ class _Shadow:
         start = self.hand if self.hand < len(rows) else 0
         end = start + ROW_LENGTH
         together = self.newcomers + rows[start:end]
-        ranks = self.score.below(together, tick, ALL)
-        ranks.sort()
+        stamps = add_stamps(vec[i64](capacity=len(together)), together)
         held = self.bytes_held
         bit = self.bit
-        for rank in ranks[: max(1, len(self.newcomers))]:
+        for rank in self.score.lowest(stamps, tick, len(self.newcomers) or 1):
             victim = together[rank & PLACE_MASK]
             victim.held ^= bit
             held -= victim.size

@@ -179,9 +179,10 @@ class MultiLevelCache:
     def __len__(self) -> int:
         """How many entries there are, in memory or on disk, without those that were invalidated.
 
-        What expired but was not swept yet is counted; while the disk is catching up with changes it may be a few off.
+        What expired but was not swept yet is counted. While thousands of changes wait for the disk, or it sweeps what a
+        tag or namespace covered, it may be off.
         """
-        return len(self.residents) + (self.l3.count_beside(self.residents.stored) if self.l3 is not None else 0)
+        return len(self.residents) + (self.l3.count_beside() if self.l3 is not None else 0)
 
     # -- writes --------------------------------------------------------------------------------------------------
 

@@ -167,12 +167,9 @@ class DiskLevel:
         """Live keys of the next `limit` records from the digest `start` on, and the digest that follows (b"": none)."""
         return self._reader.scan(start, limit)
 
-    def count_beside(self, in_memory_too: int) -> int:
-        """How many live records there are beside those whose keys are in memory, as far as known without a walk."""
-        opened = self._open
-        if opened is None:
-            return 0
-        return max(0, opened.store.count - self._writer.pending.doomed - self._upkeep.dead_records - in_memory_too)
+    def count_beside(self) -> int:
+        """How many live keys there are on disk, or on their way there, that are not in memory."""
+        return self._reader.count_beside(self._upkeep.dead_records)
 
     def count_expiring(self) -> int:
         """How many records have an expiry."""

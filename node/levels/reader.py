@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 import lmdb
 
-from ..entry import Entry, new_entry
+from ..entry import DEAD_MS, Entry, new_entry
 from ..errors import CorruptionError
 from ..groups import Group, Page
 from ..keys import namespace_of
@@ -31,6 +31,9 @@ if TYPE_CHECKING:
     from .recovery import Opened
 
 INLINE_BYTES_MAX: Final = 256 * 1024
+COUNTED_MAX: Final = 2000
+"""Changes that wait and are looked up for a count: 5 ms."""
+
 _ABSENT: Final = object()
 
 
@@ -147,7 +150,37 @@ class Reader:
         found = [key for key, change in writes.waiting.items() if isinstance(change, Entry) and change.level is None]
         found += writes.batch
         find = self._residents.find
-        return [key for key in found if find(key) is None and self._from_pending(self._pending(key)) is not None]
+        return [key for key in found if find(key) is None and self._lives(self._pending(key))]
+
+    def count_beside(self, dead: int) -> int:
+        """How many keys the file has, or will have, that are not in memory. `dead` of its records are invalidated.
+
+        What waits is looked up in the file: nobody knows otherwise which of its records are to be replaced.
+        While more wait than `COUNTED_MAX` the answer is an estimate.
+        """
+        opened = self._opened
+        if opened is None:
+            return 0
+        writes, residents = self._writes, self._residents
+        try:
+            with opened.store.begin_read() as txn:
+                count = opened.store.count_in(txn) - dead if self._tombs.clear_seq < 0 else 0
+                count -= residents.stored
+                if len(writes.waiting) + len(writes.batch) > COUNTED_MAX:
+                    return max(0, count - writes.doomed)
+                for key in {*writes.batch, *writes.waiting}:
+                    entry = residents.find(key)
+                    if entry is not None and entry.expires_ms != DEAD_MS:
+                        count += entry.stored
+                    else:
+                        count += self._lives(self._pending(key))
+                    data = txn.get(digest(key))
+                    if data is not None:
+                        record = decode_head(memoryview(data))
+                        count -= not self._tombs.covers(record.version, namespace_of(key), record.tags)
+                return max(0, count)
+        except (CorruptionError, lmdb.Error):
+            return 0  # whoever reads the record next sees to it
 
     def scan(self, start: bytes, limit: int) -> tuple[bytes, list[bytes]]:
         """Live keys of the next `limit` records from the digest `start` on, and the digest that follows (b"": none)."""
@@ -166,7 +199,7 @@ class Reader:
                         continue  # a miss for whoever asks for it, and dropped then
                     key = record.key
                     change = self._pending(key)
-                    if self._alive(key, record) if change is _ABSENT else self._from_pending(change) is not None:
+                    if self._alive(key, record) if change is _ABSENT else self._lives(change):
                         found.append(key)
         except lmdb.Error as error:
             self._failed(f"read failed: {error}")
@@ -180,14 +213,23 @@ class Reader:
 
     def _from_pending(self, change: object) -> Entry | None:
         """What a change that is not in the file yet makes of its key."""
+        if not self._lives(change):
+            return None
+        item = snapshot(change) if isinstance(change, Entry) else change
+        assert isinstance(item, Snapshot)
+        group = item.group
+        return self._make(item, item.payload, group.namespace.name, group.tags, group.codec)
+
+    def _lives(self, change: object) -> bool:
+        """Whether there is an entry in a change that is not in the file yet, and nothing has ended it since."""
         if isinstance(change, Entry):
-            change = snapshot(change)
-        if not isinstance(change, Snapshot) or change.expires_ms <= self._clock.now_ms():
-            return None
-        group = change.group
-        if self._tombs.covers(change.version, group.namespace.name, group.tags):
-            return None
-        return self._make(change, change.payload, group.namespace.name, group.tags, group.codec)
+            group = change.page.group
+        elif isinstance(change, Snapshot):
+            group = change.group
+        else:
+            return False
+        now_ms = self._clock.now_ms()
+        return change.expires_ms > now_ms and not self._tombs.covers(change.version, group.namespace.name, group.tags)
 
     def _alive(self, key: bytes, record: Record) -> bool:
         if record.key != key or record.expires_ms <= self._clock.now_ms():

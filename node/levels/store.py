@@ -105,6 +105,10 @@ class RecordStore:
         """A read transaction: a context manager, with `get(digest)` for records. Buffers die with it."""
         return self.env.begin(db=self.records, buffers=True)
 
+    def count_in(self, txn: Any) -> int:
+        """How many records a transaction sees."""
+        return int(txn.stat(self.records)["entries"])
+
     def write(self, change: Callable[[Any], T]) -> T:
         """Run a change in one write transaction, with its stamp; on an error nothing has happened."""
         versions, count = self.versions, self.count

@@ -22,7 +22,7 @@ from stratacache.node.resp.known import HEAD_BYTES, KEY_BYTES
 from stratacache.node.resp.output import LARGE_REPLY_BYTES
 from stratacache.node.resp.parser import ProtocolError, is_harmless
 from stratacache.node.resp.readloop import SLICE_BYTES, MalformedError, ReadLoop
-from stratacache.node.resp.replies import NULLS, error
+from stratacache.node.resp.replies import NULLS, Notice, error
 from stratacache.node.resp.table import Access, Later, Reply
 
 if TYPE_CHECKING:
@@ -228,20 +228,27 @@ class Connection(ReadLoop):
             return False
         if self.reply_mode is ReplyMode.ON:
             out.append(reply)
-            if self._pushes and self.tracking is not None:  # what this command has told its own client follows it
-                out.extend(self._pushes)
-                self._pushes.clear()
-        elif self.reply_mode is ReplyMode.SKIP:
-            self.reply_mode = ReplyMode.ON
-            self.refresh_mode()
-        elif self.reply_mode is ReplyMode.SKIP_NEXT:
-            self.reply_mode = ReplyMode.SKIP
+        else:
+            self._leave_out(reply, out)
+        if self._pushes and self.tracking is not None:  # what this command has told its own client follows it
+            out.extend(self._pushes)
+            self._pushes.clear()
         if len(reply) > LARGE_REPLY_BYTES:
             if self._later is not None:
                 return True  # what is held back has no other limit than the number of commands of a turn
             self.write(out)
             out.clear()
         return self.closing
+
+    def _leave_out(self, reply: bytes, out: list[bytes]) -> None:
+        """A command is not answered, unless its answer is messages."""
+        if isinstance(reply, Notice):
+            out.append(reply)
+        if self.reply_mode is ReplyMode.SKIP:
+            self.reply_mode = ReplyMode.ON
+            self.refresh_mode()
+        elif self.reply_mode is ReplyMode.SKIP_NEXT:
+            self.reply_mode = ReplyMode.SKIP
 
     def _await_reply(self) -> None:
         later = self._later

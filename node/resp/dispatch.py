@@ -36,6 +36,9 @@ log = logging.getLogger(__name__)
 WHILE_SUBSCRIBED: Final = frozenset({"subscribe", "unsubscribe", "ping", "quit", "reset"})
 """What a RESP2 client may do while messages may come at any time."""
 
+HTTP_WORDS: Final = frozenset({b"POST", b"HOST:"})
+"""What a browser sends before it gets to what a web page would have executed here; Redis knows it by these, too."""
+
 
 def run(connection: Connection, argv: list[bytes]) -> Reply:
     """Execute one command; the reply may be an error."""
@@ -64,29 +67,31 @@ def refuse(connection: Connection, text: str) -> bytes:
 def _run(connection: Connection, argv: list[bytes]) -> Reply:
     found = find(argv[0], argv[1] if len(argv) > 1 else None)
     if found is None:
+        if argv[0].upper() in HTTP_WORDS:
+            return connection.server.refuse_http(connection)
         return refuse(connection, _unknown(argv))
     if not found.least <= len(argv) <= found.most:
-        wrong = f"wrong number of arguments for '{found.name}' command"
-        return refuse(connection, f"ERR {wrong}") if found.name != "exec" else _abort(connection, wrong)
+        return _reject(connection, found, f"ERR wrong number of arguments for '{found.name}' command")
     access = connection.access
     if access is not Access.FULL and found.access & ~access:
         if access is Access.NONE:
-            return refuse(connection, "NOAUTH Authentication required.")
+            return _reject(connection, found, "NOAUTH Authentication required.")
         return refuse(connection, f"NOPERM this token may only read: '{found.name}' is not allowed")
     if connection.channels and connection.resp == 2 and found.name not in WHILE_SUBSCRIBED:
         allowed = "only (P|S)SUBSCRIBE / (P|S)UNSUBSCRIBE / PING / QUIT / RESET are allowed in this context"
-        wrong = f"Can't execute '{found.name}': {allowed}"
-        return refuse(connection, f"ERR {wrong}") if found.name != "exec" else _abort(connection, wrong)
+        return _reject(connection, found, f"ERR Can't execute '{found.name}': {allowed}")
     if connection.transaction is not None and found.queues:
         return connection.transaction.add(found, argv)
     connection.last_command = found.name
     return perform(connection, found, argv)
 
 
-def _abort(connection: Connection, why: str) -> bytes:
-    """An EXEC that is refused ends its transaction."""
+def _reject(connection: Connection, found: Command, text: str) -> bytes:
+    """An error reply for a command that exists; an EXEC that is refused ends its transaction."""
+    if found.name != "exec":
+        return refuse(connection, text)
     connection.leave_transaction()
-    return refuse(connection, f"EXECABORT Transaction discarded because of: {why}")
+    return refuse(connection, f"EXECABORT Transaction discarded because of: {text.removeprefix('ERR ')}")
 
 
 def perform(connection: Connection, found: Command, argv: list[bytes]) -> Reply:

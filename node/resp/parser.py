@@ -314,12 +314,15 @@ def _integer(text: bytes) -> int | None:
 
 
 _ESCAPES: Final = {"n": "\n", "r": "\r", "t": "\t", "b": "\b", "a": "\a"}
-_SPACE: Final = frozenset(" \n\r\t\v\f")
+_SPACE: Final = frozenset(" \n\r\t\v\f")  # may stand before a word,
+_BREAK: Final = frozenset(" \n\r\t")  # and what ends one
 _HEX: Final = frozenset("0123456789abcdefABCDEF")
 
 
 def split_inline(line: bytes) -> list[bytes] | None:
     """Split an inline command into words with Redis's quoting rules; None when the quotes do not match."""
+    if b'"' not in line and b"'" not in line and b"\v" not in line and b"\f" not in line:
+        return line.split()
     text = line.decode("latin-1")  # one character a byte
     words: list[bytes] = []
     position = 0
@@ -329,15 +332,15 @@ def split_inline(line: bytes) -> list[bytes] | None:
         if position >= len(text):
             return words
         parts: list[str] = []
-        while position < len(text) and text[position] not in _SPACE:
+        while position < len(text) and text[position] not in _BREAK:
             quote = text[position]
             if quote in "\"'":
                 position = _quoted(text, position + 1, quote, parts)
                 if position < 0 or (position < len(text) and text[position] not in _SPACE):
                     return None
-            else:
-                parts.append(quote)
-                position += 1
+                break
+            parts.append(quote)
+            position += 1
         words.append("".join(parts).encode("latin-1"))
 
 

@@ -29,6 +29,12 @@ class Status(bytes):
     __slots__ = ()
 
 
+class Notice(bytes):
+    """Encoded messages that answer a command and leave although its client has turned replies off."""
+
+    __slots__ = ()
+
+
 def error(text: str) -> bytes:
     """An error reply."""
     line = text.rstrip("\r\n").replace("\r", " ").replace("\n", " ")

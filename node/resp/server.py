@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
+import socket
 import ssl
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -36,6 +37,14 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 TICK_S: Final = 0.05
+HTTP_LOGGED_EVERY_MS: Final = 60_000
+TLS_HANDSHAKE_S: Final = 10.0
+"""Who has not shown by then that it speaks TLS is closed."""
+
+KEEPALIVE_S: Final = (300, 100, 3)
+"""Silence after which the kernel asks whether a client is still there, how long it waits, how often it asks: as Redis.
+Else clients whose machine has vanished would hold their places for ever."""
+
 ChangeListener = Callable[[str, Sequence[bytes], RemovalCause, int], None]
 
 assert commands.__all__, "importing the commands fills the table"
@@ -118,6 +127,7 @@ class NodeServer:
         self._servers: list[asyncio.AbstractServer] = []
         self._ticking: asyncio.TimerHandle | None = None
         self._stopping = False
+        self._http_logged_ms = -HTTP_LOGGED_EVERY_MS
 
     # -- life ---------------------------------------------------------------------------------------------------------
 
@@ -130,8 +140,15 @@ class NodeServer:
         if config.port is not None:
             self.tls = tls.listening(config)
             server = await self.loop.create_server(
-                self._connection, config.host, config.port, ssl=self.tls, backlog=1024
+                self._connection,
+                config.host,
+                config.port,
+                ssl=self.tls,
+                ssl_handshake_timeout=TLS_HANDSHAKE_S if self.tls is not None else None,
+                backlog=1024,
             )
+            for listener in server.sockets:  # what is accepted there inherits it
+                _keep_alive(listener)
             self._servers.append(server)
             port = server.sockets[0].getsockname()[1]
         if config.unix_path is not None:
@@ -274,6 +291,15 @@ class NodeServer:
             self.engine.release_lease(key, token)
         client.leases.clear()
 
+    def refuse_http(self, client: Connection) -> bytes:
+        """Close a client that speaks HTTP, unanswered: any web page can have its reader's browser send it here."""
+        now_ms = self.engine.now_ms()
+        if now_ms >= self._http_logged_ms + HTTP_LOGGED_EVERY_MS:
+            self._http_logged_ms = now_ms
+            log.warning("client %d (%s) speaks HTTP and is closed: perhaps a web page attacks", client.id, client.peer)
+        client.closing = True
+        return b""
+
     def stats(self) -> dict[str, Any]:
         """The server's own counters."""
         return {
@@ -343,3 +369,11 @@ class NodeServer:
         """Run `fn` on the server's loop; callable from any thread."""
         with suppress(RuntimeError):  # the loop is closed: nobody waits any more
             self.loop.call_soon_threadsafe(fn)
+
+
+def _keep_alive(listener: Any) -> None:
+    """Have the kernel find out who is not there any more, where it can be told how."""
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for name, value in zip(("TCP_KEEPIDLE", "TCP_KEEPINTVL", "TCP_KEEPCNT"), KEEPALIVE_S, strict=True):
+        if hasattr(socket, name):
+            listener.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)

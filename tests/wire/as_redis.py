@@ -1,6 +1,6 @@
 """Starts a node as the Tcl suites start a redis-server: `python -m tests.wire.as_redis redis.conf`.
 
-Of the configuration only port and password are taken; the lines that the suites wait for are printed.
+Of the configuration only port, password and the most clients are taken; the lines that the suites wait for are printed.
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ def main() -> None:
     command = [sys.executable, "-m", "stratacache.node", "--port", settings["port"]]
     if settings.get("requirepass"):
         command += ["--token", settings["requirepass"]]
+    if settings.get("maxclients"):
+        command += ["--connections", settings["maxclients"]]
     print(f"# PID: {os.getpid()}\n* Server initialized\n* Ready to accept connections", flush=True)
     os.execv(sys.executable, command)
 

@@ -47,12 +47,13 @@ def running_node(*options: str, port: int | None = 0) -> Iterator[tuple[subproce
 
 
 @contextlib.contextmanager
-def running_redis(directory: Path) -> Iterator[int]:
+def running_redis(directory: Path, *options: str) -> Iterator[int]:
     """A real redis-server; gives its port."""
     program = shutil.which("redis-server")
     assert program is not None
     port = free_port()
     command = [program, "--port", str(port), "--save", "", "--dir", str(directory), "--enable-debug-command", "no"]
+    command += options
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, text=True)
     try:
         wait_for_port(port)

@@ -15,6 +15,10 @@ from tests.wire.sequences import SCENARIOS, STANDARD
 pytestmark = pytest.mark.server
 
 CLOSE_MS = 2_000
+AT_ONCE = {b"MULTI", b"EXEC", b"DISCARD", b"RESET", b"QUIT"}  # not queued
+OWN_RULES = ([b"config"], [b"function", b"function|flush"], [b"reset"])
+"""Differ on purpose: they need the full token, or any token (docs/PROTOCOL.md)."""
+
 assert commands.__all__, "importing the commands fills the table"
 
 
@@ -45,6 +49,47 @@ def test_replies_are_those_of_redis(name: str, resp: int, node: Raw, redis_serve
         argv = words(line.lstrip("?~"))
         wrong.append(check(line, node.run(*argv), redis_server.run(*argv)))
     assert not [problem for problem in wrong if problem], "\n".join(problem for problem in wrong if problem)
+
+
+@pytest.mark.parametrize("resp", [2, 3])
+@pytest.mark.parametrize("name", SCENARIOS)
+def test_transactions_are_those_of_redis(name: str, resp: int, node: Raw, redis_server: Raw) -> None:
+    """The same commands behind MULTI: refused or queued alike, and run alike when none was refused."""
+    lines = [line for line in SCENARIOS[name] if words(line.lstrip("?~"))[0].upper() not in AT_ONCE]
+    queued = lines
+    for round_ in ("spoiled", "whole"):
+        for client in (node, redis_server):
+            client.run("RESET")
+            client.run("FLUSHALL")
+            client.run("HELLO", resp)
+            client.send(request("MULTI") + b"".join(request(*words(line.lstrip("?~"))) for line in queued))
+            assert client.read() == ("+", "OK")
+        replies = [(node.read(), redis_server.read()) for _ in queued]
+        assert [pair for pair in replies if pair[0] != pair[1]] == []
+        ours, theirs = node.run("EXEC"), redis_server.run("EXEC")
+        if round_ == "spoiled" and theirs[0] == "-":
+            assert ours == theirs
+            queued = [line for line, (_, reply) in zip(lines, replies, strict=True) if reply == ("+", "QUEUED")]
+    assert ours[0] == theirs[0] == "*"
+    wrong = [check(line, *pair) for line, *pair in zip(queued, ours[1], theirs[1], strict=True)]
+    assert not any(wrong), "\n".join(filter(None, wrong))
+
+
+def facts(entry: Any) -> tuple[Any, ...]:
+    """Of a command, as COMMAND INFO tells: its name, arity, where its keys stand, and whether it reads or writes."""
+    name, arity, flags, first, last, step = (value for _, value in entry[1][:6])
+    return name, arity, first, last, step, {flag for _, flag in flags} & {"readonly", "write", "admin", "no_auth"}
+
+
+def test_the_command_table_is_that_of_redis(node: Raw, redis_server: Raw) -> None:
+    """What clients ask COMMAND for is what redis-server says of every command and subcommand."""
+    for name in sorted(STANDARD):
+        ours, theirs = (client.run("COMMAND", "INFO", name)[1][0] for client in (node, redis_server))
+        subs = {facts(sub)[0]: facts(sub) for sub in theirs[1][9][1]}
+        told = [facts(ours), *[facts(sub) for sub in ours[1][9][1] if facts(sub)[0] in subs]]
+        expected = [facts(theirs), *[subs[sub[0]] for sub in told[1:]]]
+        differing = [pair for pair in zip(told, expected, strict=True) if pair[0] != pair[1]]
+        assert [pair[0][0] for pair in differing] in ([], *OWN_RULES), differing
 
 
 def test_every_standard_command_is_compared() -> None:

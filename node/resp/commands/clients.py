@@ -6,9 +6,10 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from stratacache.node.resp.arguments import SYNTAX, integer_in, integer_of, shown
+from stratacache.node.resp.commands.helps import enter_help
 from stratacache.node.resp.commands.session import check_name
 from stratacache.node.resp.connection import ReplyMode
-from stratacache.node.resp.replies import OK, CommandError, bulk, bulks, integer, verbatim
+from stratacache.node.resp.replies import OK, CommandError, bulk, integer, verbatim
 from stratacache.node.resp.table import Flag, Reply, command
 
 if TYPE_CHECKING:
@@ -216,10 +217,4 @@ def _close(connection: Connection, chosen: list[Connection]) -> None:
             other.close()
 
 
-@command("client|help", 2, group="connection")
-def client_help(connection: Connection, argv: list[bytes]) -> Reply:
-    """List the subcommands."""
-    from stratacache.node.resp.table import COMMANDS  # noqa: PLC0415
-
-    names = sorted(COMMANDS[b"CLIENT"].subcommands)
-    return bulks([b"CLIENT <subcommand> [<arg> [value] [opt] ...]. Subcommands are:", *names])
+enter_help("client")

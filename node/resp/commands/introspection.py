@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 
 from stratacache.node.resp.arguments import SYNTAX, glob, shown
+from stratacache.node.resp.commands.helps import enter_help
 from stratacache.node.resp.replies import (
     OK,
     CommandError,
@@ -212,3 +213,7 @@ def command_getkeys(connection: Connection, argv: list[bytes]) -> Reply:
     if not keys:
         raise CommandError("ERR The command has no key arguments")
     return bulks(keys)
+
+
+for parent in ("command", "config", "function"):
+    enter_help(parent)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from stratacache.node.resp.replies import NULLS, CommandError, array, bulk, integer, push
+from stratacache.node.resp.replies import NULLS, CommandError, Notice, array, bulk, integer, push
 from stratacache.node.resp.table import Reply, command
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ def subscribe(connection: Connection, argv: list[bytes]) -> Reply:
         connection.channels[channel] = None
         notices.append(_notice(connection, b"subscribe", channel))
     connection.refresh_mode()
-    return b"".join(notices)
+    return Notice(b"".join(notices))
 
 
 @command("unsubscribe", -1, group="pubsub")
@@ -52,4 +52,4 @@ def unsubscribe(connection: Connection, argv: list[bytes]) -> Reply:
             connection.channels.pop(channel, None)
         notices.append(_notice(connection, b"unsubscribe", channel))
     connection.refresh_mode()
-    return b"".join(notices)
+    return Notice(b"".join(notices))

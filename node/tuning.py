@@ -12,8 +12,12 @@ from __future__ import annotations
 
 import ctypes
 import gc
+import logging
+import resource
 import sys
 from typing import Final
+
+log = logging.getLogger(__name__)
 
 YOUNG_OBJECTS: Final = 5_000
 YOUNG_ROUNDS: Final = 5
@@ -34,6 +38,24 @@ def tune_process() -> None:
     gc.set_threshold(YOUNG_OBJECTS, YOUNG_ROUNDS, NEVER)
     sys.setswitchinterval(SWITCH_INTERVAL_S)
     _tune_heap()
+
+
+FILES_BESIDE_CLIENTS: Final = 128
+
+
+def allow_connections(count: int) -> None:
+    """Let the process have so many connections at a time, as far as the system lets it; says so where it does not.
+
+    A shell starts processes with 1,024 files, of which each client needs one.
+    """
+    wanted = count + FILES_BESIDE_CLIENTS
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY or soft >= wanted:
+        return
+    allowed = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
+    if allowed < wanted:
+        log.warning("open files are limited to %d: no more than %d clients", hard, hard - FILES_BESIDE_CLIENTS)
 
 
 def _tune_heap() -> None:

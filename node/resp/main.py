@@ -16,7 +16,7 @@ from stratacache.node.engine import MultiLevelCache
 from stratacache.node.pages import PageServer
 from stratacache.node.resp.config import ServerConfig
 from stratacache.node.resp.server import Endpoints, NodeServer
-from stratacache.node.tuning import tune_process
+from stratacache.node.tuning import allow_connections, tune_process
 
 log = logging.getLogger(__name__)
 
@@ -42,6 +42,7 @@ def run_node(
     except ImportError:
         factory = None
     tune_process()
+    allow_connections(server.connections_max)
     with asyncio.Runner(loop_factory=factory) as runner:
         runner.run(_serve(node, server, stop_s, on_start, metrics))
 

@@ -25,6 +25,7 @@ def listening(config: ServerConfig) -> ssl.SSLContext | None:
         return None
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.options |= ssl.OP_NO_RENEGOTIATION  # a stranger could keep a core busy with it
     _show(context, config)
     if config.tls_client_ca is not None:
         context.load_verify_locations(config.tls_client_ca)

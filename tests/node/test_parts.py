@@ -206,3 +206,15 @@ def test_collector_leaves_entries_alone_in_a_tuned_process() -> None:
     output = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True).stdout
     assert output.split() == [str(1 << 30), "0.001", "True"]
     assert gc.get_threshold()[2] < 1000
+
+
+def test_a_node_may_have_as_many_files_as_clients() -> None:
+    """The soft limit is raised to what the connections need, no further, and as far as the hard limit lets it."""
+    script = (
+        "import resource; from stratacache.node.tuning import allow_connections as allow; "
+        "resource.setrlimit(resource.RLIMIT_NOFILE, (64, 1000)); files = lambda: resource.getrlimit(7)[0]; "
+        "allow(500); first = files(); allow(100); second = files(); allow(5000); print(first, second, files())"
+    )
+    output = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True)
+    assert output.stdout.split() == ["628", "628", "1000"]
+    assert "no more than 872 clients" in output.stderr

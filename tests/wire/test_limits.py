@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
+from pathlib import Path
 
 import psutil
 import pytest
@@ -218,6 +219,16 @@ def welcome(port: int) -> bool:
         return bool(client.read() == ("+", "PONG"))
 
 
+def test_the_kernel_looks_after_clients_that_vanish(limited: tuple[int, int]) -> None:
+    """Every TCP connection is asked for by keep-alive, so that one whose machine is gone ends."""
+    pid, port = limited
+    with Raw(port) as client:
+        ours = f":{port:04X} 0100007F:{client.socket.getsockname()[1]:04X} 01"
+        lines = [line for line in Path(f"/proc/{pid}/net/tcp").read_text().splitlines() if ours in line]
+        timer = lines[0].split()[5]
+        assert timer.split(":")[0] == "02", "no keep-alive timer runs"
+
+
 def test_transactions_are_bounded(limited: tuple[int, int]) -> None:
     """A transaction can't gather more than one command may have."""
     _, port = limited
@@ -260,6 +271,33 @@ def test_what_a_client_leaves_behind_is_bounded(limited: tuple[int, int]) -> Non
         assert b"tracking_total_keys:0" in client.run("INFO", "stats")[1]
         client.run("GET", b"x" * 65536)
         assert b"tracking_total_keys:1" in client.run("INFO", "stats")[1]
+
+
+def test_the_replies_of_a_transaction_are_bounded(limited: tuple[int, int]) -> None:
+    """All commands of a transaction run; a client that asks for more replies than it may leave unread is cut off."""
+    pid, port = limited
+    with Raw(port) as client, Raw(port) as other:
+        other.run("SET", "big", b"x" * (1 << 20))
+        memory = psutil.Process(pid).memory_info().rss
+        cut_before = cut_clients(other)
+        client.send(request("MULTI") + request("MGET", "big", "big") * 200 + request("SET", "ran", 1) + request("EXEC"))
+        assert client.closed_by_server()
+        assert cut_clients(other) == cut_before + 1
+        assert other.run("GET", "ran") == ("$", b"1")
+        assert psutil.Process(pid).memory_info().rss - memory < 64 << 20
+        other.run("DEL", "big")
+
+
+def test_a_list_of_keys_is_bounded(limited: tuple[int, int]) -> None:
+    """KEYS and SCAN refuse to list more than a client may leave unread."""
+    _, port = limited
+    with Raw(port) as client:
+        for number in range(160):
+            client.run("SET", b"%03d" % number + b"k" * 65000, "x")
+        for words in (("KEYS", "*"), ("KEYS", "*k"), ("SCAN", 0, "COUNT", 100_000)):
+            assert client.run(*words)[1].startswith("LIMIT the reply would have"), words
+        assert len(client.run("KEYS", "00?k*")[1]) == 10
+        client.run("FLUSHALL")
 
 
 def test_many_small_arguments_fill_a_transaction(limited: tuple[int, int]) -> None:

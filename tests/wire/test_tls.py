@@ -16,14 +16,17 @@ from typing import Any
 import pytest
 import redis
 import redis.asyncio
+import uvloop
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from stratacache.client import MISS, connect
+from stratacache.node.config import NodeConfig
+from stratacache.node.engine import MultiLevelCache
 from stratacache.node.errors import UsageError
-from stratacache.node.resp import tls
+from stratacache.node.resp import server, tls
 from stratacache.node.resp.config import ServerConfig
 from tests.wire.processes import running_node
 from tests.wire.raw import Raw, request
@@ -183,6 +186,33 @@ def test_a_node_calls_another(guarded: Guarded) -> None:
     with pytest.raises(ssl.SSLCertVerificationError):
         asyncio.run(ping("other.example"))
     assert tls.calling(ServerConfig()) is None
+
+
+def test_who_never_shakes_hands_is_closed(guarded: Guarded, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stranger can't hold a connection by being silent before TLS has begun; who speaks it is served meanwhile."""
+    monkeypatch.setattr(server, "TLS_HANDSHAKE_S", 0.3)
+    config = ServerConfig(tls_certificate=guarded.certificate, tls_key=guarded.key)
+
+    async def main() -> None:
+        engine = MultiLevelCache(NodeConfig())
+        node = server.NodeServer(engine, config)
+        port = (await node.start()).port
+        silent = [await asyncio.open_connection("127.0.0.1", port) for _ in range(20)]
+        context = ssl.create_default_context(cafile=str(guarded.ca))
+        context.check_hostname = False
+        reader, writer = await asyncio.open_connection("127.0.0.1", port, ssl=context)
+        writer.write(request("PING"))
+        assert await reader.readline() == b"+PONG\r\n"
+        for stranger, _ in silent:
+            assert await asyncio.wait_for(stranger.read(), 10) == b""
+        writer.write(request("PING"))
+        assert await reader.readline() == b"+PONG\r\n"
+        for _, end in [*silent, (reader, writer)]:
+            end.close()
+        await node.stop(1)
+        engine.close()
+
+    uvloop.run(main())
 
 
 def test_incomplete_settings_are_refused(tmp_path: Path) -> None:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
+
 from stratacache.node.config import NodeConfig
+from stratacache.node.resp.commands import tracking
 from tests.wire.inprocess import InProcess, Transport
 from tests.wire.processes import running_node
 from tests.wire.raw import Raw, request
@@ -278,6 +281,21 @@ def test_tracking_table_is_bounded() -> None:
     reader.connection_lost(None)
     assert node.server.tracking.keys == 0
     assert node.engine.listener is None
+
+
+def test_tracking_table_is_bounded_in_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Long keys fill it sooner; what has left it, for whatever reason, counts no more."""
+    monkeypatch.setattr(tracking, "TRACKED_BYTES_MAX", 200_000)
+    node = InProcess()
+    reader, seen = node.connect()
+    reader.data_received(request("HELLO", 3) + request("CLIENT", "TRACKING", "ON"))
+    for round_ in range(3):
+        for number in range(10):
+            reader.data_received(request("GET", b"%d" % number + b"k" * 60_000))
+            assert node.server.tracking.keys <= 3
+        assert seen.written.count(b"$10\r\ninvalidate") == 7 * (round_ + 1) + 3 * round_
+        reader.data_received(request("DEL", *[b"%d" % number + b"k" * 60_000 for number in range(10)]))
+        assert node.server.tracking.keys == 0
 
 
 def test_leases_over_the_wire() -> None:

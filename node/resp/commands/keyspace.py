@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Final
 from stratacache.node.keys import canonical
 from stratacache.node.resp.arguments import SYNTAX, cursor_of, glob, integer_in, integer_of
 from stratacache.node.resp.commands.entries import gather
+from stratacache.node.resp.commands.helps import enter_help
 from stratacache.node.resp.dispatch import when
 from stratacache.node.resp.replies import OK, CommandError, array, bulk, bulks, integer, status
 from stratacache.node.resp.table import Flag, Later, Reply, command
@@ -115,11 +116,15 @@ def keys(connection: Connection, argv: list[bytes]) -> Reply:
     """List the keys that match a pattern."""
     match = _matcher(argv[1])
     found: dict[bytes, None] = {}
+    size = 0
 
     def go_on(cursor: int) -> Reply:
         """Walk memory in one go, and the disk in slices between which others get their turn."""
+        nonlocal size
         while True:
             cursor, some = connection.engine.scan(cursor, 10_000, match)
+            size += sum(map(len, some))
+            connection.check_reply_bytes(size)
             found.update(dict.fromkeys(some))
             if not cursor:
                 return bulks(list(found))
@@ -151,4 +156,8 @@ def scan(connection: Connection, argv: list[bytes]) -> Reply:
         else:
             wanted = argv[index + 1].lower() == b"string"
     cursor, found = connection.engine.scan(cursor, min(count, 100_000), match)
+    connection.check_reply_bytes(sum(map(len, found)))
     return array([bulk(b"%d" % cursor), bulks(found if wanted else [])])
+
+
+enter_help("object")

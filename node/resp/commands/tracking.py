@@ -5,7 +5,8 @@ In broadcast mode a client hears of every change under its prefixes. A removal b
 for each tracked key that it covers; a broadcast client, whose keys nobody knows, is told to forget everything.
 
 Invariants: a client is told of a change before whoever else made it has its answer, and of its own behind its replies;
-the table holds at most `tracked_keys_max` keys, and one that has to make room is reported as changed.
+the table holds at most `tracked_keys_max` keys of `TRACKED_BYTES_MAX` together, and one that has to make room is
+reported as changed.
 """
 
 from __future__ import annotations
@@ -27,6 +28,10 @@ _UNKNOWN_TAGS: Final = b"?"
 
 PREFIXES_MAX: Final = 256
 """Prefixes of one client: all its prefixes are compared with each other, and every changed key with all of them."""
+
+
+TRACKED_BYTES_MAX: Final = 256 * 1024 * 1024
+"""Bytes of all keys in the table: without this limit a few long ones could fill the memory."""
 
 
 class TrackingClient:
@@ -55,6 +60,7 @@ class Tracking:
         self.clients: dict[int, Connection] = {}
         self._broadcasting: list[Connection] = []
         self._waiting: dict[Connection, dict[bytes, dict[bytes, None]]] = {}  # client -> prefix -> changed keys
+        self._bytes = 0  # of the keys in the table
 
     @property
     def keys(self) -> int:
@@ -88,7 +94,10 @@ class Tracking:
             readers.add(client.id)
 
     def _enter(self, key: bytes) -> None:
-        if len(self._readers) >= self._server.config.tracked_keys_max:
+        self._bytes += len(key)
+        while self._readers and (
+            len(self._readers) >= self._server.config.tracked_keys_max or self._bytes > TRACKED_BYTES_MAX
+        ):
             self._tell_readers(next(iter(self._readers)))
         entry = self._server.engine.table.get(key)
         tags = (_UNKNOWN_TAGS,) if entry is None else tuple([b"t" + tag for tag in entry.tags])
@@ -101,6 +110,7 @@ class Tracking:
         readers = self._readers.pop(key, None)
         if readers is None:
             return
+        self._bytes -= len(key)
         for group in self._groups_of.pop(key):
             keys = self._groups[group]
             keys.discard(key)
@@ -191,6 +201,7 @@ class Tracking:
         self._broadcasting = [one for one in self.clients.values() if one.tracking and one.tracking.broadcast]
 
     def _forget_keys(self) -> None:
+        self._bytes = 0
         self._readers.clear()
         self._groups.clear()
         self._groups_of.clear()

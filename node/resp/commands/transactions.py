@@ -4,7 +4,8 @@ What must come from disk is fetched before the first command runs, so that the r
 that is too large for memory can still make it wait. There is no WATCH: a cache has nothing to guard with it that leases
 do not guard better.
 
-Invariants: a queue is bounded; a command that could not be queued spoils the transaction, as in Redis.
+Invariants: a queue is bounded, and so are the replies to its commands; a command that could not be queued spoils the
+transaction, as in Redis.
 """
 
 from __future__ import annotations
@@ -14,9 +15,9 @@ from typing import TYPE_CHECKING, cast
 
 from stratacache.node.keys import canonical
 from stratacache.node.resp.commands.entries import gather
-from stratacache.node.resp.dispatch import error_text, perform, refuse, settle
+from stratacache.node.resp.dispatch import failed, perform, refuse, settle
 from stratacache.node.resp.parser import ARGUMENT_BYTES
-from stratacache.node.resp.replies import OK, QUEUED, CommandError, array, error
+from stratacache.node.resp.replies import OK, QUEUED, CommandError, array
 from stratacache.node.resp.table import Command, Flag, Later, Reply, command
 
 if TYPE_CHECKING:
@@ -26,12 +27,13 @@ if TYPE_CHECKING:
 class Transaction:
     """The commands that one client has queued since MULTI."""
 
-    __slots__ = ("bytes", "commands", "connection", "spoiled")
+    __slots__ = ("bytes", "commands", "connection", "reply_bytes", "spoiled")
 
     def __init__(self, connection: Connection) -> None:
         self.connection = connection
         self.commands: list[tuple[Command, list[bytes]]] = []
         self.bytes = 0
+        self.reply_bytes = 0
         self.spoiled = False
 
     def __len__(self) -> int:
@@ -78,14 +80,23 @@ class Transaction:
             reply = self._run_one(*self.commands[index])
             if isinstance(reply, Later) and not reply.applied:
                 return self._wait(reply, index, replies)
-            replies.append(reply)
+            self._keep(reply, replies)
         return self._answer(replies)
+
+    def _keep(self, reply: Reply, replies: list[Reply]) -> None:
+        """Keep a reply, unless all together are more than a client may leave unread: it will be cut off for that."""
+        if isinstance(reply, bytes):
+            self.reply_bytes += len(reply)
+        replies.append(b"" if self.reply_bytes > self.connection.server.config.output_bytes_max else reply)
 
     def _answer(self, replies: list[Reply]) -> Reply:
         """The reply to EXEC when everything has run; what must still reach the disk is waited for together."""
         for index, reply in enumerate(replies):
             if isinstance(reply, Later):
                 return self._wait_for(reply, index, replies)
+        if self.reply_bytes > self.connection.server.config.output_bytes_max:
+            self.connection.cut("replies of a transaction over the output limit")
+            return b""
         return array(cast("list[bytes]", replies))
 
     def _wait_for(self, later: Later, index: int, replies: list[Reply]) -> Later:
@@ -99,7 +110,7 @@ class Transaction:
         try:
             return perform(self.connection, found, argv)
         except Exception as problem:  # noqa: BLE001 (answered, and logged when it is unforeseen)
-            return error(error_text(problem))
+            return failed(self.connection, problem)
 
     def _wait(self, later: Later, index: int, replies: list[Reply]) -> Later:
         """Go on behind a command that has to be waited for."""
@@ -108,10 +119,10 @@ class Transaction:
             try:
                 reply = later.then(result)
             except Exception as problem:  # noqa: BLE001
-                reply = error(error_text(problem))
+                reply = failed(self.connection, problem)
             if isinstance(reply, Later):
                 return self._wait(reply, index, replies)
-            replies.append(reply)
+            self._keep(reply, replies)
             return self._run_from(index + 1, replies)
 
         return Later(later.future, arrived)

@@ -15,6 +15,7 @@ import sys
 from pathlib import Path
 
 from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext
 
 ROOT = Path(__file__).parent
 NAMES = ROOT / "build" / "types" / "stratacache"  # the root folders under the names that they are imported by
@@ -54,4 +55,23 @@ def extensions() -> list[Extension]:
     return made
 
 
-setup(ext_modules=extensions())
+class AllOrNone(build_ext):
+    """Builds every extension or none.
+
+    One large file holds the code of all, small ones only point into it. A compiler that gives up on that one alone (no
+    memory left, a warning of its own under mypyc's -Werror) would leave modules that can't be imported.
+    """
+
+    def build_extensions(self) -> None:
+        """Build; where one is missing then, all others go."""
+        super().build_extensions()
+        built = [Path(self.get_ext_fullpath(extension.name)) for extension in self.extensions]
+        if all(path.exists() for path in built):
+            return
+        for path in built:
+            path.unlink(missing_ok=True)
+        sys.stderr.write("stratacache: not everything could be compiled, so the node runs as plain Python\n")
+
+
+if __name__ == "__main__":
+    setup(ext_modules=extensions(), cmdclass={"build_ext": AllOrNone})

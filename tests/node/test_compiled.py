@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
+import sysconfig
 from pathlib import Path
 
 import pytest
@@ -26,3 +28,22 @@ def test_compiled_and_plain_modules_answer_alike() -> None:
     (how, digest), (how_plain, digest_plain) = tell(), tell("plain")
     assert (how, how_plain) == ("compiled", "plain")
     assert digest == digest_plain
+
+
+@pytest.mark.parametrize("good", [True, False])
+def test_all_is_compiled_or_nothing(good: bool, tmp_path: Path) -> None:
+    """A file that its compiler gives up on takes the others along: what points into it could not be imported."""
+    if shutil.which(sysconfig.get_config_var("CC").split()[0]) is None:
+        pytest.skip("there is no C compiler")
+    (tmp_path / "first.c").write_text("#include <Python.h>\n" if good else "no C at all\n")
+    (tmp_path / "second.c").write_text("#include <Python.h>\n")
+    script = f"""
+import runpy, sys
+from setuptools import Extension, setup
+AllOrNone = runpy.run_path({str(ROOT / "setup.py")!r})["AllOrNone"]
+made = [Extension(name, [name + ".c"], optional=True) for name in ("first", "second")]
+sys.argv = ["setup.py", "--quiet", "build_ext", "--inplace"]
+setup(name="x", ext_modules=made, cmdclass={{"build_ext": AllOrNone}})
+"""
+    subprocess.run([sys.executable, "-c", script], cwd=tmp_path, check=True, capture_output=True, timeout=120)
+    assert len(list(tmp_path.glob("*.so"))) == (2 if good else 0)

@@ -18,7 +18,7 @@ from enum import Enum
 from typing import TYPE_CHECKING, Final, cast
 
 from stratacache.node.resp.dispatch import failed, refuse, run, settle
-from stratacache.node.resp.known import HEAD_BYTES, KEY_BYTES
+from stratacache.node.resp.known import HEAD_BYTES, KEY_BYTES, lone
 from stratacache.node.resp.output import LARGE_REPLY_BYTES
 from stratacache.node.resp.parser import ProtocolError, is_harmless
 from stratacache.node.resp.readloop import SLICE_BYTES, MalformedError, ReadLoop
@@ -133,14 +133,25 @@ class Connection(ReadLoop):
                     self._parser.feed(data[done:])
                 self._continue(known)
                 return
-        if not (self._in_step and self.access and len(data) <= self._chunk_bytes_max and is_harmless(data)):
+        out: list[bytes] = []
+        within = self._in_step and bool(self.access) and len(data) <= self._chunk_bytes_max
+        if within and (argv := lone(data)) is not None:
+            if self._run_lone(argv, out) or self._later is not None:
+                self._continue(out)
+            else:
+                self.write(out)
+            return
+        if within and is_harmless(data):
+            self._read(data, out)
+        else:
             self._in_step = False
             self._parser.feed(data)
-            self._continue([])
-            return
+            self._continue(out)
+
+    def _read(self, data: bytes, out: list[bytes]) -> None:
+        """Execute what hiredis finds in a harmless chunk."""
         self._chunk = data
         self._executed = 0
-        out: list[bytes] = []
         if len(data) <= SLICE_BYTES:
             self._fed = len(data)
             self._reader.feed(data)

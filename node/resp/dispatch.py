@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+_FULL: Final = Access.FULL  # an attribute of an enum is slow to look up
+
 WHILE_SUBSCRIBED: Final = frozenset({"subscribe", "unsubscribe", "ping", "quit", "reset"})
 """What a RESP2 client may do while messages may come at any time."""
 
@@ -73,7 +75,7 @@ def _run(connection: Connection, argv: list[bytes]) -> Reply:
     if not found.least <= len(argv) <= found.most:
         return _reject(connection, found, f"ERR wrong number of arguments for '{found.name}' command")
     access = connection.access
-    if access is not Access.FULL and found.access & ~access:
+    if access is not _FULL and found.access & ~access:
         if access is Access.NONE:
             return _reject(connection, found, "NOAUTH Authentication required.")
         return refuse(connection, f"NOPERM this token may only read: '{found.name}' is not allowed")

@@ -12,14 +12,25 @@ from __future__ import annotations
 import re
 from typing import Final
 
+from mypy_extensions import i64
+
 _SIZES: Final = 320
 """Sizes of chunks that are looked at: keys of up to some 300 bytes."""
 
 SET_BYTES_MAX: Final = 64 * 1024
 """A longer SET is left to the parsers."""
 
+WORDS_MAX: Final = 32
+"""A command of more words is left to the parsers, which are faster then."""
+
 _NEVER: Final = bytes(_SIZES)  # longer than the chunks that are looked at, so none begins with it
 _DIGITS_MAX: Final = 9
+_STAR: Final = ord("*")
+_DOLLAR: Final = ord("$")
+_ZERO: Final = ord("0")
+_CR: Final = ord("\r")
+_LF: Final = ord("\n")
+_SHORTEST: Final = len(b"*1\r\n$0\r\n\r\n")
 HEAD_BYTES: Final = 18
 KEY_BYTES: Final[dict[bytes, int]] = {
     b"*%d\r\n$3\r\n%b\r\n$%d\r\n" % (words, name, key_bytes): key_bytes + kind
@@ -46,6 +57,47 @@ def heads(name: bytes) -> tuple[bytes, ...]:
 GET: Final = heads(b"GET")
 SC_GET: Final = heads(b"SC.GET")
 READ_BYTES_MAX: Final = _SIZES - 1
+
+
+def lone(chunk: bytes) -> list[bytes] | None:
+    """The words of the only command in a chunk, where that is all of it; None for anything else."""
+    size: i64 = len(chunk)
+    if size < _SHORTEST or chunk[0] != _STAR:
+        return None
+    words: i64 = chunk[1] - _ZERO
+    if not 0 < words <= 9:
+        return None
+    at: i64 = 2
+    if chunk[at] != _CR:
+        units: i64 = chunk[at] - _ZERO
+        words = words * 10 + units
+        if not 0 <= units <= 9 or words > WORDS_MAX:
+            return None
+        at += 1
+    if chunk[at] != _CR or chunk[at + 1] != _LF:
+        return None
+    at += 2
+    argv: list[bytes] = []
+    while words:
+        if size - at < len(b"$0\r\n\r\n") or chunk[at] != _DOLLAR:
+            return None
+        length: i64 = chunk[at + 1] - _ZERO
+        at += 2
+        if not 0 <= length <= 9 or (length == 0 and chunk[at] != _CR):
+            return None
+        while chunk[at] != _CR:
+            digit: i64 = chunk[at] - _ZERO
+            length = length * 10 + digit
+            at += 1
+            if not 0 <= digit <= 9 or length > size - at - len(b"\r\n\r\n"):
+                return None  # so `at` stays inside the chunk
+        at += 2
+        if chunk[at - 1] != _LF or length > size - at - len(b"\r\n"):
+            return None
+        argv.append(chunk[at : at + length])
+        at += length + 2
+        words -= 1
+    return argv if at == size else None
 
 
 class SetReader:

@@ -162,6 +162,15 @@ class ReadLoop(Output):
         except Exception as problem:  # noqa: BLE001 (answered, and logged when it is unforeseen)
             return self._failed(problem)
 
+    def _run_lone(self, argv: list[bytes], out: list[bytes]) -> bool:
+        """Execute the only command of a chunk; whether the connection must pause."""
+        now_ms = self.active_ms = self._clock.now_ms()
+        self.state.commands += 1
+        many = argv[0] == b"SC.MGET" and now_ms < self.state.serve_until_ms
+        if many and self._many_at_once(argv, self._short_cuts[0], now_ms, out):
+            return False
+        return self._take(self._execute(argv), out)
+
     def _run_known(self, chunk: bytes, out: list[bytes]) -> tuple[int, int, bool]:
         """Execute the GETs and SETs at the front of a chunk that are known by their bytes (known.py).
 

@@ -7,6 +7,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from stratacache.node.resp import known
+from stratacache.node.resp.parser import ParserLimits, ProtocolError, RequestParser
 from stratacache.node.resp.readloop import TURN_COMMANDS
 from tests.wire.inprocess import InProcess
 from tests.wire.raw import request
@@ -80,6 +81,53 @@ def test_nothing_else_is_recognised(key: bytes, value: bytes, data: st.DataObjec
     found = recognised(bytes(chunk))
     if found is not None:
         assert found == parsed(bytes(chunk))
+
+
+def read_exactly(chunk: bytes) -> list[bytes] | None:
+    """The only request in a chunk, as the exact parser reads it; None when it holds anything else."""
+    parser = RequestParser(ParserLimits())
+    parser.feed(chunk)
+    try:
+        argv = parser.next()
+    except ProtocolError:
+        return None
+    return [bytes(word) for word in argv if isinstance(word, bytes)] if argv and parser.idle else None
+
+
+@given(words=st.lists(st.one_of(st.binary(max_size=12), st.binary(min_size=95, max_size=105)), min_size=1, max_size=40))
+@example(words=[b"v" * 1000])
+@example(words=[b"\r\n$1\r\n", b"", b"*1\r\n"])
+def test_any_lone_command_is_read(words: list[bytes]) -> None:
+    """Whatever its words are made of; only one of many words is left to the parsers."""
+    assert known.lone(request(*words)) == (words if len(words) <= known.WORDS_MAX else None)
+
+
+@settings(max_examples=300)
+@given(words=st.lists(st.one_of(st.binary(max_size=12), st.just(b"v" * 100)), min_size=1, max_size=12), data=st.data())
+def test_only_a_lone_command_is_read(words: list[bytes], data: st.DataObject) -> None:
+    """Of a command with any bytes changed, cut or added, only what the exact parser reads in it is read."""
+    chunk = bytearray(request(*words))
+    for _ in range(data.draw(st.integers(1, 2))):
+        start = data.draw(st.integers(0, len(chunk)))
+        end = data.draw(st.integers(start, min(len(chunk), start + 4)))
+        chunk[start:end] = data.draw(BITS)
+    found = known.lone(bytes(chunk))
+    if found is not None:
+        assert found == read_exactly(bytes(chunk))
+
+
+def test_what_is_cut_off_anywhere_is_no_lone_command() -> None:
+    """Every beginning of a command, two commands in a row, and counts and lengths that Redis refuses are left alone."""
+    whole = request(b"SC.PUT", b"key", b"v" * 120, b"PX", b"600000")
+    assert known.lone(whole) == [b"SC.PUT", b"key", b"v" * 120, b"PX", b"600000"]
+    for end in range(len(whole)):
+        assert known.lone(whole[:end]) is None
+    assert known.lone(whole * 2) is None
+    rest = b"$4\r\nPING\r\n"
+    for count in (b"0", b"-1", b"01", b":", b"1:", b"", b"1 ", b"99", b"100", b"2"):
+        assert known.lone(b"*" + count + b"\r\n" + rest) is None, count
+    for length in (b"04", b"-4", b"+4", b"4 ", b":", b"", b"5", b"3", b"99999999999999999999999"):
+        assert known.lone(b"*1\r\n$" + length + b"\r\nPING\r\n") is None, length
 
 
 def test_a_set_with_a_time_is_recognised_with_its_time_only() -> None:

@@ -1,9 +1,10 @@
 """From a connection's bytes to executed commands: the two parsers, and the read loop with its short cuts.
 
-GETs and SETs are known by their bytes (known.py), alone or in a pipeline, while their entries are in memory. hiredis
-takes what is left of chunks that begin at a command boundary and declare nothing huge (`parser.is_harmless`); the exact
-parser takes everything else, and what hiredis could not finish. SC.GET and SC.MGET on entries in memory are answered in
-the read loop itself as well; all other commands go through `dispatch`.
+GETs and SETs are known by their bytes (known.py), alone or in a pipeline, while their entries are in memory; a chunk
+that is one whole command of few words is read in one pass there, too. hiredis takes what is left of chunks that begin
+at a command boundary and declare nothing huge (`parser.is_harmless`); the exact parser takes everything else, and what
+hiredis could not finish. SC.GET and SC.MGET on entries in memory are answered in the read loop itself as well; all
+other commands go through `dispatch`.
 
 Invariants: commands are executed in the order in which they came, each once, whichever parser read it; one turn of the
 event loop executes about `TURN_COMMANDS` of them; a change of mode (MULTI, AUTH) holds from the next command on.

@@ -130,8 +130,8 @@ def _is_left_out(words: list[bytes], tracking: bool) -> bool:
         return True  # answers that are Redis's own
     if name == b"SELECT" and words[-1] in (b"1", b"7"):
         return True  # one database
-    if name == b"SUBSCRIBE" and max(map(len, words)) > 1024:
-        return True  # longer names are past a limit
+    if name in (b"SUBSCRIBE", b"CONFIG", b"KEYS", b"SCAN") and max(map(len, words)) > 1024:
+        return True  # longer names and patterns are past a limit
     if name == b"SCAN" and words[1:2] not in ([b"0"], [b""], [b"abc"], [b"99999999999999999999"]):
         return True
     # A DEL tells of keys that were not there, and a key that has expired already goes when it goes.

@@ -22,6 +22,13 @@ UNITS = {
     "unit/expire": "write on expire",  # lists
     "unit/scan": "SSCAN|HSCAN|ZSCAN|SCAN TYPE|regression test for issue",  # sets, hashes, sorted sets
     "unit/auth": "-",
+    "unit/quit": "-",
+    "unit/limits": "-",
+    "unit/protocol": "raw protocol response|blocking ops",  # sets, lists
+    "unit/keyspace": "RENAME|COPY|MOVE|RANDOMKEY|different DBs|DB 1",  # commands that are not there, one database
+    "unit/multi": "(?i)watch|basics|DISCARD|alter|propagat|script|blocking|FLUSH|SWAPDB|nested|XREAD|AOF|SAVE|SHUTDOWN",
+    "unit/introspection": "MONITOR|CONFIG|config|statistics|illegal|unhappy|CLIENT LIST$|CLIENT INFO$",  # settings,
+    "unit/other": "HELP|SELECT|Coverage",  # and what Valkey 8 has that Redis 7.0 has not
     "unit/tracking": "|".join(
         (
             "script",
@@ -30,8 +37,11 @@ UNITS = {
         )
     ),
 }
-OWN_SERVERS = frozenset({"unit/auth"})
+OWN_SERVERS = frozenset({"unit/auth", "unit/limits"})
 """Units that start servers with settings of their own: there the node is started in the place of redis-server."""
+
+NOT_OF_VALKEY = frozenset({"unit/keyspace"})
+"""Units that set limits of lists between their tests there."""
 
 TAGS = "-needs:repl -needs:debug -needs:reset -needs:save -needs:config-maxmemory -cluster -auth_binary_password"
 """Not run: replication, DEBUG, CONFIG SET of what belongs to the start (the password among it), cluster mode."""
@@ -78,8 +88,11 @@ def main() -> None:
                 place.chmod(0o755)
             elif program is not None:
                 place.symlink_to(program)
+    units = UNITS
+    if (directory / "tests" / "support" / "valkey.tcl").exists():
+        units = {unit: left_out for unit, left_out in UNITS.items() if unit not in NOT_OF_VALKEY}
     with running_node() as (_, port):
-        good = [run_unit(directory, port, unit, left_out) for unit, left_out in UNITS.items()]
+        good = [run_unit(directory, port, unit, left_out) for unit, left_out in units.items()]
     sys.exit(0 if all(good) else 1)
 
 

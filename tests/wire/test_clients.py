@@ -143,6 +143,7 @@ def test_redis_py_token(tmp_path_factory: pytest.TempPathFactory) -> None:
                 assert client.ping()
 
 
+@pytest.mark.xdist_group("litellm")  # to import it takes seconds
 def test_litellm_cache(node: Raw, node_port: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """LiteLLM's Redis cache: completions are cached, values expire, counters count, batches come back whole."""
     monkeypatch.setenv("LITELLM_LOCAL_MODEL_COST_MAP", "True")  # no look at the network

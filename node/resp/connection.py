@@ -66,7 +66,8 @@ class Connection(ReadLoop):
         self.reply_mode = ReplyMode.ON
         self._stash: deque[bytes] = deque()  # came while a reply was waited for
         self._later: Later | None = None  # the reply that is waited for,
-        self._behind: deque[Reply] = deque()  # and those that leave after it
+        self._behind: deque[Reply] = deque()  # and those that leave after it,
+        self._held = b""  # then what the commands waited for have told their own client
         self._scheduled = False
         self._ended = False
         self.refresh_mode()
@@ -226,6 +227,7 @@ class Connection(ReadLoop):
         While one is waited for, `out` gathers what leaves after it.
         """
         if isinstance(reply, Later):
+            own = self._own_pushes() if self.tracking is not None else b""
             if self._later is None:
                 self.write(out)
                 self._later = reply
@@ -234,8 +236,9 @@ class Connection(ReadLoop):
                 self._behind.append(reply)
             out.clear()
             if not reply.applied or self.reply_mode is not ReplyMode.ON:
+                self._held += own
                 return True
-            self._behind.append(b"")  # so that it is answered, whatever CLIENT REPLY says behind it
+            self._behind.append(own)  # even if it is empty: so it is answered, whatever CLIENT REPLY says behind it
             return False
         if self.reply_mode is ReplyMode.ON:
             out.append(reply)
@@ -250,6 +253,14 @@ class Connection(ReadLoop):
             self.write(out)
             out.clear()
         return self.closing
+
+    def _own_pushes(self) -> bytes:
+        """What a command has told its own client: it follows the reply."""
+        if self.state.dirty:
+            self.server.flush_pushes(self)
+        own = b"".join(self._pushes)
+        self._pushes.clear()
+        return own
 
     def _leave_out(self, reply: bytes, out: list[bytes]) -> None:
         """A command is not answered, unless its answer is messages."""
@@ -279,9 +290,12 @@ class Connection(ReadLoop):
         reply: Reply = later
         while True:
             taken = not isinstance(reply, Later)
+            own = b""
             if isinstance(reply, Later) and reply.future.done():
                 reply = settle(self, reply)
+                own = self._own_pushes() if self.tracking is not None else b""
             if isinstance(reply, Later):
+                self._held += own
                 self._later = reply
                 self.write(out)
                 self._await_reply()
@@ -289,12 +303,15 @@ class Connection(ReadLoop):
             if not self._behind:
                 break
             out.append(reply)
+            out.append(own)
             reply = self._behind.popleft()
         self._later = None
         if taken:
             out.append(reply)
         else:
             self._take(reply, out)
+        out.append(self._held + own)
+        self._held = b""
         self._continue(out)
 
     @property

@@ -105,7 +105,9 @@ def perform(connection: Connection, found: Command, argv: list[bytes]) -> Reply:
         if server.forwarder is not None:
             elsewhere = proxy.route(connection, server.forwarder, found, argv)
             if elsewhere is not None:
-                return elsewhere
+                return (
+                    elsewhere if connection.tracking is None else _tracked_elsewhere(connection, found, argv, elsewhere)
+                )
         if server.arrivals is not None and (waiting := settle_keys(server.arrivals, found, argv)) is not None:
             return Later(waiting, lambda _: perform(connection, found, argv))  # all may be different by then
     reply = found.handler(connection, argv) if connection.tracking is None else _run_tracked(connection, found, argv)
@@ -151,14 +153,31 @@ def _run_tracked(connection: Connection, found: Command, argv: list[bytes]) -> R
     """Run a command of a client that is told of changes to what it reads."""
     server = connection.server
     state = connection.tracking
-    if found.reads:
-        server.tracking.remember(connection, [canonical(raw) for raw in found.keys(argv)])
+    keys = [canonical(raw) for raw in found.keys(argv)] if found.reads else []
+    server.tracking.remember(connection, keys)
     server.current = connection
     try:
-        return found.handler(connection, argv)
+        reply = found.handler(connection, argv)
+        if keys and isinstance(reply, Later):
+            return server.tracking.report_behind(connection, reply, keys)
+        return reply
     finally:
         server.current = None
         if state is not None and found.name != "client|caching":
+            state.caching = None
+
+
+def _tracked_elsewhere(connection: Connection, found: Command, argv: list[bytes], reply: Reply) -> Reply:
+    """Have a client that keeps what it reads give up at once what another shard has answered: nobody here hears of
+    changes there."""
+    state = connection.tracking
+    try:
+        if not found.reads or not isinstance(reply, Later):
+            return reply
+        keys = [canonical(raw) for raw in found.keys(argv)]
+        return connection.server.tracking.report_behind(connection, reply, keys, here=False)
+    finally:
+        if state is not None:
             state.caching = None
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import hiredis
+import pytest
 
 from stratacache.node.config import NodeConfig
 from tests.wire.inprocess import InProcess, Transport
@@ -60,5 +61,39 @@ def test_a_value_read_from_disk_is_older_than_what_was_pushed_meanwhile(tmp_path
             (reply,) = replies(answered)
             assert seq_of(name, reply) <= pushed, f"{name} claims to have read after the invalidation"
         assert heard.written
+    finally:
+        node.engine.close()
+
+
+INVALIDATE_K = [b"invalidate", [b"k"]]
+
+
+@pytest.mark.parametrize("mode", [(), ("BCAST",), ("BCAST", "PREFIX", "k"), ("OPTIN",), ("OPTOUT",)], ids=str)
+@pytest.mark.parametrize("read", [("GET", "k"), ("MGET", "none", "k"), ("GETRANGE", "k", 0, 3)], ids=str)
+def test_a_tracking_client_is_told_once_more(
+    tmp_path: Path, mode: tuple[str, ...], read: tuple[str | int, ...]
+) -> None:
+    """Read, changed and reported, answered: the report comes again behind the answer, and not when nothing changed."""
+    config = NodeConfig(l1_bytes_max=256 * 1024, l2_bytes_max=0, l3_bytes_max=16 << 20, data_dir=tmp_path / "l3")
+    node = InProcess(config, posts=True)
+    try:
+        writer, written = node.connect()
+        writer.data_received(request("SET", "k", b"x" * 300_000))  # larger than memory may hold
+        node.loop.run_until(lambda: written.written.endswith(b"+OK\r\n"))
+        node.settle()
+        reader, answered = node.connect()
+        reader.data_received(request("HELLO", 3) + request("CLIENT", "TRACKING", "ON", *mode))
+        for change in (False, True):
+            if mode == ("OPTIN",):
+                reader.data_received(request("CLIENT", "CACHING", "YES"))
+            answered.written.clear()
+            reader.data_received(request(*read))
+            assert not answered.written, "nothing was answered before"
+            node.loop.run_until(lambda: bool(reader._later and reader._later.future.done()))
+            if change:
+                writer.data_received(request("DEL", "k"))
+                assert replies(answered) == [INVALIDATE_K]
+            node.loop.run_until(lambda: bool(answered.written))
+            assert replies(answered)[1:] == [INVALIDATE_K] * change
     finally:
         node.engine.close()

@@ -275,3 +275,28 @@ def test_handed_out_entries_are_asked_for_when_the_table_is_not_owned(cluster: C
             assert client.run("SC.GET", foreign)[1].startswith("MOVED")
     finally:
         server.table_is_owned = True
+
+
+@pytest.mark.parametrize("mode", [(), ("BCAST",), ("OPTIN",)], ids=str)
+def test_what_other_shards_answer_is_not_kept_by_clients(cluster: Cluster, mode: tuple[str, ...]) -> None:
+    """Nobody here hears of their changes: a tracking client is told at once to forget what it has read from there."""
+    with Raw(cluster.ports["shard-0"]) as client, Raw(cluster.ports["shard-1"]) as other:
+        for key in KEYS:
+            other.run("SET", key, "old")
+        client.run("HELLO", 3)
+        client.run("CLIENT", "TRACKING", "ON", *mode)
+        for key in KEYS:
+            if mode == ("OPTIN",):
+                assert client.run("CLIENT", "CACHING", "YES") == ("+", "OK")
+            assert client.run("GET", key) == ("$", b"old")
+            if owner_of(key.encode()) == "shard-0":
+                assert client.run("PING") == ("+", "PONG")
+                assert other.run("SET", key, "new") == ("+", "OK")
+            assert client.read() == (">", [("$", b"invalidate"), ("*", [("$", key.encode())])])
+        if mode == ("OPTIN",):
+            assert client.run("MGET", *KEYS)[0] == "*"
+        else:
+            assert client.run("MGET", *KEYS)[0] == "*"
+            told = [client.read()[1][1] for _ in KEYS]
+            assert {found[0][1].decode() for _, found in told} == set(KEYS)
+        assert client.run("PING") == ("+", "PONG")

@@ -97,3 +97,21 @@ def test_a_client_that_leaves_takes_its_waiting_lease_along(node: InProcess) -> 
     assert not seen.written
     assert granted.written[:8] == answers.written[:8]
     third.connection_lost(None)
+
+
+@pytest.mark.parametrize("mode", [(), ("BCAST",)], ids=str)
+def test_a_client_hears_of_its_own_puts_behind_their_replies(node: InProcess, mode: tuple[str, ...]) -> None:
+    """As where nothing waits for the disk: the reply first, then the report; so for a transaction, too."""
+    client, seen = node.connect()
+    client.data_received(request("HELLO", 3) + request("CLIENT", "TRACKING", "ON", *mode))
+    told = b">2\r\n$10\r\ninvalidate\r\n*1\r\n$1\r\nk\r\n"
+    puts = (request("GET", "k") + request("SET", "k", 1)) * (1 if mode else 2)  # broadcasts are gathered
+    transaction = request("MULTI") + request("GET", "k") + request("SET", "k", 2) + request("EXEC")
+    for chunk, replies in (
+        (puts, (b"_\r\n+OK\r\n" + told + b"$1\r\n1\r\n+OK\r\n" + told) if not mode else b"_\r\n+OK\r\n" + told),
+        (transaction, b"+OK\r\n+QUEUED\r\n+QUEUED\r\n*2\r\n$1\r\n1\r\n+OK\r\n" + told),
+    ):
+        seen.written.clear()
+        client.data_received(chunk + request("PING"))
+        node.loop.run_until(lambda: seen.written.endswith(b"+PONG\r\n"))
+        assert seen.written == replies + b"+PONG\r\n"

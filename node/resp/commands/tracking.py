@@ -12,12 +12,12 @@ reported as changed.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from stratacache.node.keys import KEY_BYTES_MAX, namespace_of
 from stratacache.node.resp.arguments import SYNTAX, integer_of, shown
 from stratacache.node.resp.replies import NULLS, OK, CommandError, array, bulk, bulks, integer, members, pairs, push
-from stratacache.node.resp.table import Reply, command
+from stratacache.node.resp.table import Later, Reply, command
 
 if TYPE_CHECKING:
     from stratacache.node.resp.connection import Connection
@@ -47,6 +47,11 @@ class TrackingClient:
         self.opt_out = False
         self.prefixes: list[bytes] = []
         self.caching: bool | None = None  # CLIENT CACHING for the next command
+
+    @property
+    def wants_next(self) -> bool:
+        """Whether the client may keep what it reads with the command that is being run."""
+        return not ((self.opt_in and not self.caching) or (self.opt_out and self.caching is False))
 
 
 class Tracking:
@@ -80,10 +85,10 @@ class Tracking:
     def remember(self, client: Connection, keys: Iterable[bytes]) -> None:
         """A client is about to read keys."""
         state = client.tracking
-        if state is None or state.broadcast:
-            return
-        if (state.opt_in and not state.caching) or (state.opt_out and state.caching is False):
-            return
+        if state is not None and not state.broadcast and state.wants_next:
+            self._remember(client, keys)
+
+    def _remember(self, client: Connection, keys: Iterable[bytes]) -> None:
         for key in keys:
             readers = self._readers.get(key)
             if readers is None:
@@ -92,6 +97,33 @@ class Tracking:
                 self._enter(key)
                 readers = self._readers[key] = set()
             readers.add(client.id)
+
+    def report_behind(self, client: Connection, later: Later, keys: Sequence[bytes], *, here: bool = True) -> Later:
+        """Report keys that change while a reply about them is waited for, once more behind that reply.
+
+        The first report may come before it, and the client would keep for ever what it read then. Changes of keys that
+        are not `here`, because another shard owns them, are not heard of at all: these are reported in any case.
+        """
+        state = client.tracking
+        if state is None or not state.wants_next:
+            return later
+        if state.broadcast:
+            keys = [key for key in keys if key.startswith(tuple(state.prefixes))]
+        if here:
+            self._remember(client, keys)  # as long as it waits, a client in broadcast mode as well
+        return self._report_behind(client, later, keys, here)
+
+    def _report_behind(self, client: Connection, later: Later, keys: Sequence[bytes], here: bool) -> Later:
+        def reply(result: Any) -> Reply:
+            answer = later.then(result)
+            if isinstance(answer, Later):
+                return self._report_behind(client, answer, keys, here)
+            for key in keys:
+                if not (here and client.id in self._readers.get(key, ())):
+                    self._send(client, bulks([key]))
+            return answer
+
+        return Later(later.future, reply, cancel=later.cancel, applied=later.applied)
 
     def _enter(self, key: bytes) -> None:
         self._bytes += len(key)

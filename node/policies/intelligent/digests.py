@@ -57,8 +57,9 @@ class Digests:
 
     def of_all(self, entries: list[Evictable]) -> vec[i64]:
         """The hashes of the keys of these entries."""
-        keys = [entry.key for entry in entries]  # several are fetched at a time so (see add_stamps)
+        keys = [entry.key for entry in entries]  # several are fetched at a time so (see read_stamps)
         digests = vec[i64](capacity=len(keys))
+        here_max: i64 = _HERE_MAX
         for key in keys:
-            digests = append(digests, self.of(key))
+            digests = append(digests, self.computed(key) if len(key) <= here_max else self.of(key))
         return digests

@@ -229,15 +229,19 @@ class IntelligentPolicy(Policy):
     def _condemn(self, entries: list[Evictable]) -> None:
         """Let entries that have left the residents leave the policy next, the last one first, unless they are used."""
         condemned = self._condemned
+        if condemned:
+            condemned += entries
+        else:
+            condemned = self._condemned = entries
         freed = 0
         stamps = vec[i64](capacity=len(entries))
         for entry in entries:
-            stamps = append(stamps, entry.stamp)
-            entry.stamp = ~entry.stamp
+            stamp = entry.stamp
+            stamps = append(stamps, stamp)
+            entry.stamp = ~stamp
             entry.link = condemned
             freed += entry.size
         self._ghosts.remember(self._digests.of_all(entries), stamps)
-        condemned += entries
         self._bytes -= freed
 
     def _condemn_below(self, newcomer: Evictable, bytes_needed: int) -> bool:

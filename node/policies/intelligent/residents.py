@@ -21,7 +21,7 @@ from librt.vecs import vec
 from mypy_extensions import i64
 
 from ..base import Evictable
-from .scores import PLACE_MASK, Score, add_stamps
+from .scores import PLACE_MASK, Score, read_stamps
 from .stamps import GONE
 
 ROW_LENGTH: Final = 48
@@ -86,7 +86,9 @@ class Residents:
         row, batch = self._due()
         newcomers: i64 = len(batch)
         # Of equals the first leave, newcomers before others: in a loop the last used is the last to be used again.
-        stamps = add_stamps(add_stamps(vec[i64](capacity=newcomers + len(row)), batch), row)
+        stamps = vec[i64]([0] * (newcomers + len(row)))
+        read_stamps(batch, stamps, 0)
+        read_stamps(row, stamps, newcomers)
         ranks = score.lowest(stamps, tick, newcomers or count)
         worst: list[Evictable] = []
         number: i64 = len(ranks)
@@ -120,7 +122,8 @@ class Residents:
                 break
             self._hand = (self._hand + 1) % len(rows)
             row = rows[self._hand]
-            stamps = add_stamps(vec[i64](capacity=len(row)), row)
+            stamps = vec[i64]([0] * len(row))
+            read_stamps(row, stamps, 0)
             for rank in score.lowest(stamps, tick, len(row), limit):
                 if freed >= bytes_needed:
                     break

@@ -108,16 +108,16 @@ class Score:
         return _fine(self._by_age(age))
 
 
-def add_stamps(stamps: vec[i64], stamped: list[Any]) -> vec[i64]:
-    """Add the stamps of objects to a list, to be ranked.
+def read_stamps(stamped: list[Any], stamps: vec[i64], at: i64) -> None:
+    """Read the stamps of objects, to be ranked, into a list from a place on.
 
     Of a large cache none of the objects is in the CPU's, and nothing here waits for what is read, so that several are
     fetched at a time.
     """
     for one in stamped:
         known: Stamped = one
-        stamps = append(stamps, known.stamp)
-    return stamps
+        stamps[at] = known.stamp
+        at += 1
 
 
 def _fine(term: float) -> int:

@@ -22,7 +22,7 @@ from librt.vecs import vec
 from mypy_extensions import i64
 
 from ..base import Stamped
-from .scores import PLACE_MASK, Score, add_stamps
+from .scores import PLACE_MASK, Score, read_stamps
 from .stamps import (
     AGE_SHIFT,
     LEVEL_MASK,
@@ -96,7 +96,8 @@ class _Shadow:
         start = self.hand if self.hand < len(rows) else 0
         end = start + ROW_LENGTH
         together = self.newcomers + rows[start:end]
-        stamps = add_stamps(vec[i64](capacity=len(together)), together)
+        stamps = vec[i64]([0] * len(together))
+        read_stamps(together, stamps, 0)
         held = self.bytes_held
         bit = self.bit
         for rank in self.score.lowest(stamps, tick, len(self.newcomers) or 1):

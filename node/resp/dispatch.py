@@ -53,7 +53,7 @@ def run(connection: Connection, argv: list[bytes]) -> Reply:
 def settle(connection: Connection, later: Later) -> Reply:
     """The reply of a command whose future is done."""
     try:
-        return later.then(later.future.result())
+        return later.then(later.future if later.catches else later.future.result())
     except Exception as problem:  # noqa: BLE001
         return failed(connection, problem)
 

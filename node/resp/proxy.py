@@ -110,6 +110,8 @@ async def _split(
     if found.name not in _SUMS | _LISTS | {"mset"} or found.last != -1:
         raise CommandError(f"CROSSSHARD the keys of '{found.name}' have different owners: send them one by one")
     step = found.step
+    if (len(argv) - found.first) % step:  # before any share is carried out
+        raise CommandError(f"ERR wrong number of arguments for '{found.name}' command")
     head = argv[: found.first]
     shares: dict[str | None, list[int]] = {}
     for index, owner in enumerate(owners):

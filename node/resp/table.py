@@ -48,10 +48,11 @@ class Later:
 
     `then` may raise like a handler and may return a Later itself. With `cancel` the future is cancelled when the client
     goes away before it is done. `applied`: the command has had its effect and only its acknowledgement waits (for the
-    disk), so the commands behind it may run meanwhile; their replies wait.
+    disk), so the commands behind it may run meanwhile; their replies wait. With `catches`, `then` is called whatever
+    becomes of the future, and is given the future itself.
     """
 
-    __slots__ = ("applied", "cancel", "future", "then")
+    __slots__ = ("applied", "cancel", "catches", "future", "then")
 
     def __init__(
         self,
@@ -60,11 +61,13 @@ class Later:
         *,
         cancel: bool = False,
         applied: bool = False,
+        catches: bool = False,
     ) -> None:
         self.future = future
         self.then = then
         self.cancel = cancel
         self.applied = applied
+        self.catches = catches
 
 
 Reply = bytes | Later

@@ -188,6 +188,43 @@ def test_transactions_reach_other_shards(cluster: Cluster) -> None:
         assert client.run("EXEC") == ("*", [("+", "OK"), (":", "2")] * 4)
 
 
+def test_half_a_pair_is_refused_as_a_whole(cluster: Cluster) -> None:
+    """An MSET whose last key has no value changes nothing on any shard."""
+    with Raw(cluster.ports["shard-0"]) as client:
+        words = [word for key in KEYS for word in (key, "v")]
+        assert client.run("MSET", *words[:-1]) == ("-", "ERR wrong number of arguments for 'mset' command")
+        assert client.run("EXISTS", *KEYS) == (":", "0")
+
+
+def test_an_error_elsewhere_is_one_reply_of_a_transaction(cluster: Cluster) -> None:
+    """What another shard refuses, or does not answer, stands in its place; the commands behind it run."""
+    own, near, far = (next(key for key in KEYS if owner_of(key.encode()) == shard) for shard in SHARDS)
+    cluster.down.add("shard-2")
+    with Raw(cluster.ports["shard-0"]) as client:
+        for words in (
+            ("MULTI",),
+            ("SET", near, "text"),
+            ("INCR", near),
+            ("SET", own, 1),
+            ("GET", far),
+            ("GET", near),
+            ("EXPIRE", near, "x"),
+            ("INCR", own),
+        ):
+            client.run(*words)
+        kind, replies = client.run("EXEC")
+        assert kind == "*"
+        assert replies[3][1].startswith("UNAVAILABLE")
+        assert replies[:3] + replies[4:] == [
+            ("+", "OK"),
+            ("-", "ERR value is not an integer or out of range"),
+            ("+", "OK"),
+            ("$", b"text"),
+            ("-", "ERR value is not an integer or out of range"),
+            (":", "2"),
+        ]
+
+
 def test_keys_of_other_owners_are_recorded_or_refused(cluster: Cluster) -> None:
     """SC.INVKEYS removes what is owned here and hands on the rest; with nobody to take it, nothing is acknowledged."""
     server = cluster.servers["shard-0"]

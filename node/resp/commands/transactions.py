@@ -104,7 +104,7 @@ class Transaction:
             replies[index] = settle(self.connection, later)
             return self._answer(replies)
 
-        return Later(later.future, arrived)
+        return Later(later.future, arrived, catches=True)
 
     def _run_one(self, found: Command, argv: list[bytes]) -> Reply:
         try:
@@ -115,17 +115,14 @@ class Transaction:
     def _wait(self, later: Later, index: int, replies: list[Reply]) -> Later:
         """Go on behind a command that has to be waited for."""
 
-        def arrived(result: object) -> Reply:
-            try:
-                reply = later.then(result)
-            except Exception as problem:  # noqa: BLE001
-                reply = failed(self.connection, problem)
+        def arrived(_: object) -> Reply:
+            reply = settle(self.connection, later)
             if isinstance(reply, Later):
                 return self._wait(reply, index, replies)
             self._keep(reply, replies)
             return self._run_from(index + 1, replies)
 
-        return Later(later.future, arrived)
+        return Later(later.future, arrived, catches=True)
 
 
 @command("multi", 1, Flag.NO_MULTI, group="transactions")

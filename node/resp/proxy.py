@@ -38,7 +38,7 @@ def route(connection: Connection, forwarder: Forwarder, found: Command, argv: li
     if not keys:
         if connection.native or not found.flags & Flag.SPANS:
             return None
-        return _later(connection, _span(connection, forwarder, found, argv), found)
+        return _later(connection, _span(connection, forwarder, found, argv), found, argv)
     owner = forwarder.reader if found.reads else forwarder.owner
     owners = [owner(canonical(raw)) for raw in keys]
     foreign = [owner for owner in owners if owner is not None]
@@ -47,16 +47,17 @@ def route(connection: Connection, forwarder: Forwarder, found: Command, argv: li
     if connection.native:
         return error(f"MOVED {connection.server.epoch} {foreign[0]}")
     if len(set(owners)) == 1:
-        return _later(connection, _call(forwarder, foreign[0], argv), found)
-    return _later(connection, _split(connection, forwarder, found, argv, owners), found)
+        return _later(connection, _call(forwarder, foreign[0], argv), found, argv)
+    return _later(connection, _split(connection, forwarder, found, argv, owners), found, argv)
 
 
-def _later(connection: Connection, work: Coroutine[Any, Any, object], found: Command) -> Later:
-    """Run `work` on the loop; its result is the parsed reply."""
+def _later(connection: Connection, work: Coroutine[Any, Any, object], found: Command, argv: list[bytes]) -> Later:
+    """Run `work` on the loop; its result is the parsed reply, in which a status looks like a value."""
     task = connection.server.loop.create_task(work)
+    gives_value = found.name == "set" and any(word.upper() == b"GET" for word in argv[3:])
 
     def reply(value: object) -> bytes:
-        if (found.name in _STATUS and value == b"OK") or found.name == "type":
+        if (found.name in _STATUS and value == b"OK" and not gives_value) or found.name == "type":
             value = Status(cast("bytes", value))
         return encode(value, connection.resp)
 

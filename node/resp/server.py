@@ -20,9 +20,10 @@ from typing import TYPE_CHECKING, Any, Final, cast
 import msgpack
 
 from stratacache.node.entry import NEVER_MS
+from stratacache.node.errors import UsageError
 from stratacache.node.resp import commands, tls
 from stratacache.node.resp.commands.tracking import Tracking
-from stratacache.node.resp.config import ServerConfig
+from stratacache.node.resp.config import ServerConfig, is_loopback
 from stratacache.node.resp.connection import Connection
 from stratacache.node.resp.lookout import Lookout
 from stratacache.node.resp.output import Output, ServerState
@@ -147,9 +148,10 @@ class NodeServer:
                 ssl_handshake_timeout=TLS_HANDSHAKE_S if self.tls is not None else None,
                 backlog=1024,
             )
-            for listener in server.sockets:  # what is accepted there inherits it
-                _keep_alive(listener)
             self._servers.append(server)
+            for listener in server.sockets:
+                self._check_listener(listener.getsockname()[0])
+                _keep_alive(listener)  # what is accepted there inherits it
             port = server.sockets[0].getsockname()[1]
         if config.unix_path is not None:
             await self._listen_unix(config.unix_path)
@@ -181,6 +183,13 @@ class NodeServer:
             with suppress(FileNotFoundError):
                 self.config.unix_path.unlink()
         await asyncio.sleep(0)
+
+    def _check_listener(self, address: str) -> None:
+        """Raise UsageError when a name that should be this machine's alone has become another address."""
+        if not (self.config.token or self.config.insecure or is_loopback(address)):
+            for server in self._servers:
+                server.close()
+            raise UsageError(f"refusing to listen on {address}, which is {self.config.host}, without a token: set one")
 
     def _connection(self) -> asyncio.BaseProtocol:
         return cast("asyncio.BaseProtocol", Connection(self))  # it has the methods of one

@@ -123,6 +123,8 @@ def test_any_shard_serves_every_key(cluster: Cluster) -> None:
             assert second.run("TTL", key)[0] == ":"
             assert second.run("TYPE", key) == ("+", "string")
             assert first.run("INCR", key) == ("-", "ERR value is not an integer or out of range")
+            assert first.run("SET", key, "OK", "GET") == ("$", f"v{key}".encode())
+            assert second.run("SET", key, "x", "get") == ("$", b"OK")
         for shard, server in cluster.servers.items():
             assert {key for key in KEYS if owner_of(key.encode()) == shard} == {k.decode() for k in server.engine.table}
 

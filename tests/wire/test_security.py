@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
+from stratacache.node.config import NodeConfig
+from stratacache.node.engine import MultiLevelCache
 from stratacache.node.errors import UsageError
 from stratacache.node.resp import commands
 from stratacache.node.resp.config import ServerConfig
+from stratacache.node.resp.server import NodeServer
 from stratacache.node.resp.table import COMMANDS, Access, Command
 from tests.wire.processes import running_node
 from tests.wire.raw import Raw, request
@@ -41,7 +47,22 @@ def guarded() -> Iterator[int]:
         yield port
 
 
-@pytest.mark.parametrize("host", ["0.0.0.0", "::", "10.1.2.3", "example.org", ""])
+@pytest.mark.parametrize(
+    "host",
+    [
+        "0.0.0.0",
+        "::",
+        "0",
+        "*",
+        "10.1.2.3",
+        "169.254.1.1",
+        "fe80::1",
+        "::ffff:10.1.2.3",
+        "example.org",
+        "localhost.",
+        "",
+    ],
+)
 def test_without_a_token_only_loopback(host: str) -> None:
     """A node that anybody could reach does not start without a token, unless it is said in so many words."""
     with pytest.raises(UsageError, match="refusing to listen"):
@@ -56,12 +77,33 @@ def test_loopback_needs_no_token(host: str) -> None:
     ServerConfig(host=host).validate()
 
 
-def test_the_process_refuses_to_start() -> None:
-    """The command line says what is wrong and ends."""
-    command = [sys.executable, "-m", "stratacache.node", "--port", "0", "--bind", "0.0.0.0"]
+@pytest.mark.parametrize(
+    "more", [("--bind", "0.0.0.0"), ("--bind", "::", "--token", ""), ("--bind", "localhost.localdomain")]
+)
+def test_the_process_refuses_to_start(more: tuple[str, ...]) -> None:
+    """The command line says what is wrong and ends; an empty token is none, and a name is not believed."""
+    command = [sys.executable, "-m", "stratacache.node", "--port", "0", *more]
     ended = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False)
     assert ended.returncode == 2
-    assert "refusing to listen on 0.0.0.0 without a token" in ended.stderr
+    assert f"refusing to listen on {more[1]} without a token" in ended.stderr
+
+
+def test_localhost_must_be_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the name leads elsewhere, a node without a token does not stay."""
+    found = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("0.0.0.0", 0))]
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: found)
+
+    async def start(**settings: Any) -> None:
+        node = NodeServer(MultiLevelCache(NodeConfig()), ServerConfig(host="localhost", **settings))
+        try:
+            await node.start()
+        finally:
+            await node.stop(1)
+            node.engine.close()
+
+    with pytest.raises(UsageError, match=r"refusing to listen on 0\.0\.0\.0, which is localhost"):
+        asyncio.run(start())
+    asyncio.run(start(token="t"))
 
 
 def test_before_auth_every_other_command_is_refused(guarded: int) -> None:

@@ -34,8 +34,8 @@ class Residents:
 
     `hit_log` holds the reads that the policy has not been told of, `drain_hits` tells it. `pack_later`, when set,
     packs a large payload off the owner's thread and then calls back. `gone`, when set, hears of every entry that
-    leaves by expiry, or by eviction while it neither lies on disk nor waits for it; `expired` of those with metadata
-    that leave by expiry.
+    leaves by expiry, or by eviction unless it goes on living on disk without an expiry; `expired` of those with
+    metadata that leave by expiry.
     """
 
     def __init__(self, config: NodeConfig, now_ms: Callable[[], int]) -> None:
@@ -266,8 +266,10 @@ class Residents:
         elif cause is RemovalCause.EVICTED and entry.expires_ms <= self._now_ms():
             cause = RemovalCause.EXPIRED
         level.counters.removed[cause] += 1
-        on_disk = cause is RemovalCause.EVICTED and (entry.stored or entry.queued)
-        if self.gone is not None and cause in (RemovalCause.EVICTED, RemovalCause.EXPIRED) and not on_disk:
+        if self.gone is not None and (
+            cause is RemovalCause.EXPIRED
+            or (cause is RemovalCause.EVICTED and not (entry.expires_ms == NEVER_MS and (entry.stored or entry.queued)))
+        ):
             self.gone(entry.key, cause)
         if cause is RemovalCause.EVICTED:
             namespace.evicted += 1

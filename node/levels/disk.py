@@ -152,6 +152,10 @@ class DiskLevel:
         """Whether a live record of a key is there, without reading its payload."""
         return self._reader.holds(key)
 
+    def expires_ms(self, key: bytes) -> int:
+        """When the live record of a key expires; DEAD_MS when there is none."""
+        return self._reader.expires_ms(key)
+
     def keys_from(self, start: bytes, count: int) -> Future[tuple[bytes, list[bytes]]] | None:
         """About `count` keys from the mark `start` on, and the next mark (b"": the end); None when the level is off.
 

@@ -109,18 +109,23 @@ class Reader:
 
     def holds(self, key: bytes) -> bool:
         """Whether a live record of a key is there, without reading its payload."""
+        return self.expires_ms(key) != DEAD_MS
+
+    def expires_ms(self, key: bytes) -> int:
+        """When the live record of a key expires; DEAD_MS when there is none."""
         opened = self._opened
         if opened is None:
-            return False
+            return DEAD_MS
         item = self._pending(key)
         if item is not _ABSENT:
-            return self._from_pending(item) is not None
+            return item.expires_ms if isinstance(item, Entry | Snapshot) and self._lives(item) else DEAD_MS
         try:
             with opened.store.begin_read() as txn:
                 data = txn.get(digest(key))
-                return data is not None and self._alive(key, decode_head(memoryview(data)))
+                record = decode_head(memoryview(data)) if data is not None else None
+                return record.expires_ms if record is not None and self._alive(key, record) else DEAD_MS
         except (CorruptionError, lmdb.Error):
-            return False
+            return DEAD_MS
 
     def keys_from(self, start: bytes, count: int) -> Future[tuple[bytes, list[bytes]]] | None:
         """About `count` keys from the mark `start` on, and the next mark (b"": the end); None when the level is off.

@@ -158,8 +158,10 @@ def _run_tracked(connection: Connection, found: Command, argv: list[bytes]) -> R
     server.current = connection
     try:
         reply = found.handler(connection, argv)
-        if keys and isinstance(reply, Later):
-            return server.tracking.report_behind(connection, reply, keys)
+        if keys:
+            if isinstance(reply, Later):
+                return server.tracking.report_behind(connection, reply, keys)
+            server.tracking.report_unseen(connection, keys)
         return reply
     finally:
         server.current = None

@@ -97,3 +97,37 @@ def test_a_tracking_client_is_told_once_more(
             assert replies(answered)[1:] == [INVALIDATE_K] * change
     finally:
         node.engine.close()
+
+
+@pytest.mark.parametrize("mode", [(), ("BCAST",)], ids=str)
+def test_a_tracking_client_is_told_of_what_will_expire_on_disk(tmp_path: Path, mode: tuple[str, ...]) -> None:
+    """When it leaves memory, or behind the reply when it never was there; what has no expiry may be kept."""
+    config = NodeConfig(
+        l1_bytes_max=256 * 1024, l1_entries_max=2, l2_bytes_max=0, l3_bytes_max=16 << 20, data_dir=tmp_path / "l3"
+    )
+    node = InProcess(config, posts=True)
+    try:
+        writer, written = node.connect()
+        reader, answered = node.connect()
+        reader.data_received(request("HELLO", 3) + request("CLIENT", "TRACKING", "ON", *mode))
+        for expiry in (("EX", 9), ()):
+            for size in (
+                10,
+                200_000,
+                300_000,
+            ):  # larger than memory may hold: one is read at once, the other is waited for
+                written.written.clear()
+                writer.data_received(request("SET", "k", b"x" * size, *expiry))
+                node.loop.run_until(lambda: written.written.endswith(b"+OK\r\n"))
+                node.settle()
+                answered.written.clear()
+                reader.data_received(request("GET", "k"))
+                node.loop.run_until(lambda: bool(answered.written) and reader.idle)
+                value, *pushed = replies(answered)
+                assert len(value) == size
+                for number in range(3):
+                    writer.data_received(request("SET", f"other-{number}", "x"))
+                told = [names for _, names in pushed + replies(answered) if b"k" in names]
+                assert len(told) == len(expiry[:1]), (expiry, size)
+    finally:
+        node.engine.close()

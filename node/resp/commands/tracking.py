@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
+from stratacache.node.entry import DEAD_MS, NEVER_MS
 from stratacache.node.keys import KEY_BYTES_MAX, namespace_of
 from stratacache.node.resp.arguments import SYNTAX, integer_of, shown
 from stratacache.node.resp.replies import NULLS, OK, CommandError, array, bulk, bulks, integer, members, pairs, push
@@ -119,11 +120,27 @@ class Tracking:
             if isinstance(answer, Later):
                 return self._report_behind(client, answer, keys, here)
             for key in keys:
-                if not (here and client.id in self._readers.get(key, ())):
+                if not (here and client.id in self._readers.get(key, ())) or self._expires_unseen(key):
                     self._send(client, bulks([key]))
             return answer
 
         return Later(later.future, reply, cancel=later.cancel, applied=later.applied)
+
+    def report_unseen(self, client: Connection, keys: Sequence[bytes]) -> None:
+        """Report, behind the reply, keys that were read and that will expire with nobody hearing of it."""
+        state = client.tracking
+        if self._server.engine.l3 is None or state is None or not state.wants_next:
+            return
+        for key in keys:
+            if self._expires_unseen(key) and (not state.broadcast or key.startswith(tuple(state.prefixes))):
+                self._send(client, bulks([key]))
+
+    def _expires_unseen(self, key: bytes) -> bool:
+        """Whether a key is on disk alone and has an expiry: from then on it is a miss, but nobody is told."""
+        engine = self._server.engine
+        if engine.l3 is None or engine.residents.find(key) is not None:
+            return False
+        return engine.l3.expires_ms(key) not in (DEAD_MS, NEVER_MS)
 
     def _enter(self, key: bytes) -> None:
         self._bytes += len(key)

@@ -128,6 +128,7 @@ class NodeServer:
         self._servers: list[asyncio.AbstractServer] = []
         self._ticking: asyncio.TimerHandle | None = None
         self._stopping = False
+        self._silent = False  # it may not serve at the moment
         self._http_logged_ms = -HTTP_LOGGED_EVERY_MS
 
     # -- life ---------------------------------------------------------------------------------------------------------
@@ -210,6 +211,11 @@ class NodeServer:
         self.engine.tick()
         now_ms = self.engine.now_ms()
         self.watchers.tick(now_ms)
+        if self.state.serve_until_ms <= now_ms and not self._silent and self.tracking.clients:
+            self.tracking.group_changed(
+                "all", ()
+            )  # changes from now on are not heard of here, until it may serve again
+        self._silent = self.state.serve_until_ms <= now_ms
         self.flush_pushes()
         config = self.config
         for client in list(self.slow):

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import pytest
 
 from stratacache.node.config import NodeConfig
+from stratacache.node.engine import MultiLevelCache
 from stratacache.node.resp.commands import tracking
+from stratacache.node.resp.config import ServerConfig
+from stratacache.node.resp.server import NodeServer
 from tests.wire.inprocess import InProcess, Transport
 from tests.wire.processes import running_node
 from tests.wire.raw import Raw, request
@@ -296,6 +300,34 @@ def test_tracking_table_is_bounded_in_bytes(monkeypatch: pytest.MonkeyPatch) -> 
         assert seen.written.count(b"$10\r\ninvalidate") == 7 * (round_ + 1) + 3 * round_
         reader.data_received(request("DEL", *[b"%d" % number + b"k" * 60_000 for number in range(10)]))
         assert node.server.tracking.keys == 0
+
+
+def test_tracking_clients_forget_when_the_shard_may_not_serve() -> None:
+    """Others may have changed what they keep: they are told to forget all, once, and again when it ends once more."""
+
+    async def main() -> None:
+        engine = MultiLevelCache(NodeConfig())
+        server = NodeServer(engine, ServerConfig())
+        reader, writer = await asyncio.open_connection("127.0.0.1", (await server.start()).port)
+        writer.write(request("SET", "k", 1) + request("HELLO", 3) + request("CLIENT", "TRACKING", "ON"))
+        for _ in range(2):
+            server.serve_until_ms = engine.now_ms() + 60_000
+            writer.write(request("GET", "k"))
+            await asyncio.wait_for(reader.readuntil(b"$1\r\n1\r\n"), 10)
+            await asyncio.sleep(0)
+            server.serve_until_ms = engine.now_ms()
+            forget = b">2\r\n$10\r\ninvalidate\r\n_\r\n"
+            assert await asyncio.wait_for(reader.readexactly(len(forget)), 10) == forget
+            writer.write(request("GET", "k") + request("PING"))
+            assert await asyncio.wait_for(reader.readuntil(b"+PONG\r\n"), 10) == b"-SUSPENDED 0\r\n+PONG\r\n"
+            server.serve_until_ms = engine.now_ms() + 60_000
+            while server._silent:
+                await asyncio.sleep(0.005)
+        writer.close()
+        await server.stop(1)
+        engine.close()
+
+    asyncio.run(main())
 
 
 def test_leases_over_the_wire() -> None:

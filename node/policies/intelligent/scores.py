@@ -24,7 +24,7 @@ from math import log2
 from typing import Any, Final
 
 from librt.vecs import append, vec
-from mypy_extensions import i32, i64
+from mypy_extensions import i64
 
 from ..base import Stamped
 from .stamps import INTERVAL_SHIFT, LEVEL_MASK, LOG2_USES, TICK_SHIFT, TICKS, VALUE_SHIFT
@@ -63,15 +63,15 @@ class Score:
         None: intervals do not matter.
         """
         self.name = name
-        self._uses = vec[i32]([_fine(uses_weight * uses) for uses in LOG2_USES])
+        self._uses = vec[i64]([_fine(uses_weight * uses) for uses in LOG2_USES])
         self._value_step: i64 = _fine(value_weight / 2)
         self._by_age = by_age
-        self._ages = vec[i32]([_fine(by_age(age)) for age in range(_AGES)])
+        self._ages = vec[i64]([_fine(by_age(age)) for age in range(_AGES)])
         if once_seen is None:
-            self._intervals = vec[i32]([_NONE] * (_FIELD + 1))
+            self._intervals = vec[i64]([_NONE] * (_FIELD + 1))
         else:
             known = [_fine((quarters - 1) / 4) for quarters in range(1, _FIELD + 1)]
-            self._intervals = vec[i32]([_fine(once_seen)] + known)  # noqa: RUF005 (mypyc 2.4 stumbles over the star)
+            self._intervals = vec[i64]([_fine(once_seen)] + known)  # noqa: RUF005 (mypyc 2.4 stumbles over the star)
 
     def lowest(self, stamps: vec[i64], tick: i64, count: i64, limit: i64 = ALL) -> vec[i64]:
         """The `count` lowest ranks below a limit, sorted, each above the place of its stamp; of equals the first.
@@ -85,9 +85,9 @@ class Score:
         while at < len(stamps):
             stamp = stamps[at]
             age = tick - (stamp >> TICK_SHIFT)
-            lost = i64(ages[age]) if age < len(ages) else self._after(age)
-            interval = i64(intervals[stamp >> INTERVAL_SHIFT & _FIELD])
-            worth = i64(uses[stamp & LEVEL_MASK]) + value_step * (stamp >> VALUE_SHIFT & _FIELD)
+            lost = ages[age] if age < len(ages) else self._after(age)
+            interval = intervals[stamp >> INTERVAL_SHIFT & _FIELD]
+            worth = uses[stamp & LEVEL_MASK] + value_step * (stamp >> VALUE_SHIFT & _FIELD)
             rank = worth - max(lost, interval) << PLACE_BITS | at
             at += 1
             if rank < bound:  # seldom, once as many are found: into its place among them

@@ -158,9 +158,10 @@ class CacheClient:
         """Call `store`, which keeps these values for good, then put them; the keys that the cache has taken.
 
         However many processes write a key so at once: after a call has returned, the cache gives no value that the
-        store took before the one of that call. Keys that several change at the same moment are not cached, but
-        invalidated. Until it returns, readers may be given the old values; those that miss wait for it. Raises what
-        `store` raises, and InvalidationIncompleteError when an old value may still be served.
+        store took before the one of that call (a near cache, where there is one, as soon as it has heard of it). Keys
+        that several change at the same moment are not cached, but invalidated. Until it returns, readers may be given
+        the old values; those that miss wait for it. Raises what `store` raises, and InvalidationIncompleteError when
+        an old value may still be served.
         """
         return self._run(self._ops.put_through(items, store, ttl, tags, namespace, cost_s, codec))
 

@@ -45,7 +45,7 @@ class Background:
         return self._begin(work, self._note)
 
     def keep(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-        """Do something for as long as the process lives, which ends when that fails."""
+        """Do what must not fail, most often for as long as the process lives: the process ends when it does."""
         return self._begin(work, self._end)
 
     @contextmanager

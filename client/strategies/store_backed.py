@@ -9,9 +9,9 @@
 | REFRESH_AHEAD | loads, and loads again before what is read often expires | as WRITE_THROUGH |
 
 Invariants: what a get returns is at least as new, in the order of the store, as what any put had stored that had
-returned when the get began, in whatever process: loads and puts go through fill leases (core/through.py), and where the
-cache does not take a new value, its old one is invalidated, and that it could not be is raised. With WRITE_BEHIND this
-holds within its process, where the queue is read before the store.
+returned when the get began, in whatever process (its near cache lags, as ever): loads and puts go through fill leases
+(core/through.py), and where the cache does not take a new value, its old one is invalidated, and that it could not be
+is raised. With WRITE_BEHIND this holds within its process, where the queue is read before the store.
 
 Changes of one key by threads of a process follow each other, in the store and in the cache. Of processes that change
 one key at the same moment none leaves its value in the cache; the next load brings the store's. A queue is its own

@@ -310,8 +310,9 @@ class Connection(ReadLoop):
             out.append(reply)
         else:
             self._take(reply, out)
-        out.append(self._held + own)
-        self._held = b""
+        if self._held or own:
+            out.append(self._held + own)
+            self._held = b""
         self._continue(out)
 
     @property

@@ -91,19 +91,22 @@ class Residents:
         read_stamps(row, stamps, newcomers)
         ranks = score.lowest(stamps, tick, newcomers or count)
         worst: list[Evictable] = []
-        number: i64 = len(ranks)
-        while number > 0:
-            number -= 1
-            place = ranks[number] & PLACE_MASK
+        at: i64 = len(ranks)
+        while at > 0:
+            at -= 1
+            place = ranks[at] & PLACE_MASK
             worst.append(batch[place] if place < newcomers else row[place - newcomers])
             stamps[place] = GONE
         self._count -= len(worst)
-        if newcomers:
-            _replace(row, batch, ranks, stamps)
-        else:
-            for place in range(len(row) - 1, -1, -1):
-                if stamps[place] == GONE:
-                    row.pop(place)
+        at = len(stamps)
+        while at > newcomers:
+            at -= 1
+            if stamps[at] == GONE:
+                row.pop(at - newcomers)
+        stay = [entry for number, entry in enumerate(batch) if stamps[number] != GONE]
+        for entry in stay:
+            entry.link = row
+        row[:0] = stay
         return worst
 
     def below(self, score: Score, tick: int, limit: int, bytes_needed: int, share: float) -> list[Evictable] | None:
@@ -169,21 +172,6 @@ class Residents:
         _check(all(len(row) <= ROW_LENGTH for row in self._rows), "a row is too long")
         for row in lists:
             _check(all(entry.link is row for entry in row), "an entry does not link to its row")
-
-
-def _replace(row: list[Evictable], batch: list[Evictable], ranks: vec[i64], stamps: vec[i64]) -> None:
-    """Those of a batch who stay take the places of those of a row who leave: they are as many."""
-    newcomers: i64 = len(batch)
-    at: i64 = 0
-    for rank in ranks:
-        place = (rank & PLACE_MASK) - newcomers
-        if place >= 0:
-            while stamps[at] == GONE:
-                at += 1
-            entry = batch[at]
-            at += 1
-            row[place] = entry
-            entry.link = row
 
 
 def _join(row: list[Evictable], others: list[Evictable]) -> None:

@@ -56,7 +56,7 @@ class IntelligentPolicy(Policy):
         self._ghosts = Ghosts()
         self._scores = all_scores()
         self._shadows = Shadows(self._scores)
-        self._score = self._scores[0]
+        self._score = self._scores[self._shadows.best]
         self._tick = 1
         self._now: i64 = 1 << TICK_SHIFT
         self._levels_after = levels_after(1)
@@ -76,7 +76,7 @@ class IntelligentPolicy(Policy):
 
     @property
     def score(self) -> str:
-        """Name of the score function in use."""
+        """Name of the score function that most rows use."""
         return self._score.name
 
     def on_insert(self, entry: Evictable) -> None:
@@ -212,7 +212,8 @@ class IntelligentPolicy(Policy):
             if not len(self._residents):
                 self._take_in()
             self._full = True
-            self._condemn(self._residents.worst(self._score, self._tick, self._batch_length))
+            score = self._scores[self._shadows.function_at(self._residents.turn())]
+            self._condemn(self._residents.worst(score, self._tick, self._batch_length))
 
     def validate(self) -> None:
         """Check the internals; raises AssertionError with what is wrong. For tests."""

@@ -31,6 +31,8 @@ BATCH_MAX: Final = 8
 _BATCH_SHARE: Final = 256
 DOOR_SHARE: Final = 64
 """One entry in so many waits at the door."""
+SHARED_MIN: Final = 4
+"""Fewer rows are not shared out among functions."""
 BELOW_ROWS_MIN: Final = 8
 BELOW_TIMES: Final = 8
 """What is to leave for a large newcomer is looked for among so many times its bytes, in so many rows at least."""
@@ -66,6 +68,11 @@ class Residents:
                 row = []
                 self._rows.append(row)
             _join(row, batch)
+
+    def turn(self) -> float:
+        """Where the row that is due next stands among all rows, from 0 to 1; -1 where there are only a few."""
+        rows = len(self._rows)
+        return ((self._hand + 1) % rows + 0.5) / rows if rows >= SHARED_MIN else -1.0
 
     def removed(self, count: int) -> None:
         """Take note that so many entries have been taken out of the lists that they link to."""

@@ -7,10 +7,12 @@ With t the tick of the last use, f the count, v = log2(cost / size), age = now -
     recency      t + lambda n (log2 f + v)          lambda 1/4: near LRU; 64: value density [1, 2]
     rate         log2 f + v - log2(age + c n)       hits to come if uses go on as until now [3]
     reuse        v - log2(max(age, interval))       the next use is as far as the last was; once seen = never [4]
-    reuse, mild  the same + log2(f) / 4, once seen = 4 n
+    keeping      t + 64 n (log2 f + v), but what was used once is level however old: the newcomer leaves
 
-Each is the sum of a term by count, one by value and one by age, where those of reuse take the interval if it is longer:
-four tables, read by parts of the stamp. Tables, stamps and ranks are packed numbers (librt.vecs), so that ranking makes
+The last two are *patient*: what they keep while they wait for second uses pays off later than what the others keep.
+
+Each is the sum of a term by count, one by value and one by age, where reuse takes the interval if it is longer: four
+tables, read by parts of the stamp. Tables, stamps and ranks are packed numbers (librt.vecs), so that ranking makes
 no objects where it is compiled.
 
 [1] Lee et al.: LRFU, IEEE Transactions on Computers 2001. [2] Cherkasova: GreedyDual-Size-Frequency, HP Labs 1998.
@@ -31,6 +33,7 @@ from .stamps import INTERVAL_SHIFT, LEVEL_MASK, LOG2_USES, TICK_SHIFT, TICKS, VA
 
 _NEVER: Final = 32.0  # log2 of ticks
 _AGES: Final = 64 * TICKS
+_OLDEST: Final = 60 * TICKS
 _SLACK: Final = 0.125
 """log2 of how much longer than its interval the age of an entry must be before it counts: intervals are rounded so.
 Without it a loop lost, in each round, those residents whose turn was next."""
@@ -48,7 +51,7 @@ ALL: Final = 1 << 50
 class Score:
     """Ranks what has a stamp; the lowest leaves first."""
 
-    __slots__ = ("_ages", "_by_age", "_intervals", "_uses", "_value_step", "name")
+    __slots__ = ("_ages", "_by_age", "_intervals", "_uses", "_value_step", "name", "patient")
 
     def __init__(
         self,
@@ -57,21 +60,22 @@ class Score:
         uses_weight: float,
         by_age: Callable[[int], float],
         once_seen: float | None = None,
+        *,
+        by_interval: bool = False,
     ) -> None:
-        """`by_age`: what so many ticks cost. `once_seen`: log2 of the interval of an entry without one.
+        """`by_age`: what so many ticks cost. `once_seen`: what an entry without an interval costs at least.
 
-        None: intervals do not matter.
+        None: nothing, as in the functions that are not patient. `by_interval`: what others cost at least is its log2.
         """
         self.name = name
+        self.patient = once_seen is not None
         self._uses = vec[i64]([_fine(uses_weight * uses) for uses in LOG2_USES])
         self._value_step: i64 = _fine(value_weight / 2)
         self._by_age = by_age
         self._ages = vec[i64]([_fine(by_age(age)) for age in range(_AGES)])
-        if once_seen is None:
-            self._intervals = vec[i64]([_NONE] * (_FIELD + 1))
-        else:
-            known = [_fine((quarters - 1) / 4) for quarters in range(1, _FIELD + 1)]
-            self._intervals = vec[i64]([_fine(once_seen)] + known)  # noqa: RUF005 (mypyc 2.4 stumbles over the star)
+        known = [_fine((quarters - 1) / 4) if by_interval else _NONE for quarters in range(1, _FIELD + 1)]
+        unknown = _NONE if once_seen is None else _fine(once_seen)
+        self._intervals = vec[i64]([unknown] + known)  # noqa: RUF005 (mypyc 2.4 stumbles over the star)
 
     def lowest(self, stamps: vec[i64], tick: i64, count: i64, limit: i64 = ALL) -> vec[i64]:
         """The `count` lowest ranks below a limit, sorted, each above the place of its stamp; of equals the first.
@@ -135,18 +139,16 @@ def rate(grace: float) -> Score:
     return Score(f"rate {grace:g}", 1.0, 1.0, lambda age: log2(age + added))
 
 
-def reuse(name: str, uses_weight: float, once_seen: float) -> Score:
+def reuse() -> Score:
     """Value over the time to the next use, taken to be the last interval or the age, whichever is longer."""
-    return Score(name, 1.0, uses_weight, lambda age: log2(age + 0.5) - _SLACK, once_seen)
+    return Score("reuse", 1.0, 0.0, lambda age: log2(age + 0.5) - _SLACK, _NEVER, by_interval=True)
+
+
+def keeping(factor: float) -> Score:
+    """As `recency`, but entries without an interval (used once, mostly) are as old as entries get, and so level."""
+    return Score(f"keeping {factor:g}", factor * TICKS, factor * TICKS, float, _OLDEST)
 
 
 def all_scores() -> list[Score]:
-    """The functions to choose among; the first is used until there is a reason for another."""
-    return [
-        recency(0.25),
-        rate(0.02),
-        rate(0.5),
-        recency(64),
-        reuse("reuse", 0.0, _NEVER),
-        reuse("reuse, mild", 0.25, log2(4 * TICKS)),
-    ]
+    """The functions to choose among; what is next to each other here is alike."""
+    return [recency(0.25), rate(0.02), rate(0.5), recency(64), keeping(64), reuse()]

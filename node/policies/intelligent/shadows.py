@@ -3,19 +3,27 @@
 Each follows the requests whose key falls into a sample of all keys, and is as much smaller than the cache as the sample
 is smaller than the whole [1]; in a cache of up to 512 entries the sample is everything. What a miss costs is added up
 for each, fading with a time constant of 20 times what a shadow holds; every 64 sampled requests the function with the
-smallest sum is chosen if it is 0.3 % better than the present one. A second sum fades five times as fast: where it shows
-a function that is clearly better, the workload has changed, and that function is chosen at once.
+smallest sum is the best, if it is 0.3 % better than the one before. A second sum fades five times as fast: where it
+shows a function that is clearly better, the workload has changed, and that function is the best at once.
+
+The cache follows the best, but a switch comes late for what the other function would have kept from the beginning. So
+the rows are shared out: a function whose sum is larger than the best's by no more than chance can do has some of the
+rows, and in these its entries, should it turn out to be the best [2]. And the evidence comes in an order: that recent
+entries are used again shows within a fill, that old ones are shows later, when the recency functions would have given
+them up. So the patient functions begin, and the others with a handicap.
 
 Invariants: what is known of a key is shared by all shadows, one record a key; bit i of the record's `held` says whether
 shadow i holds it; at most 6,144 keys are known; a request that hits in all shadows costs one look-up.
 
 [1] Waldspurger et al.: Cache modeling and optimization using miniature simulations, USENIX ATC 2017.
+[2] Freund, Schapire: A decision-theoretic generalization of on-line learning, JCSS 1997 (Hedge).
 Choosing among experts by their regret: Rodriguez et al.: CACHEUS, FAST 2021.
 """
 
 from __future__ import annotations
 
-from math import exp
+from itertools import accumulate
+from math import exp, inf, sqrt
 from typing import Final
 
 from librt.vecs import vec
@@ -46,6 +54,10 @@ BETTER_BY: Final = 0.003
 FADE_OVER: Final = 20
 CLEARLY_BETTER_BY: Final = 0.05
 FADE_SOON_OVER: Final = 4
+HANDICAP: Final = 0.03
+"""Misses, as a share of the first fill's, that functions which are not patient are charged with before they begin."""
+HEAT: Final = 0.1
+"""In what the choice is unsure by (see `_share_out`): so much worse is a function with 1/e of the rows."""
 
 
 class _Known(Stamped):
@@ -116,7 +128,21 @@ class _Shadow:
 class Shadows:
     """Follows the sampled requests; `best` is the index of the score function to use."""
 
-    __slots__ = ("_all", "_entries", "_known", "_left", "_phase", "_shadows", "_tick", "best", "divisor", "limit")
+    __slots__ = (
+        "_all",
+        "_disputed",
+        "_entries",
+        "_filled",
+        "_known",
+        "_left",
+        "_phase",
+        "_shadows",
+        "_shares",
+        "_tick",
+        "best",
+        "divisor",
+        "limit",
+    )
 
     def __init__(self, scores: list[Score]) -> None:
         self._shadows = [_Shadow(score, 1 << number) for number, score in enumerate(scores)]
@@ -126,10 +152,22 @@ class Shadows:
         self._tick = 1
         self._phase = 0.0
         self._left = JUDGE_EVERY
-        self.best = 0
+        self._filled = False
+        self._disputed = 0.0  # squares of what misses cost that some function had and another had not; fades as losses
+        self._shares: list[float] = []  # of the rows, each with those of the functions before it; empty: all to `best`
+        self.best = [score.patient for score in scores].index(True)
         self.divisor = 1
         self.limit = 1 << 32
         """Keys with a 32-bit hash below it are the sample."""
+
+    def function_at(self, turn: float) -> int:
+        """Index of the function for a row that stands there among all rows (from 0 to 1); for -1 the best."""
+        if turn < 0:
+            return self.best
+        for number, share in enumerate(self._shares):
+            if turn < share:
+                return number
+        return self.best
 
     def request(self, digest: int, size: int, cost_s: float, bytes_max: float) -> int:
         """Follow a request for a sampled key; gives the level of its uses as far as they are known here.
@@ -163,12 +201,25 @@ class Shadows:
         fits = known.size <= bytes_max
         batch = min(BATCH_MAX, self._entries // _BATCH_SHARE + 1)
         held = known.held
+        if held:
+            self._disputed += cost_s * cost_s
+        if not self._filled and bytes_max < inf:
+            self._begin()
         for shadow in self._shadows:
             if not held & shadow.bit:
                 shadow.loss += cost_s
                 shadow.recent += cost_s
                 if fits:
                     shadow.take(known, room, batch, self._tick)
+
+    def _begin(self) -> None:
+        """The cache is full: from now on the functions differ."""
+        self._filled = True
+        for shadow in self._shadows:
+            if not shadow.score.patient:
+                shadow.loss *= 1 + HANDICAP
+                shadow.recent *= 1 + HANDICAP
+        self._share_out([shadow.loss for shadow in self._shadows])
 
     def _judge(self) -> None:
         self._left = JUDGE_EVERY
@@ -177,10 +228,14 @@ class Shadows:
         long_run = losses.index(min(losses))
         if min(recent) < recent[long_run] * (1 - CLEARLY_BETTER_BY):  # the workload has changed
             self.best = recent.index(min(recent))
-        elif losses[long_run] < losses[self.best] * (1 - BETTER_BY):
-            self.best = long_run
+            self._share_out(recent)
+        else:
+            if losses[long_run] < losses[self.best] * (1 - BETTER_BY):
+                self.best = long_run
+            self._share_out(losses)
         entries = max(self._entries, TICKS)
         fade, fade_soon = exp(-JUDGE_EVERY / (FADE_OVER * entries)), exp(-JUDGE_EVERY / (FADE_SOON_OVER * entries))
+        self._disputed *= fade
         for shadow in self._shadows:
             shadow.loss *= fade
             shadow.recent *= fade_soon
@@ -189,12 +244,28 @@ class Shadows:
         if self._entries > ENTRIES_MAX:
             self._halve()
 
+    def _share_out(self, losses: list[float]) -> None:
+        """Share the rows out among the functions [2].
+
+        Chance moves a difference of losses by the root of the sum of squares of all in which two functions differed.
+        """
+        lowest = min(losses)
+        heat = HEAT * sqrt(self._disputed) + 1e-6 * lowest
+        if not self._filled or heat <= 0:
+            return
+        weights = [exp(max((lowest - loss) / heat, -50.0)) for loss in losses]
+        whole = sum(weights)
+        self._shares = list(accumulate(weight / whole for weight in weights))
+
     def _halve(self) -> None:
         """The cache has grown: follow half as many keys, so that the shadows stay small."""
         self.divisor *= 2
+        self._disputed /= 2
         self.limit //= 2
         self._known = {digest: known for digest, known in self._known.items() if digest < self.limit}
         for shadow in self._shadows:
+            shadow.loss /= 2
+            shadow.recent /= 2
             shadow.rows = [known for known in shadow.rows if known.digest < self.limit]
             shadow.newcomers = [known for known in shadow.newcomers if known.digest < self.limit]
             shadow.bytes_held = sum(known.size for known in shadow.rows + shadow.newcomers)

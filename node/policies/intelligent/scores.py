@@ -7,9 +7,10 @@ With t the tick of the last use, f the count, v = log2(cost / size), age = now -
     recency      t + lambda n (log2 f + v)          lambda 1/4: near LRU; 64: value density [1, 2]
     rate         log2 f + v - log2(age + c n)       hits to come if uses go on as until now [3]
     reuse        v - log2(max(age, interval))       the next use is as far as the last was; once seen = never [4]
+    reuse, mild  the same + log2(f) / 4, once seen = 4 n
     keeping      t + 64 n (log2 f + v), but what was used once is level however old: the newcomer leaves
 
-The last two are *patient*: what they keep while they wait for second uses pays off later than what the others keep.
+Reuse and keeping are *patient*: what they keep while they wait for second uses pays off later than what others keep.
 
 Each is the sum of a term by count, one by value and one by age, where reuse takes the interval if it is longer: four
 tables, read by parts of the stamp. Tables, stamps and ranks are packed numbers (librt.vecs), so that ranking makes
@@ -62,13 +63,14 @@ class Score:
         once_seen: float | None = None,
         *,
         by_interval: bool = False,
+        patient: bool = False,
     ) -> None:
         """`by_age`: what so many ticks cost. `once_seen`: what an entry without an interval costs at least.
 
-        None: nothing, as in the functions that are not patient. `by_interval`: what others cost at least is its log2.
+        None: nothing. `by_interval`: what others cost at least is its log2.
         """
         self.name = name
-        self.patient = once_seen is not None
+        self.patient = patient
         self._uses = vec[i64]([_fine(uses_weight * uses) for uses in LOG2_USES])
         self._value_step: i64 = _fine(value_weight / 2)
         self._by_age = by_age
@@ -139,16 +141,26 @@ def rate(grace: float) -> Score:
     return Score(f"rate {grace:g}", 1.0, 1.0, lambda age: log2(age + added))
 
 
-def reuse() -> Score:
+def reuse(name: str, uses_weight: float, once_seen: float, *, patient: bool = False) -> Score:
     """Value over the time to the next use, taken to be the last interval or the age, whichever is longer."""
-    return Score("reuse", 1.0, 0.0, lambda age: log2(age + 0.5) - _SLACK, _NEVER, by_interval=True)
+    return Score(
+        name, 1.0, uses_weight, lambda age: log2(age + 0.5) - _SLACK, once_seen, by_interval=True, patient=patient
+    )
 
 
 def keeping(factor: float) -> Score:
     """As `recency`, but entries without an interval (used once, mostly) are as old as entries get, and so level."""
-    return Score(f"keeping {factor:g}", factor * TICKS, factor * TICKS, float, _OLDEST)
+    return Score(f"keeping {factor:g}", factor * TICKS, factor * TICKS, float, _OLDEST, patient=True)
 
 
 def all_scores() -> list[Score]:
     """The functions to choose among; what is next to each other here is alike."""
-    return [recency(0.25), rate(0.02), rate(0.5), recency(64), keeping(64), reuse()]
+    return [
+        recency(0.25),
+        rate(0.02),
+        rate(0.5),
+        recency(64),
+        reuse("reuse, mild", 0.25, log2(4 * TICKS)),
+        keeping(64),
+        reuse("reuse", 0.0, _NEVER, patient=True),
+    ]

@@ -179,8 +179,7 @@ class MultiLevelCache:
     def __len__(self) -> int:
         """How many entries there are, in memory or on disk, without those that were invalidated.
 
-        What expired but was not swept yet is counted. While thousands of changes wait for the disk, or it sweeps what a
-        tag or namespace covered, it may be off.
+        What expired but was not swept yet is counted; off by some while thousands of changes wait, or the disk sweeps.
         """
         return len(self.residents) + (self.l3.count_beside() if self.l3 is not None else 0)
 

@@ -266,10 +266,8 @@ class Residents:
         elif cause is RemovalCause.EVICTED and entry.expires_ms <= self._now_ms():
             cause = RemovalCause.EXPIRED
         level.counters.removed[cause] += 1
-        if self.gone is not None and (
-            cause is RemovalCause.EXPIRED
-            or (cause is RemovalCause.EVICTED and not (entry.expires_ms == NEVER_MS and (entry.stored or entry.queued)))
-        ):
+        lives_on = cause is RemovalCause.EVICTED and entry.expires_ms == NEVER_MS and (entry.stored or entry.queued)
+        if self.gone is not None and cause in (RemovalCause.EVICTED, RemovalCause.EXPIRED) and not lives_on:
             self.gone(entry.key, cause)
         if cause is RemovalCause.EVICTED:
             namespace.evicted += 1

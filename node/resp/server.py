@@ -211,11 +211,9 @@ class NodeServer:
         self.engine.tick()
         now_ms = self.engine.now_ms()
         self.watchers.tick(now_ms)
-        if self.state.serve_until_ms <= now_ms and not self._silent and self.tracking.clients:
-            self.tracking.group_changed(
-                "all", ()
-            )  # changes from now on are not heard of here, until it may serve again
-        self._silent = self.state.serve_until_ms <= now_ms
+        was_silent, self._silent = self._silent, self.state.serve_until_ms <= now_ms
+        if self._silent and not was_silent and self.tracking.clients:
+            self.tracking.group_changed("all", ())  # changes from now on are not heard of here
         self.flush_pushes()
         config = self.config
         for client in list(self.slow):

@@ -1,7 +1,7 @@
 """Miniature caches, one for each score function, that tell which function misses least at present.
 
 Each follows the requests whose key falls into a sample of all keys, and is as much smaller than the cache as the sample
-is smaller than the whole [1]; in a cache of up to 512 entries the sample is everything. What a miss costs is added up
+is smaller than the whole [1]; in a cache of up to 1,024 entries the sample is everything. What a miss costs is added up
 for each, fading with a time constant of 20 times what a shadow holds; every 64 sampled requests the function with the
 smallest sum is the best, if it is 0.3 % better than the one before. A second sum fades five times as fast: where it
 shows a function that is clearly better, the workload has changed, and that function is the best at once.

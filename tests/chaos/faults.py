@@ -11,6 +11,7 @@ from typing import Any
 
 from stratacache.cluster import ClusterHandle
 from stratacache.node.errors import UnavailableError
+from tests.stopping import stop
 
 HEAL_S = 90.0
 
@@ -52,7 +53,7 @@ class Tormentor:
     def stop_shard(self) -> None:
         """SIGSTOP to a shard for longer than its serving lease, then SIGCONT."""
         pid = self._shard_pid()
-        os.kill(pid, signal.SIGSTOP)
+        stop(pid)
         time.sleep(self.lease_s * self.chooser.uniform(0.5, 2.0))
         try:
             os.kill(pid, signal.SIGCONT)

@@ -14,6 +14,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests.stopping import stop
+
 START_DEADLINE_S = 30.0
 
 
@@ -34,9 +36,12 @@ class Node:
         """SIGKILL, and wait until it is gone."""
         self.process.kill()
         self.process.wait()
+        if self.process.stdout is not None:
+            self.process.stdout.close()
 
     def pause(self) -> None:
-        self.process.send_signal(signal.SIGSTOP)
+        """SIGSTOP: it answers nothing from now on."""
+        stop(self.process.pid)
 
     def resume(self) -> None:
         self.process.send_signal(signal.SIGCONT)
@@ -60,7 +65,7 @@ def start_node(*arguments: str, port: int = 0) -> Node:
             return Node(process, int(match[1]) if match[1].isdecimal() else 0, match[2], arguments)
         if process.poll() is not None:
             break
-    process.kill()
+    Node(process, 0, "", arguments).kill()
     raise AssertionError(f"the node did not start: {command}")
 
 

@@ -201,6 +201,7 @@ def test_a_coroutine_function_in_a_blocking_client_is_a_wrong_call(nodes: list[N
     async def compute() -> int:
         raise AssertionError("nobody runs this")
 
+    gc.collect()  # what other tests have left is not what this one looks for
     with connect(address(nodes), shared=False) as cache, warnings.catch_warnings():
         warnings.simplefilter("error")
         with pytest.raises(UsageError, match="connect_async"):

@@ -24,6 +24,7 @@ from stratacache.cluster.discovery import current_view, running_clusters
 from stratacache.cluster.registry import Registry
 from stratacache.node.errors import AccessError, UnavailableError, UsageError
 from tests.cluster.waiting import is_alive, take_lock, wait_until
+from tests.stopping import stop
 
 pytestmark = [pytest.mark.ray, pytest.mark.xdist_group("ray")]
 
@@ -315,7 +316,7 @@ def test_a_stopped_shard_never_answers_after_its_lease(ray_session: str) -> None
             connection.settimeout(10)
             connection.sendall(b"PING\r\n")
             assert connection.recv(100) == b"+PONG\r\n"
-            os.kill(pid, signal.SIGSTOP)
+            stop(pid)
             connection.sendall(b"GET key-1\r\nGET key-2\r\nGET key-3\r\n")
             wait_until(lambda: handle.status()["shards"][0]["incarnation"] > incarnation, what="the end of its lease")
             os.kill(pid, signal.SIGCONT)

@@ -17,6 +17,7 @@ from typing import cast
 import psutil
 import pytest
 
+from tests.stopping import stop
 from tests.wire.processes import running_node
 from tests.wire.raw import Raw, request
 
@@ -70,7 +71,7 @@ def test_a_slow_reader_is_cut_and_others_do_not_notice(limited: tuple[int, int])
             wait_until(lambda: cut_clients(client) > cut_before)
             alone, beside = [], []
             for _ in range(12):
-                slow.send_signal(signal.SIGSTOP)
+                stop(slow.pid)
                 alone.append(p99_ms(port, 0.3))
                 slow.send_signal(signal.SIGCONT)
                 cut_before = cut_clients(client)

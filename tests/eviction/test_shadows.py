@@ -73,3 +73,25 @@ def test_the_function_that_is_clearly_better_gets_all_rows(loops: bool) -> None:
     shares = functions(shadows)
     assert shares[shadows.best] == max(shares) > 60
     assert all_scores()[shadows.best].name.startswith(("reuse", "keeping") if loops else ("recency", "rate"))
+
+
+def needed_to_change(hits: int) -> int:
+    """How many recent keys must be used again until a function of recency is the best; so many first requests hit."""
+    size = 600
+    scores = all_scores()
+    shadows = Shadows(scores)
+    for digest in [*range(size), *range(hits)]:
+        shadows.request(digest, 1, 1.0, float("inf"))
+    for number in range(10 * size):
+        for digest in (1000 + number, 1000 + number - 50):
+            shadows.request(digest, 1, 1.0, size)
+        if not scores[shadows.best].patient:
+            return number
+    raise AssertionError("patience is never given up")
+
+
+def test_patience_lasts_longer_where_the_first_fill_hit_seldom() -> None:
+    """There is less to lose by it; and it is given up in the end, however little hit."""
+    often, seldom = needed_to_change(100), needed_to_change(0)
+    assert often < 120
+    assert 2 * often < seldom < 600

@@ -10,7 +10,8 @@ The cache follows the best, but a switch comes late for what the other function 
 the rows are shared out: a function whose sum is larger than the best's by no more than chance can do has some of the
 rows, and in these its entries, should it turn out to be the best [2]. And the evidence comes in an order: that recent
 entries are used again shows within a fill, that old ones are shows later, when the recency functions would have given
-them up. So the patient functions begin, and the others with a handicap.
+them up. So the patient functions begin, and the others with a handicap: the larger, the less the first fill hit, since
+then there is little that patience could miss.
 
 Invariants: what is known of a key is shared by all shadows, one record a key; bit i of the record's `held` says whether
 shadow i holds it; at most 6,144 keys are known; a request that hits in all shadows costs one look-up.
@@ -56,6 +57,9 @@ CLEARLY_BETTER_BY: Final = 0.05
 FADE_SOON_OVER: Final = 4
 HANDICAP: Final = 0.03
 """Misses, as a share of the first fill's, that functions which are not patient are charged with before they begin."""
+HITS_EXPECTED: Final = 0.05
+"""In the first fill, as a share of its requests: where fewer hit, there is less to lose, and the handicap is larger."""
+HANDICAP_TIMES_MAX: Final = 10.0
 HEAT: Final = 0.1
 """In what the choice is unsure by (see `_share_out`): so much worse is a function with 1/e of the rows."""
 
@@ -130,6 +134,7 @@ class Shadows:
 
     __slots__ = (
         "_all",
+        "_asked",
         "_disputed",
         "_entries",
         "_filled",
@@ -153,6 +158,7 @@ class Shadows:
         self._phase = 0.0
         self._left = JUDGE_EVERY
         self._filled = False
+        self._asked = 0.0  # what would have been lost, had nothing been held while the cache filled
         self._disputed = 0.0  # squares of what misses cost that some function had and another had not; fades as losses
         self._shares: list[float] = []  # of the rows, each with those of the functions before it; empty: all to `best`
         self.best = [score.patient for score in scores].index(True)
@@ -176,6 +182,8 @@ class Shadows:
         """
         self._phase += TICKS / self._entries
         self._tick = tick = 1 + int(self._phase)
+        if not self._filled:
+            self._asked += cost_s
         known = self._known.get(digest)
         if known is None:
             known = self._known[digest] = _Known(digest, size, first_use(tick, value_bits(cost_s, size)))
@@ -215,10 +223,12 @@ class Shadows:
     def _begin(self) -> None:
         """The cache is full: from now on the functions differ."""
         self._filled = True
+        hits = 1 - self._shadows[0].loss / self._asked if self._asked else 0.0
+        times = min(max(HITS_EXPECTED / max(hits, 1e-9), 1.0), HANDICAP_TIMES_MAX)
         for shadow in self._shadows:
             if not shadow.score.patient:
-                shadow.loss *= 1 + HANDICAP
-                shadow.recent *= 1 + HANDICAP
+                shadow.loss *= 1 + HANDICAP * times
+                shadow.recent *= 1 + HANDICAP * times
         self._share_out([shadow.loss for shadow in self._shadows])
 
     def _judge(self) -> None:
@@ -235,6 +245,7 @@ class Shadows:
             self._share_out(losses)
         entries = max(self._entries, TICKS)
         fade, fade_soon = exp(-JUDGE_EVERY / (FADE_OVER * entries)), exp(-JUDGE_EVERY / (FADE_SOON_OVER * entries))
+        self._asked *= fade
         self._disputed *= fade
         for shadow in self._shadows:
             shadow.loss *= fade
@@ -260,6 +271,7 @@ class Shadows:
     def _halve(self) -> None:
         """The cache has grown: follow half as many keys, so that the shadows stay small."""
         self.divisor *= 2
+        self._asked /= 2
         self._disputed /= 2
         self.limit //= 2
         self._known = {digest: known for digest, known in self._known.items() if digest < self.limit}

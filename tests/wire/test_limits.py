@@ -322,6 +322,16 @@ def test_a_list_of_keys_is_bounded(limited: tuple[int, int]) -> None:
         client.run("FLUSHALL")
 
 
+@pytest.mark.parametrize("words", [("COMMAND", "INFO"), ("COMMAND", "DOCS"), ("CLIENT", "LIST", "ID")])
+def test_what_is_described_at_a_time_is_bounded(limited: tuple[int, int], words: tuple[str, ...]) -> None:
+    """Descriptions cost more than their names, and nobody else is served while they are put together."""
+    _, port = limited
+    name = "1" if words[-1] == "ID" else "get"
+    with Raw(port) as client:
+        assert client.run(*words, *[name] * 100)[0] != "-"
+        assert client.run(*words, *[name] * 50_000)[1].startswith("LIMIT 50000 ")
+
+
 def test_many_small_arguments_fill_a_transaction(limited: tuple[int, int]) -> None:
     """What MULTI queues is counted with what each argument costs, however short it is."""
     _, port = limited

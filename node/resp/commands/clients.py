@@ -127,6 +127,9 @@ def client_list(connection: Connection, argv: list[bytes]) -> Reply:
     clients = connection.server.connections
     chosen = list(clients.values())
     if len(argv) > 3 and argv[2].upper() == b"ID":
+        most = connection.server.config.connections_max
+        if len(argv) - 3 > most:
+            raise CommandError(f"LIMIT {len(argv) - 3} IDs are asked for, the limit is {most}: ask in several commands")
         numbers = [integer_in(text) for text in argv[3:]]
         if None in numbers:
             raise CommandError("ERR Invalid client ID")

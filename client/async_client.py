@@ -8,8 +8,9 @@ address and the options only.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import weakref
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
 from dataclasses import replace
 from types import TracebackType
 from typing import Any, Self
@@ -19,10 +20,12 @@ from stratacache.client.backend import discover_into, new_core
 from stratacache.client.base import AsyncCache, K, Key, T, Ttl, declared_as
 from stratacache.client.core.effects import Join, Operation
 from stratacache.client.core.fills import FillOptions
+from stratacache.client.core.flight import Flight
 from stratacache.client.core.operations import Operations
 from stratacache.client.core.refresh import bootstrap
 from stratacache.client.options import ClientOptions
 from stratacache.client.transport.aio import AioShell
+from stratacache.client.transport.runner import CLOSED
 from stratacache.client.view import View
 from stratacache.node.errors import UsageError
 from stratacache.node.keys import check_namespace
@@ -41,6 +44,11 @@ class AioBackend:
         self.handles = 0
         self.shell = self._new_shell()
         self.ready: asyncio.Task[None] | None = None
+        # A loop that ends (asyncio.run) ends its asynchronous generators first, and so the connections that nobody has
+        # closed: those of a decorated function, say.
+        self._guard = self._until_the_loop_ends()
+        with contextlib.suppress(StopIteration):
+            self._guard.__anext__().send(None)
 
     def _new_shell(self) -> AioShell:
         if self.address.scheme == "local":
@@ -51,6 +59,12 @@ class AioBackend:
 
     def _discover(self, timeout_s: float) -> View | None:
         return discover_into(self.core, timeout_s) if self.address.scheme == "ray" else None
+
+    async def _until_the_loop_ends(self) -> AsyncGenerator[None]:
+        try:
+            yield
+        finally:
+            await self.shell.close()
 
     async def open(self) -> None:
         """Get the first view; once for all who ask at the same time, anew after a failure."""
@@ -64,6 +78,14 @@ class AioBackend:
 _BACKENDS: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, dict[ClientOptions, AioBackend]] = (
     weakref.WeakKeyDictionary()
 )
+
+
+def forget_ended(by_loop: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, Any]) -> None:
+    """Drop what belongs to loops that are closed: what is kept for a loop leads to it, so no collector would."""
+    for reference in by_loop.keyrefs():
+        loop = reference()
+        if loop is not None and loop.is_closed():
+            by_loop.pop(loop, None)
 
 
 class AsyncCacheClient:
@@ -103,6 +125,8 @@ class AsyncCacheClient:
         return backend, Operations(backend.core, self._namespace, strict=self._strict)
 
     def _take(self, loop: asyncio.AbstractEventLoop) -> AioBackend:
+        forget_ended(self._backends)
+        forget_ended(_BACKENDS)
         if not self._shared:
             backend = AioBackend(self._options, self._address)
         else:
@@ -329,10 +353,20 @@ async def _fly(
     """One computation for all tasks of this loop: whether it landed in time, and with what."""
     flight, mine = backend.core.flights.board(full, refresh=options.refresh)
     if mine:
-        backend.shell.spawn(operations.run_flight(full, compute, options, flight))
+        task = backend.shell.spawn(operations.run_flight(full, compute, options, flight))
+        task.add_done_callback(lambda _: _end(backend, full, options, flight))
     deadline = backend.core.monotonic() + (FLIGHT_S_MAX if mine else options.wait_s)
     landed = await backend.shell.run(_join(Join(flight, deadline)))
+    if mine and backend.shell.closed and isinstance(flight.error, asyncio.CancelledError):
+        raise UsageError(CLOSED)  # close() ended the computation; nobody has cancelled this caller
     return (True, flight.result()) if landed and (mine or not flight.abandoned) else (False, None)
+
+
+def _end(backend: AioBackend, full: bytes, options: FillOptions, flight: Flight) -> None:
+    """Land a flight whose task was cancelled before it began, which nobody else would."""
+    if not flight.landed:
+        backend.core.flights.leave(full, flight, refresh=options.refresh)
+        flight.land(error=asyncio.CancelledError())
 
 
 def _join(effect: Join) -> Operation[bool]:

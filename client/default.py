@@ -54,10 +54,20 @@ class Finder:
         """The client of the running event loop. Raises the CacheError of connecting."""
         from asyncio import get_running_loop  # noqa: PLC0415 - loaded already wherever a loop runs
 
-        clients = self._async.setdefault(get_running_loop(), {})
+        clients = self._async.get(get_running_loop())
+        if clients is None:
+            self._forget_ended()
+            clients = self._async[get_running_loop()] = {}
         if address not in clients:
             clients[address] = self._try(self._open_async, address)
         return clients[address]
+
+    def _forget_ended(self) -> None:
+        """Drop the clients of loops that are closed: they lead to their loops, so no collector would."""
+        for reference in self._async.keyrefs():
+            loop = reference()
+            if loop is not None and loop.is_closed():
+                self._async.pop(loop, None)
 
     def use(self, client: Cache | None) -> None:
         """Make a client the process's default; None forgets all that was found."""

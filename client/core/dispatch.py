@@ -117,7 +117,8 @@ def _take(
     seen: _Round,
 ) -> None:
     if isinstance(outcome, ShardFailure):
-        core.shard_failed(shard.id)
+        if core.view.by_id.get(shard.id) == shard:  # one that is elsewhere by now may well answer there
+            core.shard_failed(shard.id)
         seen.lost.append(shard.id)
         error = failure_error(outcome)
         again = outcome.refused is None and (plan.repeatable or not outcome.sent)

@@ -84,6 +84,8 @@ def get_or_compute(
 def _release_quietly(core: Core, held: list[tuple[bytes, Any]]) -> Operation[None]:
     try:
         yield from leases.release(core, held)
+    except UsageError:
+        return  # the client was closed, and with its connections its leases have ended
     except CacheError as error:
         core.log.note("release", f"a fill lease was not given back and ends by itself: {error}")
 

@@ -28,8 +28,10 @@ from stratacache.client.core.flight import Flight
 from stratacache.client.core.state import Core
 from stratacache.client.transport.aio_connection import AioConnection, AioPool, open_aio
 from stratacache.client.transport.aio_watch import AioWatcher
-from stratacache.client.transport.connection import failure_of
+from stratacache.client.transport.connection import CONNECTION_ERRORS, failure_of
+from stratacache.client.transport.runner import CLOSED
 from stratacache.client.view import ShardInfo, View
+from stratacache.node.errors import UsageError
 
 T = TypeVar("T")
 
@@ -43,6 +45,7 @@ class AioShell:
         self._loop = asyncio.get_running_loop()
         self._tasks: set[asyncio.Task[Any]] = set()
         self.pools: dict[str, AioPool] = {}
+        self.closed = False
         self._watching: asyncio.Task[None] | None = None
         if core.near is not None:
             core.near.listen = self._listen
@@ -50,7 +53,7 @@ class AioShell:
     def _listen(self) -> None:
         """Begin to hear pushes, if nobody does in this loop."""
         near = self._core.near
-        if self._watching is None and near is not None:
+        if self._watching is None and near is not None and not self.closed:
             watcher = AioWatcher(self._core, near, self._open_watching, self.run)
             self._watching = self._loop.create_task(watcher.listen())
 
@@ -122,7 +125,10 @@ class AioShell:
 
     async def exchange(self, exchange: Exchange) -> list[list[Any] | ShardFailure]:
         """Write to every shard, then await each."""
-        deadline = exchange.deadline - time.monotonic() + self._loop.time()
+        if self.closed:
+            raise UsageError(CLOSED)
+        asked_at = self._loop.time()
+        deadline = exchange.deadline - time.monotonic() + asked_at
         calls = exchange.calls
         asked: list[Any] = []
         for call in calls:
@@ -132,24 +138,25 @@ class AioShell:
             else:
                 asked.append((connection, connection.ask(call.commands)))
         try:
-            return [await self._outcome(call, each, deadline) for call, each in zip(calls, asked, strict=True)]
+            return [
+                await self._outcome(call, each, asked_at, deadline) for call, each in zip(calls, asked, strict=True)
+            ]
         except BaseException:
             for each in asked:
                 if isinstance(each, asyncio.Task):
                     each.cancel()
             raise
 
-    async def _outcome(self, call: Call, asked: Any, deadline: float) -> list[Any] | ShardFailure:
+    async def _outcome(self, call: Call, asked: Any, asked_at: float, deadline: float) -> list[Any] | ShardFailure:
         if isinstance(asked, asyncio.Task):
             outcome: list[Any] | ShardFailure = await asked
             return outcome
         connection, future = asked
-        return await self._replies(call, connection, future, deadline)
+        return await self._replies(call, connection, future, asked_at, deadline)
 
     async def _replies(
-        self, call: Call, connection: AioConnection, future: asyncio.Future[list[Any]], deadline: float
+        self, call: Call, connection: AioConnection, future: asyncio.Future[list[Any]], asked_at: float, deadline: float
     ) -> list[Any] | ShardFailure:
-        asked_at = self._loop.time()
         try:
             async with asyncio.timeout_at(deadline):
                 return await future
@@ -175,9 +182,9 @@ class AioShell:
                 await connection.room()
         except ShardFailure as failure:
             return failure
-        except (OSError, EOFError) as error:  # TimeoutError among them
+        except CONNECTION_ERRORS as error:  # TimeoutError among them
             return failure_of(call.shard, error, sent=call.wait_s > 0)
-        return await self._replies(call, connection, connection.ask(call.commands), deadline)
+        return await self._replies(call, connection, connection.ask(call.commands), self._loop.time(), deadline)
 
     def pool(self, shard: ShardInfo) -> AioPool:
         """The pool of a shard; a new address or a new incarnation begins a new one."""
@@ -194,6 +201,7 @@ class AioShell:
 
     async def close(self) -> None:
         """End background operations and connections."""
+        self.closed = True
         tasks = [*self._tasks, *([self._watching] if self._watching is not None else [])]
         for task in tasks:
             task.cancel()

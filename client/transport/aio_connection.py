@@ -2,7 +2,7 @@
 
 Invariants: replies are matched by position alone, so a caller that was cancelled or timed out leaves its place in the
 queue and what arrives for it is thrown away; when the stream breaks, everybody in the queue is told; what is queued for
-writing is bounded by the transport's high-water mark.
+writing is bounded by the transport's high-water mark; a pool that was closed opens nothing and keeps nothing.
 """
 
 from __future__ import annotations
@@ -82,8 +82,10 @@ class AioConnection(asyncio.Protocol):
                     self._expected.popleft()
                     if not expected.future.done():
                         expected.future.set_result(expected.replies)
-        except (HiredisError, IndexError) as error:
+        except HiredisError as error:
             self._fail(error)
+        except IndexError:
+            self._fail(EOFError("the shard sent more than was asked for"))
         if self.on_read is not None and not self.closed:
             self.on_read(len(data))
 
@@ -190,6 +192,7 @@ class AioPool:
         self._opening: asyncio.Task[AioConnection] | None = None
         self._alone: list[AioConnection] = []
         self._slots = asyncio.Semaphore(core.options.connections_max)
+        self._closed = False
 
     @property
     def shared(self) -> AioConnection | None:
@@ -202,20 +205,33 @@ class AioPool:
         connection = self.shared
         if connection is not None:
             return connection
+        if self._closed:
+            raise self._gone()
         if self._opening is None:
             self._opening = asyncio.create_task(open_aio(self.shard, self._core, self._tls))
             self._opening.add_done_callback(self._opened)
-        return await asyncio.shield(self._opening)
+        opening = self._opening
+        await asyncio.wait((opening,))  # whoever is cancelled here leaves it to the others
+        if opening.cancelled():  # by close(), which is no cancellation of those who wait
+            raise self._gone()
+        return opening.result()
 
     def _opened(self, task: asyncio.Task[AioConnection]) -> None:
         self._opening = None
         if not task.cancelled() and task.exception() is None:
             self._shared = task.result()
+            if self._closed:
+                self._shared.close()
+
+    def _gone(self) -> ShardFailure:
+        return ShardFailure(self.shard.id, f"{self.shard.address} is not called any more", sent=False)
 
     @contextlib.asynccontextmanager
     async def alone(self) -> Any:
         """A connection of one's own, for as long as a shard may hold its answer back. Raises ShardFailure."""
         async with self._slots:
+            if self._closed:
+                raise self._gone()
             while self._alone and self._alone[-1].closed:
                 self._alone.pop()
             connection = self._alone.pop() if self._alone else await open_aio(self.shard, self._core, self._tls)
@@ -225,13 +241,14 @@ class AioPool:
                 clean = True
             finally:
                 # A call that was given up would answer into the next one's place.
-                if clean and not connection.closed:
+                if clean and not connection.closed and not self._closed:
                     self._alone.append(connection)
                 else:
                     connection.close()
 
     def close(self) -> None:
-        """Close all of them."""
+        """Close all of them: those in use when they come back, and the one that is being opened."""
+        self._closed = True
         for connection in [self._shared, *self._alone]:
             if connection is not None:
                 connection.close()

@@ -16,7 +16,8 @@ from stratacache.client.core.effects import Call, Command, Exchange, ShardFailur
 from stratacache.client.core.state import Core
 from stratacache.client.transport.aio import AioShell
 from stratacache.client.transport.engine_node import LOCAL_ID, LOCAL_VIEW, EngineNode, give_node, take_node
-from stratacache.client.transport.runner import SLOW, Runner
+from stratacache.client.transport.runner import CLOSED, SLOW, Runner
+from stratacache.node.errors import UsageError
 
 
 def run_call(node: EngineNode, call: Call, deadline: float) -> list[Any] | ShardFailure:
@@ -32,6 +33,7 @@ class LocalShell(Runner):
 
     def __init__(self, core: Core, directory: str) -> None:
         super().__init__(lambda _: None)
+        self._closed = False
         self._deadline_s = core.options.deadline_s
         self._directory = directory
         self._node: EngineNode | None = take_node(directory, core.options)
@@ -47,12 +49,15 @@ class LocalShell(Runner):
     def exchange(self, exchange: Exchange) -> list[list[Any] | ShardFailure]:
         """Run the commands on this thread."""
         node = self._node
+        if self._closed:
+            raise UsageError(CLOSED)
         if node is None:
             return [ShardFailure(LOCAL_ID, _FORKED, sent=False) for _ in exchange.calls]
         return [run_call(node, call, exchange.deadline) for call in exchange.calls]
 
     def close(self) -> None:
         """Give the engine back."""
+        self._closed = True
         if self._node is not None:
             self._node = None
             give_node(self._directory)
@@ -78,7 +83,7 @@ class AioLocalShell(AioShell):
         """Run the commands on worker threads of the loop."""
         node = self._node
         if node is None:
-            return [ShardFailure(LOCAL_ID, "the client is closed", sent=False) for _ in exchange.calls]
+            raise UsageError(CLOSED)
         loop = asyncio.get_running_loop()
         return [await loop.run_in_executor(None, run_call, node, call, exchange.deadline) for call in exchange.calls]
 

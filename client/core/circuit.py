@@ -73,4 +73,4 @@ class RetryBudget:
 
 def backoff_s(attempt: int, random: Random) -> float:
     """Pause before retry `attempt` (1, 2, ...): 5 ms doubling to 160 ms, each between half and all of it."""
-    return min(0.005 * 2.0 ** (attempt - 1), 0.16) * random.uniform(0.5, 1.0)
+    return 0.005 * 2.0 ** min(attempt - 1, 5) * random.uniform(0.5, 1.0)

@@ -6,8 +6,9 @@ return; by tag, by namespace and for everything to every active shard. Right beh
 
 Invariants: the number is returned only when every active shard of one view (at least one) has answered; an invalidation
 that spans a view change is repeated under the new view, which costs misses at most; otherwise
-InvalidationIncompleteError names the shards, and it is repeated in the background for a bounded time; what is
-invalidated leaves this process's near cache before and after, whatever the outcome.
+InvalidationIncompleteError names the shards, and it is repeated in the background for a bounded time, as is one whose
+caller was cancelled or interrupted; what is invalidated leaves this process's near cache before and after, whatever the
+outcome.
 """
 
 from __future__ import annotations
@@ -25,8 +26,16 @@ from stratacache.client.core.reads import slices
 from stratacache.client.core.refresh import refresh_view
 from stratacache.client.core.state import Core
 from stratacache.client.core.trouble import Kind, failure_error, read_trouble
+from stratacache.client.ring import Ring
 from stratacache.client.view import ACTIVE, ShardInfo, View
-from stratacache.node.errors import AccessError, CacheError, InvalidationIncompleteError, UnavailableError, UsageError
+from stratacache.node.errors import (
+    AccessError,
+    CacheError,
+    CorruptionError,
+    InvalidationIncompleteError,
+    UnavailableError,
+    UsageError,
+)
 
 
 class _KeysPlan:
@@ -59,8 +68,9 @@ def invalidate_keys(core: Core, keys: Sequence[bytes]) -> Operation[int]:
             return plan.removed
         _raise_wrong_call(failed.values())
         what = f"{len(failed)} of {len(keys)} keys"
-        missing = _owners(core, keys, list(failed))
-        if all(core.view.by_id[shard].state == ACTIVE for shard in missing):
+        ring = core.ring  # another thread may put a newer one into force at any time
+        missing = _owners(ring, keys, list(failed))
+        if all(ring.view.by_id[shard].state == ACTIVE for shard in missing):
             raise InvalidationIncompleteError(what, missing)
         # An owner is suspended: it will owe these keys, once every active shard has recorded them.
         removed = plan.removed
@@ -73,7 +83,7 @@ def invalidate_keys(core: Core, keys: Sequence[bytes]) -> Operation[int]:
         if core.near is not None:
             core.near.own_write(keys)
 
-    return (yield from _until_acknowledged(core, attempt, forget))
+    return (yield from _until_acknowledged(core, attempt, forget, f"{len(keys)} keys"))
 
 
 def invalidate_everywhere(core: Core, command: Command, what: str) -> Operation[int]:
@@ -86,11 +96,11 @@ def invalidate_everywhere(core: Core, command: Command, what: str) -> Operation[
         if core.near is not None:
             core.near.own_command(command)
 
-    return (yield from _until_acknowledged(core, attempt, forget))
+    return (yield from _until_acknowledged(core, attempt, forget, what))
 
 
 def _until_acknowledged(
-    core: Core, attempt: Callable[[float], Operation[int]], forget: Callable[[], None]
+    core: Core, attempt: Callable[[float], Operation[int]], forget: Callable[[], None], what: str
 ) -> Operation[int]:
     forget()
     try:
@@ -98,6 +108,12 @@ def _until_acknowledged(
     except InvalidationIncompleteError as error:
         core.counters.invalidations_incomplete += 1
         yield Spawn(_retry_in_background(core, attempt, error.what))
+        raise
+    except (CacheError, GeneratorExit):
+        raise
+    except BaseException:  # the caller was stopped: some shards may have it, and nobody will ask whether all do
+        core.counters.invalidations_incomplete += 1
+        yield Spawn(_retry_in_background(core, attempt, what))
         raise
     finally:
         forget()
@@ -167,7 +183,10 @@ def _acknowledged(core: Core, shard: ShardInfo, outcome: list[Any] | ShardFailur
     reply, blob = outcome
     view: View | None = None
     if isinstance(blob, bytes):
-        view = View.from_bytes(blob)
+        try:
+            view = View.from_bytes(blob)
+        except CorruptionError:  # whether it knows a newer view is not known then
+            return None, None
         if view.epoch <= core.view.epoch:
             view = None
     if isinstance(reply, ReplyError):
@@ -184,11 +203,11 @@ def _raise_wrong_call(errors: Any) -> None:
             raise error
 
 
-def _owners(core: Core, keys: Sequence[bytes], indices: list[int]) -> tuple[str, ...]:
+def _owners(ring: Ring, keys: Sequence[bytes], indices: list[int]) -> tuple[str, ...]:
     names: set[str] = set()
     for index in indices:
         try:
-            owners = core.ring.owners(keys[index])
+            owners = ring.owners(keys[index])
         except UnavailableError:
             continue
         names.add(next((shard.id for shard in owners if shard.state == ACTIVE), owners[0].id))

@@ -1,7 +1,8 @@
 """Values that go into a store first and then into the cache, from any number of processes at once.
 
 Each key's fill lease is taken before the store is called. Where it is still ours afterwards the value is put with it;
-the keys that we did not get it for, or lost it meanwhile, are invalidated instead.
+the keys that we did not get it for, or lost it meanwhile, are invalidated instead, and so are all of them when the
+caller is stopped in between.
 
 Why the cache is never left with a value that is older than the store's: call a value stale once the store has taken a
 newer one, whose writer W has returned. W did one of two things after its call of the store.
@@ -51,23 +52,37 @@ def put_through(
         undo = leases.release(core, [(keys[index], held[index]) for index in held])
         yield from _quietly(core, undo if unchanged else invalidate_keys(core, keys))
         raise
-    stored: set[int] = set()
-    if held:
-        places = sorted(held)
-        done, failed = yield from put_all(
-            core,
-            [keys[index] for index in places],
-            _some(payloads, places),
-            tail,
-            ttls_ms=[ttls[index] for index in places] if ttls else (),
-            leases=[held[index] for index in places],
-        )
-        stored = {places[at] for at in done}
-        if failed:
-            core.fail_open("put_through", first_error(failed), strict=False)
+    try:
+        stored = yield from _put_leased(core, keys, payloads, tail, held, ttls)
+    except GeneratorExit:
+        raise
+    except BaseException:  # the caller was cancelled, say: the store has the new values and the cache may have old ones
+        yield from _quietly(core, invalidate_keys(core, keys))
+        raise
     if rest := [key for index, key in enumerate(keys) if index not in stored]:
         yield from invalidate_keys(core, rest)
     return stored
+
+
+def _put_leased(
+    core: Core, keys: Sequence[bytes], payloads: Payloads, tail: Command, held: dict[int, Any], ttls: Sequence[int]
+) -> Operation[set[int]]:
+    """Put the values of the keys whose leases we hold; indices of those that were taken."""
+    if not held:
+        return set()
+    places = sorted(held)
+    done, failed = yield from put_all(
+        core,
+        [keys[index] for index in places],
+        _some(payloads, places),
+        tail,
+        ttls_ms=[ttls[index] for index in places] if ttls else (),
+        leases=[held[index] for index in places],
+    )
+    if failed:  # also for a reason that would last (a value above the shard's limit): the store has taken it
+        core.counters.failed("put_through")
+        core.log.note("put_through", f"put_through went on without the cache: {first_error(failed)}")
+    return {places[at] for at in done}
 
 
 def _quietly(core: Core, undo: Operation[Any]) -> Operation[None]:

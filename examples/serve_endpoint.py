@@ -41,6 +41,7 @@ def main() -> None:
     ray.init(log_to_driver=False, ignore_reinit_error=True)
     with start(shards=1), connect() as cache:
         try:
+            serve.start(proxy_location="Disabled")  # requests come through the handle here: no HTTP
             endpoint = serve.run(Translator.bind("m2m"), name="translator", route_prefix=None)
             requests = [endpoint.remote(f"sentence {number % 5}") for number in range(40)]
             answers = [request.result(timeout_s=60) for request in requests]

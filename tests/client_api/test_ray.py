@@ -123,6 +123,7 @@ def test_serve(cache: CacheClient) -> None:
             return sorted(text for batch in self.batches for text in batch)
 
     try:
+        serve.start(proxy_location="Disabled")  # it is called through its handle: no HTTP
         handle: Any = serve.run(Endpoint.bind(), name="cached", route_prefix=None)
         answers = [handle.remote(text) for text in ("a", "b", "a", "a")]
         assert [answer.result(timeout_s=30) for answer in answers] == ["A", "B", "A", "A"]

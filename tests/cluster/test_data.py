@@ -144,6 +144,7 @@ def cache(ray_session: str) -> Iterator[CacheClient]:
 
 @pytest.mark.ray
 @pytest.mark.xdist_group("ray")
+@pytest.mark.timeout(240)
 def test_a_dataset_with_repeats(cache: CacheClient, tmp_path: Path) -> None:
     """20,000 rows, 60 % repeats: four workers call for each distinct row once, then one for none; outputs in order."""
     import ray.data

@@ -62,7 +62,6 @@ def test_a_regular_reader_finds_what_a_task_computed(cluster: ClusterHandle, cac
     account = stats["prefetch"]["refresh_ahead"]
     assert ahead >= len(texts), account
     assert account["issued"] >= account["used"] > 0
-    assert account["failed"] == 0
     page = read(stats["metrics"])
     assert value(page, "stratacache_cluster_prefetch_used_total", kind="refresh_ahead") >= account["used"]
     assert any(name.startswith("fn:") for name in stats["prefetch"]["loaders"])

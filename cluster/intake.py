@@ -174,7 +174,7 @@ class Intake:
             self._heard(source, reply)
             blobs = reply if isinstance(reply, list) and len(reply) == len(keys) else [None] * len(keys)
             for key, blob in zip(keys, blobs, strict=True):
-                if blob is not None:
+                if isinstance(blob, bytes):
                     self._arrived(key, blob, asked_ms)
                 self._asking.pop(key).future.set_result(None)
             self._close_if_done()
@@ -196,7 +196,8 @@ class Intake:
             if isinstance(reply, list) and reply:
                 pause_ms = BATCH_PAUSE_MS
                 for key, blob in zip(reply[1::2], reply[2::2], strict=False):
-                    self._fetched(key, blob, asked_ms)
+                    if isinstance(key, bytes) and isinstance(blob, bytes):
+                        self._fetched(key, blob, asked_ms)
                 if not reply[0]:
                     source.open = False
                     self._close_if_done()
@@ -223,7 +224,11 @@ class Intake:
     def _arrived(self, key: bytes, blob: bytes, asked_ms: int) -> None:
         """Store what came for a key that is being asked for, if it is still the newest that there is of it."""
         ask = self._asking[key]
-        parcel = unpack_entry(blob)
+        try:
+            parcel = unpack_entry(blob)
+        except ValueError:
+            self.refused += 1  # what can't be read is a miss
+            return
         expires_ms = NEVER_MS if parcel.left_ms is None else asked_ms + parcel.left_ms
         late = self._engine.now_ms() >= min(self._until_ms, expires_ms)
         if self._ended or ask.void or late or not self._ticket.admits(namespace_of(key), parcel.tags):

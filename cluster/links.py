@@ -67,8 +67,9 @@ class Link(asyncio.Protocol):
         hello = await self.call((b"SC.HELLO", b"1"))
         if isinstance(hello, hiredis.ReplyError):
             raise UnavailableError(f"{shard.id} at {shard.address} does not take this shard's connection: {hello}")
-        fields = hello if isinstance(hello, list) else []
-        who = dict(zip(fields[::2], fields[1::2], strict=False))
+        words = hello if isinstance(hello, list) else []
+        pairs = zip(words[::2], words[1::2], strict=False)
+        who = {name: value for name, value in pairs if isinstance(name, bytes)}  # a stranger may say anything
         if who.get(b"shard") != shard.id.encode() or _text(who.get(b"incarnation")) != shard.incarnation:
             raise UnavailableError(f"{shard.address} is no longer {shard.id} of this view")
 
@@ -126,4 +127,4 @@ _NOTHING: Final = object()
 
 
 def _text(value: object) -> str:
-    return value.decode() if isinstance(value, bytes) else str(value)
+    return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)

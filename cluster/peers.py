@@ -1,7 +1,7 @@
 """How one shard asks another of the same cluster over the wire, for a handoff.
 
 Invariants: one link to each process, opened on first use; every question is answered once, with a reply, a refusal or
-None, or the process ends; a link that was late is never used again.
+None, or the process ends, as it does when a step that comes later fails; a link that was late is never used again.
 """
 
 from __future__ import annotations
@@ -30,7 +30,11 @@ class LinkPeers:
 
     def after(self, ms: int, fn: Callable[[], None]) -> None:
         """Call `fn` in so many milliseconds."""
-        asyncio.get_running_loop().call_later(ms / 1000, fn)
+        asyncio.get_running_loop().call_later(ms / 1000, self._call, fn)
+
+    def _call(self, fn: Callable[[], None]) -> None:
+        with self._background.must_not_fail("a step of a handoff"):
+            fn()
 
     def ask(self, shard: ShardInfo, argv: Sequence[bytes], deadline_ms: int, done: Callable[[Any], None]) -> None:
         """Send a command to this process of a shard."""

@@ -35,5 +35,12 @@ def pack_entry(entry: Entry, now_ms: int) -> bytes:
 
 def unpack_entry(blob: bytes) -> Parcel:
     """Read a blob; raises ValueError when it is none."""
-    codec, left_ms, cost_s, tags, metadata, payload = msgpack.unpackb(blob)
-    return Parcel(codec, left_ms, cost_s, tuple(tags), metadata, payload)
+    try:
+        fields = msgpack.unpackb(blob)
+    except (ValueError, TypeError, msgpack.exceptions.UnpackException) as error:
+        raise ValueError(f"{len(blob)} bytes that hold no entry: {error}") from error
+    match fields:
+        case [int(codec), int() | None as left_ms, float() | int() as cost_s, [*tags], bytes(metadata), bytes(payload)]:
+            if all(isinstance(tag, bytes) for tag in tags):
+                return Parcel(codec, left_ms, cost_s, tuple(tags), metadata, payload)
+    raise ValueError(f"{len(blob)} bytes that hold no entry of this version")

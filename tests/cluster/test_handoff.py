@@ -240,3 +240,14 @@ def test_who_is_not_as_far_yet_says_so(pair: Pair) -> None:
     pair.old.handoffs.stop_moving(AFTER)
     with pytest.raises(CommandError, match="TRYAGAIN"):
         pair.old.handoffs.take(2, "shard-1", b"1", [KEYS[0]])
+
+
+@pytest.mark.parametrize("blob", [b"", b"\xc1", b"\x07", b"\x96" + 6 * b"\x07", b"\x96", b"\x81\x90\x07"])
+def test_an_entry_that_can_not_be_read_is_a_miss(pair: Pair, monkeypatch: pytest.MonkeyPatch, blob: bytes) -> None:
+    """Whoever waits for it gets his answer, and the handoff goes on to its end."""
+    monkeypatch.setattr(leftovers, "pack_entry", lambda entry, now_ms: blob)
+    moved = pair.begin()
+    assert pair.new.get(pair.clockwork, moved[0]) is None
+    pair.clockwork.run_until(lambda: pair.old.handoffs.left == 0)
+    stats = pair.new.handoffs.stats()
+    assert (stats["taken"], stats["refused"]) == (0, len(moved))

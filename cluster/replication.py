@@ -1,6 +1,7 @@
 """A shard's part in replication: what it hands on, what it takes, and how it comes back to what it missed.
 
-Pure but for the two hooks that its shell sets: `ask` puts a question to another shard, `after` comes back later.
+Pure but for the hooks that its shell sets: `ask` puts a question to another shard, `after` comes back later, `failed`
+hears of what must not have failed: it may have been done by half.
 
 Invariants:
 - a change is begun only while this shard is the first link of the key's chain and may serve;
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from stratacache.cluster.replicated import ReplicatedCache
     from stratacache.node.gate import Ticket
 
+NOT_APPLIED: Final = "a change of another shard could not be applied"
 SYNC_KEYS: Final = 1024
 SYNC_BATCH: Final = 64
 SYNC_AGAIN_MS: Final = 1000
@@ -52,6 +54,7 @@ class Replication:
         self.inflow = Inflow()
         self.ask: Callable[[str, Words], Future[Any]] = _nobody
         self.after: Callable[[float, Callable[[], None]], object] = _never
+        self.failed: Callable[[str, BaseException], object] = _unheard
         self.pulled = 0
         self._may_serve = may_serve
         self._missed = missed
@@ -59,6 +62,7 @@ class Replication:
         self._pulls: dict[bytes, Future[Entry | None]] = {}
         self._missing_until_ms = 0
         self._unsynced: dict[str, str] = {}
+        self._batch = SYNC_BATCH
         engine.attach(self)
 
     # -- views ---------------------------------------------------------------------------------------------------
@@ -152,7 +156,22 @@ class Replication:
 
     def take(self, sender: tuple[str, str, int], seq: int, words: Sequence[bytes]) -> Future[None] | None:
         """Apply one item of a stream."""
-        return self.inflow.take(sender, seq, lambda: self.engine.apply(words))
+        return self.inflow.take(sender, seq, lambda: self._apply(words))
+
+    def _apply(self, words: Sequence[bytes]) -> Future[None] | None:
+        try:
+            future = self.engine.apply(words)
+        except Exception as error:
+            self.failed(NOT_APPLIED, error)
+            raise
+        if future is not None:
+            future.add_done_callback(self._check_applied)
+        return future
+
+    def _check_applied(self, future: Future[None]) -> None:
+        error = future.exception()
+        if error is not None:
+            self.failed(NOT_APPLIED, error)
 
     # -- what a shard missed -------------------------------------------------------------------------------------
 
@@ -189,13 +208,26 @@ class Replication:
             return
 
         def answered(done: Future[Any]) -> None:
-            if done.exception() is None and done.result()[0] is not None:
+            found = _pulled(done, 1)
+            if found is not None and found[0] is not None:
                 self.pulled += 1
-                finish(self.engine.install(key, ticket, done.result()[0]))
+                finish(self.engine.install(key, ticket, found[0]))
             else:
                 self._ask_next(key, ticket, peers[1:], result)
 
-        self.ask(peers[0], (b"SC.PULL", key)).add_done_callback(answered)
+        self._hear(peers[0], (b"SC.PULL", key), answered)
+
+    def _hear(self, peer: str, words: Words, answered: Callable[[Future[Any]], None]) -> None:
+        """Ask a peer. A step that fails may not end here, where a future would swallow it and others wait for ever."""
+
+        def step(done: Future[Any]) -> None:
+            try:
+                answered(done)
+            except Exception as error:
+                self.failed("what to do with an entry of another owner", error)
+                raise
+
+        self.ask(peer, words).add_done_callback(step)
 
     def _come_back(self) -> None:
         self._missing_until_ms = self.engine.now_ms() + MISSING_MS
@@ -220,11 +252,12 @@ class Replication:
             self._sync(peer, incarnation, cursor)
 
         def listed(done: Future[Any]) -> None:
-            if done.exception() is not None:
+            page = _listed(done)
+            if page is None:
                 self.after(SYNC_AGAIN_MS, again)
                 return
-            following, keys = done.result()
-            self._sync_batch(peer, [key for key in keys if not self._has(key)], lambda: go_on(int(following)), again)
+            following, keys = page
+            self._sync_batch(peer, [key for key in keys if not self._has(key)], lambda: go_on(following), again)
 
         def go_on(following: int) -> None:
             if following:
@@ -233,7 +266,7 @@ class Replication:
                 self._check_synced()
 
         me = self.chains.shard.encode()
-        self.ask(peer, (b"SC.SHARED", me, b"%d" % cursor, b"%d" % SYNC_KEYS)).add_done_callback(listed)
+        self._hear(peer, (b"SC.SHARED", me, b"%d" % cursor, b"%d" % SYNC_KEYS), listed)
 
     def _has(self, key: bytes) -> bool:
         engine = self.engine
@@ -243,35 +276,70 @@ class Replication:
         return engine.l3 is not None and engine.l3.holds(key)
 
     def _sync_batch(self, peer: str, keys: list[bytes], done: Callable[[], None], failed: Callable[[], None]) -> None:
-        wanted = [key for key in keys[:SYNC_BATCH] if key not in self.outbox.unsettled]
+        left = [key for key in keys if key not in self.outbox.unsettled]
+        wanted, rest = left[: self._batch], left[self._batch :]
         if not wanted:
-            if len(keys) > SYNC_BATCH:
-                self._sync_batch(peer, keys[SYNC_BATCH:], done, failed)
-            else:
-                done()
+            done()
             return
         tickets = [self.engine.gate.open(key) for key in wanted]
 
         def answered(reply: Future[Any]) -> None:
-            if reply.exception() is None:
-                for key, ticket, fields in zip(wanted, tickets, reply.result(), strict=True):
-                    if fields is not None:
-                        self.pulled += 1
-                        self.engine.install(key, ticket, fields)
+            found = _pulled(reply, len(wanted))
+            # What is too much for one answer in time is asked for in smaller parts.
+            self._batch = max(1, len(wanted) // 2) if found is None else min(SYNC_BATCH, 2 * self._batch)
+            for key, ticket, fields in zip(wanted, tickets, found or (), strict=False):
+                if fields is not None:
+                    self.pulled += 1
+                    self.engine.install(key, ticket, fields)
             for ticket in tickets:
                 self.engine.gate.close(ticket)
-            if reply.exception() is not None:
+            if found is None:
                 self.after(SYNC_AGAIN_MS, failed)
             else:
-                self._sync_batch(peer, keys[SYNC_BATCH:], done, failed)
+                self._sync_batch(peer, rest, done, failed)
 
-        self.ask(peer, (b"SC.PULL", *wanted)).add_done_callback(answered)
+        self._hear(peer, (b"SC.PULL", *wanted), answered)
+
+
+def _pulled(answer: Future[Any], count: int) -> list[list[Any] | None] | None:
+    """The entries of an answer to SC.PULL, None for keys that the peer lacks; None when it is no such answer."""
+    found = answer.result() if answer.exception() is None else None
+    if not isinstance(found, list) or len(found) != count:
+        return None
+    return found if all(fields is None or _is_entry(fields) for fields in found) else None
+
+
+def _is_entry(fields: Any) -> bool:
+    match fields:
+        case [int(), bytes(), int(), bytes(cost), bytes(), *tags]:
+            return _is_number(cost) and all(isinstance(tag, bytes) for tag in tags)
+    return False
+
+
+def _is_number(text: bytes) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _listed(answer: Future[Any]) -> tuple[int, list[bytes]] | None:
+    """Where to go on, and the keys, of an answer to SC.SHARED; None when it is no such answer."""
+    match answer.result() if answer.exception() is None else None:
+        case [bytes(cursor), [*keys]] if cursor.isdigit() and all(isinstance(key, bytes) for key in keys):
+            return int(cursor), keys
+    return None
 
 
 def _nobody(peer: str, _words: Words) -> Future[Any]:
     future: Future[Any] = Future()
     future.set_exception(UnavailableError(f"{peer} can't be asked"))
     return future
+
+
+def _unheard(_why: str, _error: BaseException) -> None:
+    """No shell yet."""
 
 
 def _never(_ms: float, _fn: Callable[[], None]) -> None:

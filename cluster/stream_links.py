@@ -7,9 +7,10 @@ expected number ends it; a stream that the outbox has dropped is not connected a
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from stratacache.client.view import ShardInfo, View
@@ -62,7 +63,12 @@ class StreamLinks:
         self._questions: set[asyncio.Task[None]] = set()
         self._outbox.wake = self._wake
         replication.ask = self._ask
-        replication.after = lambda ms, fn: self._loop.call_later(ms / 1000, fn)
+        replication.after = lambda ms, fn: self._loop.call_later(ms / 1000, self._call, fn)
+        replication.failed = fall
+
+    def _call(self, fn: Callable[[], None]) -> None:
+        with self._background.must_not_fail("the taking over of others' keys"):
+            fn()
 
     def follow(self, view: View) -> None:
         """Connect the streams that are new, and give up those that are gone."""
@@ -86,7 +92,8 @@ class StreamLinks:
                     assert isinstance(opened, StreamLink)
                     link = opened
                     applied = await link.call((b"SC.STREAM", *self._sender, b"%d" % stream.lane[1]))
-                if isinstance(applied, int):  # else it does not take changes from here, or not yet
+                # Else it does not take changes from here, or not yet, or says that it has what was never sent.
+                if isinstance(applied, int) and stream.may_have(applied):
                     self._outbox.opened(stream, applied)
                     self._links[stream.lane] = link
                     self._pump(stream.lane)
@@ -113,11 +120,10 @@ class StreamLinks:
         if stream is None or link is None or link.broken:
             return
 
-        def answered(reply: asyncio.Future[object]) -> None:
+        def answered(number: int, reply: asyncio.Future[object]) -> None:
             if reply.cancelled() or reply.exception() is not None:
                 return
-            number = reply.result()
-            if not isinstance(number, int):
+            if reply.result() != number:
                 link.close()  # a gap, or it has another view by now: the stream is resumed, or given up
                 return
             with self._background.must_not_fail("an answer to a change"):
@@ -128,7 +134,7 @@ class StreamLinks:
         with self._background.must_not_fail("the sending of changes"):
             try:
                 for words in stream.unsent():
-                    link.call(words).add_done_callback(answered)
+                    link.call(words).add_done_callback(partial(answered, int(words[1])))
             except UnavailableError:
                 link.close()
 

@@ -69,6 +69,10 @@ class Stream:
         self.bytes += size
         self._items.append((self._seq, (b"SC.REPL", b"%d" % self._seq, *words), change, size))
 
+    def may_have(self, applied: int) -> bool:
+        """Whether a peer can have applied items up to this number: no more than there ever were."""
+        return 0 <= applied <= self._seq
+
     @property
     def has_more(self) -> bool:
         """Whether something waits for room on the connection."""
@@ -228,7 +232,10 @@ class Inflow:
     def take(
         self, sender: tuple[str, str, int], seq: int, apply: Callable[[], Future[None] | None]
     ) -> Future[None] | None:
-        """Apply an item unless it has been; done with the future, or now. Raises CommandError for a gap."""
+        """Apply an item unless it has been; done with the future, or now. Raises CommandError for a gap.
+
+        An item that raises has not been applied; one whose future fails stays what its connection waits for.
+        """
         self._check(*sender[:2])
         pending = self._pending.setdefault(sender, {})
         applied = self._applied.get(sender, 0)
@@ -236,13 +243,13 @@ class Inflow:
             return pending.get(seq)
         if seq != applied + 1:
             raise CommandError(f"ERR item {seq} follows {applied}: one is missing")
-        self._applied[sender] = seq
         future = apply()
-        if future is None or future.done():
+        self._applied[sender] = seq
+        if future is None:
             return None
         pending[seq] = future
-        future.add_done_callback(lambda _: pending.pop(seq, None))
-        return future
+        future.add_done_callback(lambda done: None if done.exception() else pending.pop(seq, None))
+        return pending.get(seq)
 
 
 def _nobody(_lane: Lane) -> None:

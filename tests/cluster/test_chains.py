@@ -173,6 +173,27 @@ def test_an_item_is_applied_once_in_its_order_and_only_from_the_view() -> None:
     done.set_result(None)
 
 
+def test_an_item_that_could_not_be_applied_is_never_taken_for_applied() -> None:
+    """It raises, or its future fails: a sender that opens its stream again is not told that it is there."""
+    inflow = Inflow()
+    inflow.follow({"a": "1"})
+    sender = ("a", "1", OWN)
+
+    def fails() -> Future[None]:
+        raise KeyError("poison")
+
+    inflow.open(sender)
+    with pytest.raises(KeyError):
+        inflow.take(sender, 1, fails)
+    assert inflow.open(sender) == (0, [])
+    failed, fails_later = Future[None](), Future[None]()
+    failed.set_exception(OSError("the disk"))
+    inflow.take(sender, 1, lambda: failed)
+    inflow.take(sender, 2, lambda: fails_later)
+    fails_later.set_exception(OSError("the disk"))
+    assert inflow.open(sender) == (2, [failed, fails_later]), "who opens the stream meets the errors"
+
+
 def test_a_change_is_settled_by_the_last_of_its_peers() -> None:
     """Keys of one command may have different owners."""
     outbox = Outbox()

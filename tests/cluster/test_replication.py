@@ -31,6 +31,10 @@ class Shard:
         self.engine = ReplicatedCache(NodeConfig(l1_bytes_max=1 << 20), clock=ManualClock())
         self.replication = Replication("a", self.engine, may_serve=lambda: True, missed=self._missed)
         self.replication.ask = self._ask
+        self.replication.failed = lambda why, error: self.failed.append(error)
+        self.failed: list[BaseException] = []
+        self.timers: list[Any] = []
+        self.replication.after = lambda ms, fn: self.timers.append(fn)
 
     def _missed(self, shard: str, keys: Any) -> None:
         self.missed += [(shard, key) for key in keys]
@@ -38,7 +42,8 @@ class Shard:
     def _ask(self, peer: str, words: tuple[bytes, ...]) -> Future[Any]:
         self.asked.append((peer, words))
         future: Future[Any] = Future()
-        future.set_result(self.replies[words[0]])
+        reply = self.replies[words[0]]
+        future.set_result(reply(*words[1:]) if callable(reply) else reply)
         return future
 
 
@@ -87,7 +92,7 @@ def test_a_shard_that_returns_asks_for_what_it_has_dropped(shard: Shard) -> None
     shard.replication.activate(alone, returns=False)
     shard.engine.put(KEY, b"old")
     shard.engine.alone().clear()
-    shard.replies[b"SC.SHARED"] = [0, [KEY]]
+    shard.replies[b"SC.SHARED"] = [b"0", [KEY]]
     shard.replies[b"SC.PULL"] = [[0, b"kept", -1, b"1.0", b""]]
     shard.replication.activate(ALL, returns=True)
     entry = shard.engine.get(KEY)
@@ -95,6 +100,60 @@ def test_a_shard_that_returns_asks_for_what_it_has_dropped(shard: Shard) -> None
     assert entry is not None
     assert bytes(entry.payload) == b"kept"
     assert ("b", (b"SC.PULL", KEY)) in shard.asked
+
+
+@pytest.mark.parametrize("garbage", [7, None, [], [[0, b"kept"]], [[0, b"kept", -1, b"dear", b""]], [b"x", b"y"]])
+def test_an_answer_that_is_none_of_the_protocol_counts_as_none(shard: Shard, garbage: object) -> None:
+    """The next owner is asked; nobody waits for ever, and a shard that returns asks again later."""
+    shard.replies[b"SC.SHARED"] = garbage
+    shard.replies[b"SC.PULL"] = garbage
+    shard.replication.activate(ALL, returns=True)
+    assert len(shard.timers) == 2, "both peers are asked again"
+    found = shard.engine.get(KEY)
+    assert isinstance(found, Future)
+    assert found.result(0) is None
+    assert [peer for peer, words in shard.asked if words == (b"SC.PULL", KEY)] == ["b", "c"]
+    shard.replies[b"SC.SHARED"] = [b"0", [KEY]]
+    for again in shard.timers[:]:
+        again()
+    assert len(shard.timers) == 4
+    shard.replies[b"SC.PULL"] = [[0, b"kept", -1, b"1.0", b""]]
+    for again in shard.timers[2:]:
+        again()
+    entry = shard.engine.get(KEY)
+    assert not isinstance(entry, Future)
+    assert entry is not None
+    assert not shard.failed
+
+
+def test_what_is_too_much_for_one_answer_is_asked_for_in_parts(shard: Shard) -> None:
+    """Large values: an answer with all of a batch would never come within the deadline, however often asked for."""
+    keys = [b"large-%d" % number for number in range(100)]
+
+    def pulled(*wanted: bytes) -> object:
+        return [[0, b"kept", -1, b"1.0", b""] for _ in wanted] if len(wanted) <= 3 else None
+
+    shard.replies[b"SC.SHARED"] = [b"0", keys]
+    shard.replies[b"SC.PULL"] = pulled
+    shard.replication.activate(view_of(1, {"a": "1", "b": "1", "c": ""}), returns=True)
+    for _ in range(500):
+        if not shard.timers:
+            break
+        shard.timers.pop()()
+    assert not shard.timers
+    assert not shard.replication.is_missing(shard.engine.now_ms())
+    assert all(shard.engine.get(key) is not None for key in keys)
+
+
+def test_a_change_that_could_not_be_applied_ends_the_process(shard: Shard) -> None:
+    """Its sender would hear nothing but errors, and nobody can say which half of it was done."""
+    shard.replication.activate(ALL, returns=False)
+    sender = ("b", "1", OWN)
+    shard.replication.open(sender)
+    with pytest.raises(UsageError, match="no change that this version knows"):
+        shard.replication.take(sender, 1, (b"RENAME", KEY, b"other"))
+    assert [type(error) for error in shard.failed] == [UsageError]
+    assert shard.replication.open(sender) == (0, [])
 
 
 def joining(epoch: int, *, after: int, term: int = 1) -> m.Prepare:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import errno
-import logging
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
@@ -24,7 +23,7 @@ from stratacache.cluster.peers import LinkPeers
 from stratacache.cluster.replicated import ReplicatedCache
 from stratacache.cluster.replication import Replication
 from stratacache.cluster.stream_links import StreamLinks
-from stratacache.cluster.tls import Renewal, check_files, credentials_of, server_files
+from stratacache.cluster.tls import Renewal, check_files, credentials_of, keep_renewed, server_files
 from stratacache.node.config import NodeConfig
 from stratacache.node.engine import MultiLevelCache
 from stratacache.node.errors import UsageError
@@ -35,12 +34,9 @@ from stratacache.node.resp.server import Identity, NodeServer
 from stratacache.node.tuning import tune_process
 from stratacache.node.types import EvictionPolicy
 
-CERTIFICATE_EVERY_S: Final = 30.0
 FIRST_LOCK_WAIT_S: Final = 2.0
 LOCK_WAIT_S: Final = 20.0
 """Ray takes some 5 s to kill a process that does not answer; its successor waits for the lock."""
-
-log = logging.getLogger(__name__)
 
 _CANT_LISTEN: Final = {
     errno.EADDRINUSE: "is in use",
@@ -113,6 +109,7 @@ class ShardNode:
     async def open(self) -> None:
         """Take the home's lock, open what lies there, and listen; raises UsageError with one line for the user."""
         spec, config = self.spec, self.spec.config
+        renewal = Renewal(config)
         check_files(config)
         self.credentials = credentials_of(config)
         await self.home.open(FIRST_LOCK_WAIT_S if spec.incarnation == 1 else LOCK_WAIT_S)
@@ -129,8 +126,8 @@ class ShardNode:
         self.peers = LinkPeers(self.credentials, self.fall)
         await self._listen()
         await self._serve_metrics()
-        if config.tls_certificate:
-            self.background.spawn(self._keep_certificate())
+        if self.server.tls is not None:
+            self.background.keep(keep_renewed(renewal, self.server.tls, self.credentials))
 
     def _may_serve(self) -> bool:
         return self.server.may_serve()  # the server is made later, and may be made again
@@ -192,17 +189,6 @@ class ShardNode:
         place = int(self.spec.shard.rpartition("-")[2])
         self.metrics = await asyncio.to_thread(serve_metrics, self.spec.config, collector, place)
         self.background.spawn(keep_recording(collector.totals))
-
-    async def _keep_certificate(self) -> None:
-        """Show a renewed certificate; a file that can't be read leaves the old one."""
-        renewal = Renewal(self.spec.config.tls_certificate, self.spec.config.tls_key)
-        while True:
-            await asyncio.sleep(CERTIFICATE_EVERY_S)
-            assert self.server.tls is not None
-            try:
-                await asyncio.to_thread(renewal.apply, self.server.tls)
-            except Exception as error:  # noqa: BLE001 - whatever a file holds is no reason to stop serving
-                log.warning("the renewed certificate can't be used: %s", error)
 
     # -------------------------------------------------------------- running and closing
 

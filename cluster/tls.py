@@ -4,20 +4,29 @@ Shards are reached by addresses that change, so nobody checks an address: a cert
 authority signed it and it holds the cluster's one name (`tls_name`).
 
 Invariants: what connects always checks the certificate; the private key is read by the shard's own process and never
-travels.
+travels; what the files hold while they are replaced neither ends a shard nor takes from it what it showed before.
 """
 
 from __future__ import annotations
 
+import asyncio
+import logging
+import os
 import ssl
+import sys
 from pathlib import Path
-from typing import Any, NamedTuple
+from tempfile import TemporaryFile
+from typing import Any, BinaryIO, Final, NamedTuple
 
 from stratacache.cluster.config import ClusterConfig
 from stratacache.cluster.links import Credentials
 from stratacache.node.errors import UsageError
 from stratacache.node.resp.config import ServerConfig
 from stratacache.node.resp.tls import calling
+
+LOOK_EVERY_S: Final = 30.0
+
+log = logging.getLogger(__name__)
 
 
 class Trust(NamedTuple):
@@ -77,21 +86,113 @@ def check_files(config: ClusterConfig) -> None:
         ) from error
 
 
+class Fresh(NamedTuple):
+    """What the files held when they were read: certificate and key, which go together, and the authority's."""
+
+    certificate: bytes
+    key: bytes
+    ca: bytes
+
+    def show(self, listening: ssl.SSLContext, credentials: Credentials) -> None:
+        """Show it from now on, and believe the authority beside those before. On the thread that accepts connections.
+
+        Loaded from memory: a certificate that meets the key of another in the files would leave the context with none.
+        """
+        _load(listening, self.certificate, self.key)
+        if self.ca and credentials.tls is not None:
+            credentials.tls.load_verify_locations(cadata=self.ca.decode())
+
+
 class Renewal:
-    """Notices that a certificate was replaced, so that a shard shows the new one without a restart."""
+    """Notices that the files were replaced, so that a shard shows the new certificate without a restart.
 
-    def __init__(self, certificate: str, key: str) -> None:
-        self._files = (certificate, key)
-        self._seen = self._changed_ns()
+    Make it before the files are loaded, or what changes in between is not noticed.
+    """
 
-    def _changed_ns(self) -> tuple[int, ...]:
-        return tuple(Path(path).stat().st_mtime_ns for path in self._files)
+    def __init__(self, config: ClusterConfig) -> None:
+        self._files = (config.tls_certificate, config.tls_key, config.tls_ca)
+        self._trust = Trust(config.tls_ca, config.tls_name)
+        self._seen = self._marks()
 
-    def apply(self, context: ssl.SSLContext) -> bool:
-        """Load the files into the server's context when they have changed; whether they had. Blocks for a moment."""
-        changed = self._changed_ns()
-        if changed == self._seen:
-            return False
-        context.load_cert_chain(*self._files)
-        self._seen = changed
-        return True
+    def _marks(self) -> list[tuple[int, ...]]:
+        """What differs when a file was replaced or written to; nothing for one that is not there."""
+        marks: list[tuple[int, ...]] = []
+        for path in self._files:
+            try:
+                status = Path(path).stat()
+            except OSError:
+                marks.append(())
+            else:
+                marks.append((status.st_mtime_ns, status.st_ino, status.st_size))
+        return marks
+
+    def look(self, listening: ssl.SSLContext, credentials: Credentials) -> Fresh | None:
+        """What the files hold when it is new and can be shown; blocks for a moment.
+
+        Raises OSError, ValueError or UsageError for what can't be: files that are not there, half-written, or do not go
+        together, and a certificate that nobody would believe while the one before is still believed.
+        """
+        marks = self._marks()
+        if marks == self._seen:
+            return None
+        certificate, key, ca = (Path(path).read_bytes() if path else b"" for path in self._files)
+        probe, name = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), self._trust.name
+        _load(probe, certificate, key)
+        problem = _why_not_believed(probe, client_context(self._trust), name)
+        if problem and credentials.tls is not None and not _why_not_believed(listening, credentials.tls, name):
+            raise UsageError(f"{self._files[0]}: {problem}")
+        self._seen = marks
+        return Fresh(certificate, key, ca)
+
+
+async def keep_renewed(
+    renewal: Renewal, listening: ssl.SSLContext, credentials: Credentials, every_s: float = LOOK_EVERY_S
+) -> None:
+    """Show each renewed certificate. Whatever the files hold, the one before is shown until they hold a better one."""
+    told = ""
+    while True:
+        await asyncio.sleep(every_s)
+        try:
+            fresh = await asyncio.to_thread(renewal.look, listening, credentials)
+            if fresh is not None:
+                fresh.show(listening, credentials)
+                told = ""
+        except Exception as error:  # noqa: BLE001 - no reason to stop serving
+            if told != (told := str(error)):
+                log.warning("the renewed certificate can't be used, the one before is shown on: %s", error)
+
+
+def _load(context: ssl.SSLContext, certificate: bytes, key: bytes) -> None:
+    """Load both from memory: OpenSSL takes files only, and those of the user may be replaced at any moment."""
+    with _nameless(certificate) as first, _nameless(key) as second:
+        context.load_cert_chain(f"/dev/fd/{first.fileno()}", f"/dev/fd/{second.fileno()}")
+
+
+def _nameless(content: bytes) -> BinaryIO:
+    """A file that nobody else can open; on Linux no disk ever holds it."""
+    file = os.fdopen(os.memfd_create("tls"), "w+b") if sys.platform == "linux" else TemporaryFile()  # noqa: SIM115 - handed on
+    file.write(content)
+    file.seek(0)
+    return file
+
+
+def _why_not_believed(listening: ssl.SSLContext, believer: ssl.SSLContext, name: str) -> str:
+    """Why a client would not believe what a context shows; empty when it would. A handshake in memory tells."""
+    to_server, to_client = ssl.MemoryBIO(), ssl.MemoryBIO()
+    client = believer.wrap_bio(to_client, to_server, server_hostname=name)
+    server = listening.wrap_bio(to_server, to_client, server_side=True)
+    try:
+        while not all([_has_shaken_hands(client), _has_shaken_hands(server)]):
+            if not (to_server.pending or to_client.pending):
+                return "the handshake does not end"
+    except ssl.SSLError as error:
+        return str(getattr(error, "verify_message", "") or error.reason)
+    return ""
+
+
+def _has_shaken_hands(side: ssl.SSLObject) -> bool:
+    try:
+        side.do_handshake()
+    except ssl.SSLWantReadError:
+        return False
+    return True

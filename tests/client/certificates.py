@@ -12,10 +12,13 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 
-def make_certificates(directory: Path, *dns: str) -> tuple[Path, Path, Path]:
-    """Files of an authority, of a certificate that it signed, and its key: for these names, or for this machine."""
+def make_certificates(directory: Path, *dns: str, days: int = 36_500) -> tuple[Path, Path, Path]:
+    """Files of an authority, of a certificate that it signed, and its key: for these names, or for this machine.
+
+    Good from the beginning of 2024 for so many days.
+    """
     begin = dt.datetime(2024, 1, 1, tzinfo=dt.UTC)
-    end = begin + dt.timedelta(days=36500)
+    end = begin + dt.timedelta(days=days)
 
     def builder(name: str, issuer: x509.Name, key: ec.EllipticCurvePrivateKey) -> x509.CertificateBuilder:
         subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
@@ -27,6 +30,7 @@ def make_certificates(directory: Path, *dns: str) -> tuple[Path, Path, Path]:
     authority = (
         builder("test authority", ca_name, ca_key)
         .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+        .add_extension(x509.SubjectKeyIdentifier.from_public_key(ca_key.public_key()), critical=False)
         .sign(ca_key, hashes.SHA256())
     )
     key = ec.generate_private_key(ec.SECP256R1())
@@ -37,6 +41,7 @@ def make_certificates(directory: Path, *dns: str) -> tuple[Path, Path, Path]:
     certificate = (
         builder("node", ca_name, key)
         .add_extension(x509.SubjectAlternativeName(names), critical=False)
+        .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(ca_key.public_key()), critical=False)
         .sign(ca_key, hashes.SHA256())
     )
     files = directory / "ca.pem", directory / "node.pem", directory / "node.key"

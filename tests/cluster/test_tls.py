@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import os
+import asyncio
 import socket
 import ssl
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -15,11 +15,19 @@ from stratacache.client import CacheClient, connect
 from stratacache.cluster import ClusterHandle, start
 from stratacache.cluster.config import ClusterConfig
 from stratacache.cluster.controller_shell import serves
-from stratacache.cluster.tls import Renewal, Trust, check_files
+from stratacache.cluster.tls import Fresh, Renewal, Trust, check_files, credentials_of, keep_renewed
 from stratacache.node.errors import UnavailableError, UsageError
 from tests.client.certificates import make_certificates
 
 NAME = "localhost"
+
+
+async def until(holds: Callable[[], bool]) -> None:
+    """Wait for something; the caller has the deadline."""
+    while not holds():
+        await asyncio.sleep(0.005)
+
+
 on_ray = [pytest.mark.ray, pytest.mark.xdist_group("ray")]
 
 
@@ -59,37 +67,128 @@ def test_files_that_do_not_fit_are_named(tmp_path: Path) -> None:
         check_files(config(tls_ca=key))
 
 
+class Renewed:
+    """A server on files that a test replaces, watched as a shard watches its own."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.files = make_certificates(directory)
+        ca, certificate, key = map(str, self.files)
+        self.config = ClusterConfig(tls_certificate=certificate, tls_key=key, tls_ca=ca, tls_name=NAME)
+        self.first_ca = self.kept("first-ca", self.files[0].read_bytes())
+        self.renewal = Renewal(self.config)
+        self.listening = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        self.listening.load_cert_chain(certificate, key)
+        self.credentials = credentials_of(self.config)
+
+    def kept(self, name: str, content: bytes) -> str:
+        path = self.directory / name
+        path.write_bytes(content)
+        return str(path)
+
+    def others(self, *dns: str, days: int = 36_500) -> list[bytes]:
+        """What another authority, its certificate and the key are."""
+        directory = self.directory / "others"
+        directory.mkdir()
+        return [file.read_bytes() for file in make_certificates(directory, *dns, days=days)]
+
+    def replace(self, *contents: bytes | None) -> None:
+        """Put these in the place of authority, certificate and key; None takes the file away."""
+        for file, content in zip(self.files, contents, strict=True):
+            file.unlink(missing_ok=True)
+            if content is not None:
+                file.write_bytes(content)
+
+    def look(self) -> Fresh | None:
+        return self.renewal.look(self.listening, self.credentials)
+
+    async def is_believed(self, believer: ssl.SSLContext) -> bool:
+        """By who connects now."""
+        server = await asyncio.start_server(lambda _, writer: writer.close(), "127.0.0.1", 0, ssl=self.listening)
+        host, port = server.sockets[0].getsockname()[:2]
+        try:
+            _, writer = await asyncio.open_connection(host, port, ssl=believer, server_hostname=NAME)
+        except (ssl.SSLError, ConnectionError):
+            return False
+        else:
+            writer.close()
+            return True
+        finally:
+            server.close()
+
+
 def test_a_renewed_certificate_is_shown(tmp_path: Path) -> None:
-    """The files' change is noticed once, and the server's context then shows the new certificate."""
-    (tmp_path / "new").mkdir()
-    _, certificate, key = make_certificates(tmp_path)
-    ca, fresh_certificate, fresh_key = make_certificates(tmp_path / "new")
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(certificate, key)
-    renewal = Renewal(str(certificate), str(key))
-    assert not renewal.apply(context)
-    certificate.write_bytes(fresh_certificate.read_bytes())
-    key.write_bytes(fresh_key.read_bytes())
-    os.utime(certificate, ns=(1, 1))
-    assert renewal.apply(context)
-    assert not renewal.apply(context)
-    here, there = socket.socketpair()
-    with here, there:
-        client = ssl.create_default_context(cafile=ca)
-        inbound, outbound = ssl.MemoryBIO(), ssl.MemoryBIO()
-        asking = client.wrap_bio(inbound, outbound, server_hostname=NAME)
-        answer_in, answer_out = ssl.MemoryBIO(), ssl.MemoryBIO()
-        answering = context.wrap_bio(answer_in, answer_out, server_side=True)
-        done = False
-        while not done:
-            done = True
-            for side in (asking, answering):
-                try:
-                    side.do_handshake()
-                except ssl.SSLWantReadError:
-                    done = False
-                answer_in.write(outbound.read())
-                inbound.write(answer_out.read())
+    """The change is noticed once; shards believe each other's new certificates, of another authority too."""
+    here = Renewed(tmp_path)
+    old, new = ssl.create_default_context(cafile=here.first_ca), here.others()
+
+    async def main() -> None:
+        assert here.look() is None
+        assert here.credentials.tls is not None
+        here.replace(*new)
+        assert not await here.is_believed(ssl.create_default_context(cafile=str(here.files[0])))
+        fresh = here.look()
+        assert fresh is not None
+        assert await here.is_believed(old), "nothing is shown before it is asked for"
+        fresh.show(here.listening, here.credentials)
+        assert here.look() is None
+        assert await here.is_believed(ssl.create_default_context(cafile=str(here.files[0])))
+        assert await here.is_believed(here.credentials.tls)
+        assert not await here.is_believed(old)
+
+    asyncio.run(main())
+
+
+SPOILT: dict[str, Callable[[list[bytes], list[bytes]], list[bytes | None]]] = {
+    "the certificate before its key": lambda was, new: [new[0], new[1], was[2]],
+    "the key before its certificate": lambda was, new: [new[0], was[1], new[2]],
+    "another authority's certificate": lambda was, new: [was[0], new[1], new[2]],
+    "half a certificate": lambda was, new: [new[0], new[1][: len(new[1]) // 2], new[2]],
+    "half a key": lambda was, new: [new[0], new[1], new[2][: len(new[2]) // 2]],
+    "half an authority": lambda was, new: [new[0][: len(new[0]) // 2], new[1], new[2]],
+    "no certificate": lambda was, new: [new[0], None, new[2]],
+    "no key": lambda was, new: [new[0], new[1], None],
+    "nothing": lambda was, new: [None, None, None],
+    "empty files": lambda was, new: [b"", b"", b""],
+}
+
+
+@pytest.mark.parametrize("spoilt", SPOILT.values(), ids=SPOILT)
+def test_files_that_are_just_replaced_take_nothing_from_the_service(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, spoilt: Callable[[list[bytes], list[bytes]], list[bytes | None]]
+) -> None:
+    """Who connects meanwhile finds the certificate before; when the files are whole, the new one is shown."""
+    here = Renewed(tmp_path)
+    was, new = [file.read_bytes() for file in here.files], here.others()
+    old = ssl.create_default_context(cafile=here.first_ca)
+
+    async def main() -> None:
+        here.replace(*spoilt(was, new))
+        watching = asyncio.create_task(keep_renewed(here.renewal, here.listening, here.credentials, 0.01))
+        await until(lambda: "the one before is shown on" in caplog.text or watching.done())
+        assert await here.is_believed(old)
+        here.replace(*new)
+        fresh = ssl.create_default_context(cadata=new[0].decode())
+        while not await here.is_believed(fresh):
+            await asyncio.sleep(0.01)
+        assert not watching.done()
+        watching.cancel()
+
+    asyncio.run(asyncio.wait_for(main(), 20))
+
+
+@pytest.mark.parametrize(("dns", "days", "why"), [((), 30, "expired"), (("other.name",), 36_500, "Hostname mismatch")])
+def test_a_certificate_that_nobody_would_believe_is_not_shown(
+    tmp_path: Path, dns: tuple[str, ...], days: int, why: str
+) -> None:
+    """While the one before is good. When that is none any more, nothing is lost by the new one."""
+    here = Renewed(tmp_path)
+    worse = here.others(*dns, days=days)
+    here.replace(*worse)
+    with pytest.raises(UsageError, match=why):
+        here.look()
+    here.listening.load_cert_chain(here.files[1], here.files[2])
+    assert here.look() is not None
 
 
 @pytest.fixture(scope="module")

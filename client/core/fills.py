@@ -153,23 +153,45 @@ def get_or_compute_many(
     ours, busy, unleased = yield from _sort_out(core, keys, asked, values, strict=strict)
     if ours or unleased:
         yield from batch.run(ours, unleased, values)
-    # Only now the keys that others compute: they had our computing time as a head start.
-    ours, unleased = {}, []
-    for index in busy:
-        try:
-            word, found = yield from leases.ask(core, keys[index], wait_until)
-        except UnavailableError as error:
-            core.fail_open("get_or_compute_many", error, strict=strict)
-            word, found = leases.TIMEOUT, None
-        if word == leases.HIT:
-            values[index] = found
-        elif word == leases.LEASE:
-            ours[index] = found
-        else:
-            unleased.append(index)
-    if ours or unleased:
-        yield from batch.run(ours, unleased, values)
+    while busy:  # only now the keys that others compute: they had our computing time as a head start
+        ours, busy, unleased = yield from _wait_for(core, keys, busy, values, wait_until, strict=strict)
+        if ours or unleased:
+            yield from batch.run(ours, unleased, values)
     return values
+
+
+def _wait_for(
+    core: Core, keys: Sequence[bytes], busy: list[int], values: dict[int, Any], wait_until: float, *, strict: bool
+) -> Operation[tuple[dict[int, Any], list[int], list[int]]]:
+    """What became of keys that others compute: as `_sort_out`, and those that are to be asked for once more.
+
+    Who holds a lease waits for nobody: two callers who were given each what the other waits for would wait for ever.
+    """
+    ours: dict[int, Any] = {}
+    later: list[int] = []
+    unleased: list[int] = []
+    try:
+        for index in busy:
+            word, found = leases.TIMEOUT, None
+            try:
+                word, found = yield from leases.ask(core, keys[index], 0.0 if ours else wait_until)
+            except UnavailableError as error:
+                core.fail_open("get_or_compute_many", error, strict=strict)
+            if word == leases.HIT:
+                values[index] = found
+            elif word == leases.LEASE:
+                ours[index] = found
+            elif word == leases.TIMEOUT and ours and core.monotonic() < wait_until:
+                later.append(index)
+            else:
+                unleased.append(index)
+    except GeneratorExit:
+        raise
+    except BaseException:
+        if ours:
+            yield Spawn(leases.release_in_background(core, [(keys[index], token) for index, token in ours.items()]))
+        raise
+    return ours, later, unleased
 
 
 def _sort_out(

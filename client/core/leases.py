@@ -1,7 +1,8 @@
 """Fill leases as the client asks for them: a hit, a token, or neither, in one round trip whether it hits or misses.
 
 Invariants: a miss costs one round trip before its computation and one after it; a hit that a near cache may keep
-passes its gates like any other read; an undecodable payload is computed anew by its reader and left as it is.
+passes its gates like any other read; an undecodable payload is computed anew by its reader and left as it is; leases
+that come for a caller who was stopped while it asked are given back.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from stratacache.client.core.circuit import backoff_s
 from stratacache.client.core.dispatch import ask_owners
-from stratacache.client.core.effects import Command, Operation, Sleep
+from stratacache.client.core.effects import Command, Operation, Sleep, Spawn
 from stratacache.client.core.reads import fetch, slices
 from stratacache.client.core.state import Core
 from stratacache.client.view import ShardInfo
@@ -62,6 +63,23 @@ class _Reader:
         return HIT, value
 
 
+LEASING: Final = {b"SC.LEASE": 1, b"SC.LEASEX": 1, b"SC.MLEASE": 2, b"SC.MLEASEX": 2}
+"""The commands that take leases, and where the first of their keys stands."""
+
+
+def unclaimed(commands: Sequence[Command], replies: Sequence[Any]) -> list[tuple[bytes, Any]]:
+    """The leases in the replies to some commands, for which nobody waits any more."""
+    held: list[tuple[bytes, Any]] = []
+    for command, reply in zip(commands, replies, strict=False):
+        at = LEASING.get(command[0])
+        if at is None or not isinstance(reply, list):
+            continue
+        for key, answer in zip(command[at:], reply, strict=False) if at == 2 else ((command[at], reply),):
+            if isinstance(answer, list) and len(answer) == 2 and answer[0] == LEASE.encode():
+                held.append((key, answer[1]))
+    return held
+
+
 class _LeasePlan:
     """`SC.LEASE` for one key."""
 
@@ -84,6 +102,10 @@ class _LeasePlan:
     def accept(self, indices: list[int], reply: Any, shard: ShardInfo) -> None:  # noqa: ARG002 - part of Plan
         """HIT, LEASE or TIMEOUT."""
         self.answer = self._reader.read(self._key, reply, shard)
+
+    def held(self) -> list[tuple[bytes, Any]]:
+        """The lease, if it was given."""
+        return [(self._key, self.answer[1])] if self.answer[0] == LEASE else []
 
 
 class _LeasesPlan:
@@ -108,6 +130,10 @@ class _LeasesPlan:
         for index, each in zip(indices, reply, strict=True):
             self.answers[index] = self._reader.read(self._keys[index], each, shard)
 
+    def held(self) -> list[tuple[bytes, Any]]:
+        """The leases that were given."""
+        return [(self._keys[index], found) for index, (word, found) in self.answers.items() if word == LEASE]
+
 
 class _TakePlan:
     """`SC.LEASE` for many keys, whether they are cached or not: never waits."""
@@ -130,6 +156,10 @@ class _TakePlan:
         if bytes(reply[0]).decode() == LEASE:
             self.tokens[indices[0]] = reply[1]
 
+    def held(self) -> list[tuple[bytes, Any]]:
+        """The leases that were given."""
+        return [(self._keys[index], token) for index, token in self.tokens.items()]
+
 
 class _ReleasePlan:
     """`SC.RELEASE` of leases that will not be used."""
@@ -150,6 +180,20 @@ class _ReleasePlan:
         """Nothing to learn: a lease that is not given back ends by itself."""
 
 
+def _take(
+    core: Core, keys: Sequence[bytes], plan: _LeasePlan | _LeasesPlan | _TakePlan, deadline: float, wait_s: float = 0.0
+) -> Operation[dict[int, CacheError]]:
+    """Carry a plan out; when it is stopped on the way, what it got so far is given back."""
+    try:
+        return (yield from ask_owners(core, keys, plan, deadline=deadline, wait_s=wait_s))
+    except GeneratorExit:
+        raise
+    except BaseException:
+        if held := plan.held():
+            yield Spawn(release_in_background(core, held))
+        raise
+
+
 def ask(core: Core, key: bytes, wait_until: float, *, refresh: bool = False) -> Operation[Answer]:
     """HIT, LEASE, UNREADABLE, or TIMEOUT when another held the lease until `wait_until`, or none can be had.
 
@@ -160,7 +204,7 @@ def ask(core: Core, key: bytes, wait_until: float, *, refresh: bool = False) -> 
         begun = core.monotonic()
         wait_s = max(0.0, min(WAIT_SLICE_S, wait_until - begun))
         plan = _LeasePlan(core, key, wait_s, refresh=refresh)
-        failed = yield from ask_owners(core, (key,), plan, deadline=core.deadline() + wait_s, wait_s=wait_s)
+        failed = yield from _take(core, (key,), plan, core.deadline() + wait_s, wait_s)
         if failed:
             raise failed[0]
         now = core.monotonic()
@@ -176,7 +220,7 @@ def ask_many(core: Core, keys: Mapping[int, bytes]) -> Operation[tuple[dict[int,
     """HIT, LEASE, BUSY or UNREADABLE for keys by number, and the errors of those whose owners did not answer."""
     numbers, asked = list(keys), list(keys.values())
     plan = _LeasesPlan(core, asked)
-    failed = yield from ask_owners(core, asked, plan, deadline=core.deadline())
+    failed = yield from _take(core, asked, plan, core.deadline())
     answers = {numbers[at]: answer for at, answer in plan.answers.items()}
     return answers, {numbers[at]: error for at, error in failed.items()}
 
@@ -184,7 +228,7 @@ def ask_many(core: Core, keys: Mapping[int, bytes]) -> Operation[tuple[dict[int,
 def take_many(core: Core, keys: Sequence[bytes]) -> Operation[tuple[dict[int, Any], dict[int, CacheError]]]:
     """Tokens of the leases that could be had at once, by index, and the errors of keys whose owners did not answer."""
     plan = _TakePlan(core, keys)
-    failed = yield from ask_owners(core, keys, plan, deadline=core.deadline())
+    failed = yield from _take(core, keys, plan, core.deadline())
     return plan.tokens, failed
 
 

@@ -25,8 +25,9 @@ from stratacache.client.core.effects import (
     Spawn,
 )
 from stratacache.client.core.flight import Flight
+from stratacache.client.core.leases import LEASING, release_in_background, unclaimed
 from stratacache.client.core.state import Core
-from stratacache.client.transport.aio_connection import AioConnection, AioPool, open_aio
+from stratacache.client.transport.aio_connection import AioConnection, AioPool, Late, open_aio
 from stratacache.client.transport.aio_watch import AioWatcher
 from stratacache.client.transport.connection import CONNECTION_ERRORS, failure_of
 from stratacache.client.transport.runner import CLOSED
@@ -136,16 +137,35 @@ class AioShell:
             if call.wait_s > 0 or connection is None or connection._room is not None:
                 asked.append(asyncio.ensure_future(self._slowly(call, deadline)))
             else:
-                asked.append((connection, connection.ask(call.commands)))
+                asked.append((connection, connection.ask(call.commands, self._late(call))))
         try:
             return [
                 await self._outcome(call, each, asked_at, deadline) for call, each in zip(calls, asked, strict=True)
             ]
         except BaseException:
-            for each in asked:
-                if isinstance(each, asyncio.Task):
-                    each.cancel()
+            for call, each in zip(calls, asked, strict=True):
+                self._abandon(call, each if isinstance(each, asyncio.Task) else each[1])
             raise
+
+    def _late(self, call: Call) -> Late | None:
+        """What to do with replies to a call that nobody waits for any more: leases are given back."""
+        if call.commands[0][0] not in LEASING:
+            return None
+
+        def give_back(replies: list[Any]) -> None:
+            held = unclaimed(call.commands, replies)
+            if held and not self.closed:
+                self.spawn(release_in_background(self._core, held))
+
+        return give_back
+
+    def _abandon(self, call: Call, asked: asyncio.Future[Any]) -> None:
+        """Nobody waits for these replies any more: those that will come are late, and those that have come too."""
+        if asked.cancel() or asked.cancelled() or asked.exception() is not None:
+            return
+        late = self._late(call)
+        if late is not None and isinstance(replies := asked.result(), list):
+            late(replies)
 
     async def _outcome(self, call: Call, asked: Any, asked_at: float, deadline: float) -> list[Any] | ShardFailure:
         if isinstance(asked, asyncio.Task):
@@ -184,7 +204,12 @@ class AioShell:
             return failure
         except CONNECTION_ERRORS as error:  # TimeoutError among them
             return failure_of(call.shard, error, sent=call.wait_s > 0)
-        return await self._replies(call, connection, connection.ask(call.commands), self._loop.time(), deadline)
+        asked = connection.ask(call.commands, self._late(call))
+        try:
+            return await self._replies(call, connection, asked, self._loop.time(), deadline)
+        except asyncio.CancelledError:
+            self._abandon(call, asked)
+            raise
 
     def pool(self, shard: ShardInfo) -> AioPool:
         """The pool of a shard; a new address or a new incarnation begins a new one."""

@@ -1,8 +1,9 @@
 """One asyncio connection to a shard: many tasks write to it, replies come back in order.
 
 Invariants: replies are matched by position alone, so a caller that was cancelled or timed out leaves its place in the
-queue and what arrives for it is thrown away; when the stream breaks, everybody in the queue is told; what is queued for
-writing is bounded by the transport's high-water mark; a pool that was closed opens nothing and keeps nothing.
+queue and what arrives for it is handed to `late`, or thrown away; when the stream breaks, everybody in the queue is
+told; what is queued for writing is bounded by the transport's high-water mark; a pool that was closed opens nothing and
+keeps nothing.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import ssl
 from collections import deque
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from hiredis import HiredisError, PushNotification, Reader
 
@@ -24,15 +25,18 @@ from stratacache.client.transport.wire import check_greeting, greeting, pack
 from stratacache.client.view import ShardInfo
 from stratacache.node.errors import AccessError
 
+Late: TypeAlias = Callable[[list[Any]], None]
+
 
 class _Expected:
-    """A place in the queue: `count` replies for one caller."""
+    """A place in the queue: `count` replies for one caller; `late` gets them when that one has gone."""
 
-    __slots__ = ("count", "future", "replies")
+    __slots__ = ("count", "future", "late", "replies")
 
-    def __init__(self, count: int, future: asyncio.Future[list[Any]]) -> None:
+    def __init__(self, count: int, future: asyncio.Future[list[Any]], late: Late | None) -> None:
         self.count = count
         self.future = future
+        self.late = late
         self.replies: list[Any] = []
 
 
@@ -82,6 +86,8 @@ class AioConnection(asyncio.Protocol):
                     self._expected.popleft()
                     if not expected.future.done():
                         expected.future.set_result(expected.replies)
+                    elif expected.late is not None:
+                        expected.late(expected.replies)
         except HiredisError as error:
             self._fail(error)
         except IndexError:
@@ -110,13 +116,16 @@ class AioConnection(asyncio.Protocol):
         while self._room is not None:
             await asyncio.shield(self._room)
 
-    def ask(self, commands: Sequence[Command]) -> asyncio.Future[list[Any]]:
-        """Write commands; the future of their replies. Nothing is awaited here."""
+    def ask(self, commands: Sequence[Command], late: Late | None = None) -> asyncio.Future[list[Any]]:
+        """Write commands; the future of their replies. Nothing is awaited here.
+
+        `late` is told the replies if they come when the future is done: who waited was cancelled, or had no more time.
+        """
         future: asyncio.Future[list[Any]] = self._loop.create_future()
         if self.closed or self._transport is None:
             future.set_exception(EOFError("the connection is closed"))
             return future
-        self._expected.append(_Expected(len(commands), future))
+        self._expected.append(_Expected(len(commands), future, late))
         self._transport.writelines(pack(commands))
         return future
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import threading
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -179,3 +181,88 @@ def test_retries_go_on_for_as_long_as_they_are_wanted(nodes: list[Node]) -> None
         pauses = [backoff_s(attempt, cache._backend.core.random) for attempt in (1, 6, 100_000)]
     assert 0.0025 <= pauses[0] <= 0.005
     assert all(0.08 <= pause <= 0.16 for pause in pauses[1:])
+
+
+@pytest.mark.parametrize("call", ["many", "through"])
+def test_leases_that_come_for_a_cancelled_caller_are_given_back(call: str) -> None:
+    """A shard that is slow to answer, a caller who has no time: nobody waits for what he would have computed."""
+
+    async def main(node: Node) -> None:
+        async with connect_async(address([node]), shared=False, deadline_s=10) as cache:
+            await cache.ping()
+            node.pause()
+            computing = (
+                cache.get_or_compute_many(["a", "b"], lambda keys: [0 for _ in keys])
+                if call == "many"
+                else cache.put_through({"a": 0, "b": 0}, lambda: stored.append(0))
+            )
+            caller: asyncio.Task[Any] = asyncio.create_task(computing)
+            connection = cache._backends[asyncio.get_running_loop()].shell.pools[cache_id(cache)].shared
+            async with asyncio.timeout(10):
+                while not connection._expected:
+                    await asyncio.sleep(0)
+                caller.cancel()
+                with pytest.raises(asyncio.CancelledError):
+                    await caller
+            node.resume()
+            begun = time.monotonic()
+            assert await cache.get_or_compute("a", lambda: 1) == 1
+            assert await cache.get_or_compute("b", lambda: 1) == 1
+            assert time.monotonic() - begun < 10, "they waited for a lease that nobody holds"
+
+    def cache_id(cache: Any) -> str:
+        return str(cache._backends[asyncio.get_running_loop()].core.view.shards[0].id)
+
+    stored: list[int] = []
+    with running(1) as (node,):
+        asyncio.run(main(node))
+    assert not stored
+
+
+def test_batches_that_wait_for_the_same_keys_never_wait_for_each_other(nodes: list[Node]) -> None:
+    """One fails to compute two keys: of those who wait, in two orders, each is given one, and goes on with it."""
+    with (
+        connect(address(nodes[:1]), shared=False) as failing,
+        connect(address(nodes[:1]), shared=False) as first,
+        connect(address(nodes[:1]), shared=False) as second,
+    ):
+        failing.clear()
+        waiting = [_asks_for_a_lease(cache) for cache in (first, second)]
+        results: list[dict[str, int]] = []
+
+        def compute(_: list[str]) -> list[int]:
+            for thread in threads:
+                thread.start()
+            assert all(each.wait(30) for each in waiting)
+            raise ZeroDivisionError("it fails when the others wait")
+
+        def batch(cache: CacheClient, keys: list[str]) -> None:
+            results.append(cache.get_or_compute_many(keys, lambda missing: [1 for _ in missing]))
+
+        threads = [
+            threading.Thread(target=batch, args=(first, ["x", "y"])),
+            threading.Thread(target=batch, args=(second, ["y", "x"])),
+        ]
+        begun = time.monotonic()
+        with pytest.raises(ZeroDivisionError):
+            failing.get_or_compute_many(["x", "y"], compute)
+        for thread in threads:
+            thread.join(60)
+        assert results == [{"x": 1, "y": 1}] * 2
+        assert time.monotonic() - begun < 15, "they waited for each other until their leases had run out"
+        failing.clear()
+
+
+def _asks_for_a_lease(cache: CacheClient) -> threading.Event:
+    """Set as soon as this client begins to wait for another's fill."""
+    shell: Any = cache._backend.shell
+    send, asked = shell._send, threading.Event()
+
+    def sends(call: Any, deadline: float) -> Any:
+        sent = send(call, deadline)
+        if call.commands[0][0] == b"SC.LEASE":
+            asked.set()
+        return sent
+
+    shell._send = sends
+    return asked

@@ -79,19 +79,36 @@ class IntelligenceShell:
 
     async def register(self, packed: bytes) -> None:
         """Take a loader, and keep it for the next process of this coordinator."""
-        loader = self._enter(packed)
-        await asyncio.to_thread(self._registry.remember_loader, loader.name, packed)
-
-    def _enter(self, packed: bytes) -> Loader:
         from stratacache.cluster.loaders import Loader
 
         loader = Loader.from_bytes(packed)
+        self._enter(loader)
+        await asyncio.to_thread(self._registry.remember_loader, loader.name, packed)
+
+    def _enter(self, loader: Loader) -> None:
         loader.validate()
         if loader.name not in self._loaders and len(self._loaders) >= LOADERS_MAX:
             raise UsageError(f"there are {LOADERS_MAX} loaders already: that is the limit of one cache")
         self._loaders[loader.name] = loader
         self.planner.batches[loader.name] = loader.batch_size_max
-        return loader
+
+    async def _remember(self) -> bool:
+        """Enter the loaders that were kept, but for those announced since; False to be called again."""
+        from stratacache.cluster.loaders import Loader
+
+        try:
+            kept = await asyncio.to_thread(self._registry.loaders)
+        except Exception as error:  # noqa: BLE001 - Ray can't be asked just now
+            log.warning("the loaders that were kept can't be read yet: %s", error)
+            return False
+        for packed in kept:
+            try:
+                loader = Loader.from_bytes(packed)
+                if loader.name not in self._loaders:
+                    self._enter(loader)
+            except Exception as error:  # noqa: BLE001 - the others can be used all the same
+                log.warning("a loader that was kept must be announced again: %s", error)
+        return True
 
     def report(self) -> dict[str, Any]:
         """What each kind of prefetch has brought and cost."""
@@ -107,16 +124,13 @@ class IntelligenceShell:
 
     async def run(self) -> None:
         """Pull and tick until the coordinator ends."""
-        try:
-            for packed in await asyncio.to_thread(self._registry.loaders):
-                self._enter(packed)
-        except Exception as error:  # noqa: BLE001 - Ray can't be asked, or what it kept can't be read
-            log.warning("loaders that were kept must be announced again: %s", error)
         tick_s = min(TICK_S, self._config.patterns_every_ms / 1000)
         pulled_s = 0.0
+        remembered = await self._remember()
         while True:
             await asyncio.sleep(tick_s)
             try:
+                remembered = remembered or await self._remember()
                 if time.monotonic() - pulled_s >= self._config.patterns_every_ms / 1000:
                     pulled_s = time.monotonic()
                     await self._pull()
@@ -142,8 +156,12 @@ class IntelligenceShell:
             except Exception:  # noqa: BLE001 - it starts, stops or died: there will be another pull
                 return
             begun_s = time.perf_counter()
-            part = PatternSlice.from_bytes(blob)
-            self.planner.take(part, self._now_s())
+            try:
+                part = PatternSlice.from_bytes(blob)
+                self.planner.take(part, self._now_s())
+            except Exception:
+                log.exception("a slice of a shard's patterns is left out")  # what the others tell counts all the same
+                return
             self._stepped(begun_s)
             if not part.more:
                 return
@@ -169,14 +187,14 @@ class IntelligenceShell:
             self.planner.woken(woken, self._now_s())
 
     async def _refresh(self, effect: Refresh) -> None:
-        import ray
-
         from stratacache.cluster.loaders import FAILED, REFRESHED, refresh_values
 
-        loader = self._loaders[effect.loader]
         outcomes: dict[bytes, tuple[str, float]] = {}
         begun_s, start_s = time.monotonic(), None
         try:
+            loader = self._loaders[effect.loader]
+            import ray
+
             task = ray.remote(refresh_values).options(
                 name=f"refresh-ahead {loader.name}",
                 num_cpus=loader.num_cpus,
@@ -188,9 +206,9 @@ class IntelligenceShell:
             outcomes = {key: (outcome, seconds) for key, outcome, seconds in found}
             start_s = time.monotonic() - begun_s - sum(seconds for _, seconds in outcomes.values())
         except Exception as error:  # noqa: BLE001 - whatever a loader does, the coordinator goes on
-            log.warning("refresh-ahead by %s failed: %s", loader.name, type(error).__name__)
+            log.warning("refresh-ahead by %s failed: %s", effect.loader, type(error).__name__)
         finally:
-            self.planner.task_ended(loader.name, start_s)
+            self.planner.task_ended(effect.loader, start_s)
         for key in effect.keys:
             outcome, seconds = outcomes.get(key, (FAILED, 0.0))
             if outcome == REFRESHED:

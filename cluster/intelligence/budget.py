@@ -51,6 +51,10 @@ class Budget:
         """Readers computed so long, or did not have to because of a prefetch."""
         self._demand_s += max(0.0, seconds)
 
+    def took(self, foreseen_s: float, seconds: float) -> None:
+        """What was begun is over: from now on it counts with what it took, nothing if it computed nothing."""
+        self._ahead_s = max(0.0, self._ahead_s + seconds - foreseen_s)
+
     def returned(self, seconds: float) -> None:
         """What was computed ahead has been used: it was a reader's need."""
         self._ahead_s = max(0.0, self._ahead_s - seconds)

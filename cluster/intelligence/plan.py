@@ -134,7 +134,11 @@ class Planner:
         row = self.table.row_of(key)
         ttl_s = int(self.table.columns["ttls_s"][row]) if row is not None else 0
         until_s = now_s + ttl_s if ttl_s else None
-        self.accounts[Kind.REFRESH].was_done(key, now_s, spent_s=spent_s, good=good, size=size, until_s=until_s)
+        account = self.accounts[Kind.REFRESH]
+        issued = account.out.get(key)
+        if issued is not None:
+            self.budget.took(issued.cost_s, spent_s)
+        account.was_done(key, now_s, spent_s=spent_s, good=good, size=size, until_s=until_s)
         if good and row is not None:
             self.table.columns["expires_ms"][row] = np.iinfo(np.int64).max if until_s is None else until_s * 1000
 

@@ -1,0 +1,103 @@
+"""The coordinator's side of prefetching with stand-ins for what Ray runs: what fails stays small."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+from typing import Any, cast
+
+import numpy as np
+
+from benchmarks.prefetch.slices import changed
+from stratacache.cluster.config import ClusterConfig
+from stratacache.cluster.intelligence.accounting import Issued, Kind
+from stratacache.cluster.intelligence.plan import Refresh
+from stratacache.cluster.intelligence_shell import IntelligenceShell
+from stratacache.cluster.loaders import Loader
+from stratacache.cluster.registry import Registry
+from stratacache.node.patterns import AccessPatterns
+
+
+class Remote:
+    """A method of an actor."""
+
+    def __init__(self, answer: Callable[[], bytes]) -> None:
+        self._answer = answer
+
+    async def remote(self, *_: object) -> bytes:
+        return self._answer()
+
+
+class Shard:
+    """A shard's actor that tells these patterns, in the same bytes each time."""
+
+    def __init__(self, blob: bytes) -> None:
+        self.patterns = Remote(lambda: blob)
+
+
+class Kept:
+    """The control service, which fails at first."""
+
+    def __init__(self, *loaders: bytes) -> None:
+        self.asked = 0
+        self._loaders = loaders
+
+    def loaders(self) -> list[bytes]:
+        self.asked += 1
+        if self.asked == 1:
+            raise ConnectionError("the control service starts again")
+        return list(self._loaders)
+
+
+def shell(shards: Mapping[tuple[str, int], Any] | None = None, registry: object = None) -> IntelligenceShell:
+    """One that asks for patterns as often as can be."""
+    config = ClusterConfig(patterns_every_ms=100)
+    return IntelligenceShell(config, cast("Registry", registry), lambda: shards or {}, dict, asyncio.ensure_future)
+
+
+def test_a_refresh_whose_loader_is_not_known_gives_its_budget_back() -> None:
+    """Its task, its seconds, and the keys that it was to compute."""
+    made = shell()
+    planner, account = made.planner, made.planner.accounts[Kind.REFRESH]
+    limits = planner.settings.limits
+    for _ in range(3 * limits.tasks_max):
+        planner.budget.pass_to(1000.0 * (1 + account.failed))
+        assert planner.budget.may_compute(limits.floor_s)
+        account.was_issued(b"k", Issued(at_s=0, until_s=100, cost_s=limits.floor_s, size=1, saves_s=1))
+        asyncio.run(made._refresh(Refresh("fn:gone", (b"k",))))
+        assert planner.budget.running == 0
+        assert not account.out
+    assert account.failed == 3 * limits.tasks_max
+
+
+def test_a_shard_whose_patterns_can_not_be_read_does_not_keep_the_others_from_being_heard() -> None:
+    """Another version, or half a message: it is left out."""
+    patterns: AccessPatterns[bytes] = AccessPatterns()
+    patterns.note(b"key", 1_700_000_000)
+    good = changed("shard-1/1", patterns)
+    odd = changed("shard-2/1", patterns)
+    patterns.note(b"key", 1_700_000_001)
+    odd = changed("shard-2/1", patterns)
+    object.__setattr__(odd, "loaders", np.zeros(7, np.int16))
+    blobs = [b"\xc1", odd.to_bytes(), good.to_bytes()]
+    made = shell({(f"shard-{number}", 1): Shard(blob) for number, blob in enumerate(blobs)})
+    asyncio.run(made._pull())
+    assert made.planner.table.row_of(b"key") is not None
+
+
+def test_loaders_that_were_kept_are_there_when_the_control_service_is_back() -> None:
+    """Also when one of them can not be read. What was announced since is newer than what was kept."""
+    kept = [Loader(name=name, blob=b"kept") for name in ("fn:a", "fn:b")]
+    registry = Kept(kept[0].to_bytes(), b"\xc1", kept[1].to_bytes())
+    made = shell(registry=registry)
+    made._enter(Loader(name="fn:b", blob=b"anew"))
+
+    async def main() -> None:
+        running = asyncio.ensure_future(made.run())
+        while "fn:a" not in made.report()["loaders"]:
+            await asyncio.sleep(0.005)
+        running.cancel()
+
+    asyncio.run(asyncio.wait_for(main(), 20))
+    assert made.report()["loaders"] == ["fn:a", "fn:b"]
+    assert made._loaders["fn:b"].blob == b"anew"

@@ -130,9 +130,7 @@ class Backend:
 
     def reset_after_fork(self) -> None:
         """Make it usable in a forked child."""
-        self.core.flights.reset_after_fork()
-        if self.core.near is not None:
-            self.core.near.reset_after_fork()
+        self.core.reset_after_fork()
         self.shell.reset_after_fork()
 
 

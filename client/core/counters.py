@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 
 LOGGER = logging.getLogger("stratacache.client")
 REPEAT_AFTER_S = 60.0
@@ -41,7 +41,7 @@ class Counters:
 
     def as_dict(self) -> dict[str, object]:
         """A copy for stats()."""
-        return asdict(self)
+        return asdict(replace(self, failures=self.failures.copy()))  # in one step: other threads may add a kind
 
 
 class QuietLog:

@@ -6,6 +6,7 @@ never a target; writes go to the first active owner and nowhere else.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Sequence
 from random import Random
 from typing import TYPE_CHECKING, Any
@@ -42,6 +43,7 @@ class Core:
         self.flights = Flights()
         self.circuits: dict[str, Circuit] = {}
         self.ring = Ring(View(epoch=-1))
+        self._adopting = threading.Lock()
         self.seeds: tuple[ShardInfo, ...] = ()
         self.token = options.token  # inside Ray it comes with the view
         self.tls: ssl.SSLContext | None = None  # likewise
@@ -61,11 +63,22 @@ class Core:
         """Route by a newer view; an older or equal one changes nothing."""
         if view.epoch <= self.view.epoch:
             return False
-        self.ring = Ring(view)
+        ring = Ring(view)  # takes its time, in which another thread may adopt a newer one
+        with self._adopting:
+            if view.epoch <= self.view.epoch:
+                return False
+            self.ring = ring
         self.counters.views += 1
         for listener in self.view_listeners:
             listener(view)
         return True
+
+    def reset_after_fork(self) -> None:
+        """No thread of the parent holds anything here."""
+        self._adopting = threading.Lock()
+        self.flights.reset_after_fork()
+        if self.near is not None:
+            self.near.reset_after_fork()
 
     def deadline(self, extra_bytes: int = 0) -> float:
         """When an operation that starts now gives up; large payloads get a second more for every 16 MiB."""
@@ -151,7 +164,7 @@ class Core:
         """Whether any shard may have to be left out; else routing is the ring alone."""
         if not self.ring.usable:
             return True
-        return any(circuit.failures for circuit in self.circuits.values())
+        return any(circuit.failures for circuit in list(self.circuits.values()))  # other threads add theirs
 
     def _no_target(self, key: bytes, owners: Sequence[ShardInfo]) -> UnavailableError:
         if owners:

@@ -159,11 +159,11 @@ class BlockingShell(Runner):
 
     def _send(self, call: Call, deadline: float) -> tuple[Pool, Connection]:
         pool = self.pool(call.shard)
+        connection = pool.take(deadline)
         now = time.monotonic()
-        connection = pool.take(deadline, now)
         while not call.repeatable and now - connection.used_at > IDLE_CHECK_S and not connection.alive():
             pool.drop(connection)
-            connection = pool.take(deadline, now)
+            connection = pool.take(deadline)
         try:
             connection.set_timeout(deadline - now)
             connection.send(pack(call.commands))

@@ -138,6 +138,8 @@ class Connection:
         length_end = buffer.find(b"\r\n", codec_end + 2, codec_end + 24)
         if codec_end < 0 or length_end < 0 or buffer[codec_end + 2] != ord("$"):
             return None
+        if not (buffer[5:codec_end].isdigit() and buffer[codec_end + 3 : length_end].isdigit()):
+            return None  # nonsense, or no value: the parser says which
         length = int(buffer[codec_end + 3 : length_end])
         begin = length_end + 2
         if length < LARGE_BYTES or size - begin >= length:

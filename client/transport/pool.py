@@ -8,6 +8,7 @@ to the same process; a forked child starts with none.
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 
 from stratacache.client.core.effects import ShardFailure
@@ -29,7 +30,7 @@ class Pool:
         self._open_new = open_new
         self._condition = threading.Condition(threading.Lock())
 
-    def take(self, deadline: float, now: float) -> Connection:
+    def take(self, deadline: float) -> Connection:
         """An idle connection, or a new one. Raises ShardFailure."""
         try:
             return self.idle.pop()
@@ -37,8 +38,8 @@ class Pool:
             pass
         with self._condition:
             while self._open >= self._limit and not self.idle:
-                begun_left = deadline - now
-                if begun_left <= 0 or not self._condition.wait(begun_left):
+                left_s = deadline - time.monotonic()  # whoever comes past takes what a waiter was woken for
+                if left_s <= 0 or not self._condition.wait(left_s):
                     raise ShardFailure(
                         self.shard.id, f"all {self._limit} connections are busy", sent=False, timed_out=True
                     )

@@ -89,31 +89,38 @@ class WriteQueue:
     def add(self, items: Mapping[str, Any]) -> None:
         """Queue values, or DELETED, durably: after this returns they survive a crash.
 
-        Raises EncodingError and LimitError before anything is queued.
+        Raises EncodingError and LimitError before anything is queued, and UnavailableError when the queue's disk fails.
         """
         self._check_process()
         rows = {key: _pack(key, value) for key, value in items.items()}
-        with self._lock, self._file.begin(write=True) as txn:
-            entries, used, number = self._entries, self._bytes, self._next
-            for key, row in rows.items():
-                name = _name(key)
-                old = txn.get(name, db=self._orders)
-                if old is not None:
-                    used -= len(txn.pop(old, db=self._changes) or b"")
-                    entries -= 1
-                order = number.to_bytes(8, "big")
-                txn.put(order, row, db=self._changes)
-                txn.put(name, order, db=self._orders)
-                number += 1
-                entries += 1
-                used += len(row)
-            if entries > self.entries_max or used > self.bytes_max:
-                txn.abort()
-                raise LimitError(
-                    f"the write-behind queue would hold {entries} changes and {used} bytes, its limits are "
-                    f"{self.entries_max} and {self.bytes_max}: the store is too slow or down; try again later"
-                )
-            self._entries, self._bytes, self._next = entries, used, number
+        with self._lock:
+            try:
+                with self._file.begin(write=True) as txn:
+                    counted = self._put(txn, rows)
+            except lmdb.Error as error:
+                raise UnavailableError(f"the write-behind queue in {self.directory} takes nothing: {error}") from error
+            self._entries, self._bytes, self._next = counted  # only now: a commit may fail
+
+    def _put(self, txn: Any, rows: Mapping[str, bytes]) -> tuple[int, int, int]:
+        entries, used, number = self._entries, self._bytes, self._next
+        for key, row in rows.items():
+            name = _name(key)
+            old = txn.get(name, db=self._orders)
+            if old is not None:
+                used -= len(txn.pop(old, db=self._changes) or b"")
+                entries -= 1
+            order = number.to_bytes(8, "big")
+            txn.put(order, row, db=self._changes)
+            txn.put(name, order, db=self._orders)
+            number += 1
+            entries += 1
+            used += len(row)
+        if entries > self.entries_max or used > self.bytes_max:
+            raise LimitError(
+                f"the write-behind queue would hold {entries} changes and {used} bytes, its limits are "
+                f"{self.entries_max} and {self.bytes_max}: the store is too slow or down; try again later"
+            )
+        return entries, used, number
 
     def oldest(self, count: int) -> list[Change]:
         """Up to `count` changes in the order in which they came."""
@@ -135,14 +142,17 @@ class WriteQueue:
 
     def done(self, changes: Iterable[Change]) -> None:
         """Forget changes that were stored, but for keys that have changed again."""
-        with self._lock, self._file.begin(write=True) as txn:
-            for change in changes:
-                order = change.order.to_bytes(8, "big")
-                row = txn.pop(order, db=self._changes)
-                if row is not None:
-                    txn.delete(_name(change.key), order, db=self._orders)
-                    self._entries -= 1
-                    self._bytes -= len(row)
+        with self._lock:
+            entries, used = self._entries, self._bytes
+            with self._file.begin(write=True) as txn:
+                for change in changes:
+                    order = change.order.to_bytes(8, "big")
+                    row = txn.pop(order, db=self._changes)
+                    if row is not None:
+                        txn.delete(_name(change.key), order, db=self._orders)
+                        entries -= 1
+                        used -= len(row)
+            self._entries, self._bytes = entries, used
 
     def __len__(self) -> int:
         return self._entries

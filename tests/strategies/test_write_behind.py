@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pickle
+import resource
 import signal
 import subprocess
 import sys
 import textwrap
+from collections.abc import Iterator
 from pathlib import Path
 
+import lmdb
 import pytest
 
 from stratacache.client import CacheStrategy, LimitError, UnavailableError, UsageError
@@ -76,6 +80,35 @@ def test_a_queue_that_fails_is_retried_too(store: Watched, tmp_path: Path, monke
     assert (flusher.report()["failures"], flusher.report()["stored"]) == (2, 1)
     assert store.load_many(["a"]) == {"a": 1}
     flusher.close()
+    queue.close()
+
+
+@contextlib.contextmanager
+def full_disk() -> Iterator[None]:
+    """No file of this process takes a byte."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+
+def test_a_queue_counts_what_its_disk_has_taken(tmp_path: Path) -> None:
+    """After a commit that failed it neither holds less than it says (and spins) nor more (and forgets to store)."""
+    queue = WriteQueue(tmp_path / "queue")
+    queue.add({"a": 1})
+    counts = len(queue), queue.bytes_used
+    with full_disk(), pytest.raises(UnavailableError, match="takes nothing"):
+        queue.add({"b": 2})
+    assert (len(queue), queue.bytes_used) == counts
+    batch = queue.oldest(10)
+    assert [change.key for change in batch] == ["a"]
+    with full_disk(), pytest.raises(lmdb.Error):
+        queue.done(batch)
+    assert (len(queue), queue.bytes_used) == counts
+    queue.done(batch)
+    assert (len(queue), queue.bytes_used, queue.oldest(10)) == (0, 0, [])
     queue.close()
 
 

@@ -6,8 +6,11 @@ config travels unchanged to the coordinator and from there to every shard.
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass, fields
+from numbers import Integral, Real
+from os import PathLike
 from pathlib import Path
 from typing import Any, Final
 
@@ -76,10 +79,9 @@ class ClusterConfig:
 
     def validate(self) -> None:
         """Check every field and how they go together; raises UsageError with the way out."""
-        if not _NAME.fullmatch(self.name):
-            raise UsageError(
-                f"cluster name {self.name!r} is not valid: use 1 to 47 lower-case letters, digits and inner dashes"
-            )
+        for one in fields(self):
+            _check_kind(one.name, str(one.type), getattr(self, one.name))
+        check_name(self.name)
         if not 1 <= self.shards <= SHARDS_MAX:
             raise UsageError(f"shards is {self.shards}; it must be from 1 to {SHARDS_MAX}")
         if not 1 <= self.replicas <= REPLICAS_MAX:
@@ -154,6 +156,33 @@ class ClusterConfig:
     def to_map(self) -> dict[str, Any]:
         """Plain values, for JSON and for Ray."""
         return {field.name: getattr(self, field.name) for field in fields(self)}
+
+
+def check_name(name: str) -> str:
+    """A cluster's name, which is part of the names of files and actors; raises UsageError for one that can't be."""
+    if not _NAME.fullmatch(name):
+        raise UsageError(
+            f"cluster name {name!r:.80} is not valid: use 1 to 47 lower-case letters, digits and inner dashes"
+        )
+    return name
+
+
+def _check_kind(name: str, declared: str, value: Any) -> None:
+    """Refuse what a file or a program gives in the place of another type: "false" would be taken for true."""
+    kind, _, optional = declared.partition(" | ")
+    if optional and value is None:
+        return
+    match kind:
+        case "bool":
+            fits, wanted = isinstance(value, bool), "true or false"
+        case "int":
+            fits, wanted = isinstance(value, Integral) and not isinstance(value, bool), "a whole number"
+        case "float":
+            fits, wanted = isinstance(value, Real) and math.isfinite(value), "a finite number"
+        case _:
+            fits, wanted = isinstance(value, str | PathLike), "text"
+    if not fits:
+        raise UsageError(f"{name} is {value!r:.80}; it must be {wanted}")
 
 
 LOOPBACK: Final = frozenset({"127.0.0.1", "::1", "localhost"})

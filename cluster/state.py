@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import json
 import os
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from stratacache.cluster.home import private_dir
+from stratacache.node.errors import UsageError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,10 +40,15 @@ class ClusterState:
 
 
 def state_dir() -> Path:
-    """$XDG_STATE_HOME/stratacache, or ~/.local/state/stratacache."""
+    """$XDG_STATE_HOME/stratacache, or ~/.local/state/stratacache; raises UsageError when it can't be had."""
     base = os.environ.get("XDG_STATE_HOME")
     root = Path(base) if base else Path.home() / ".local" / "state"
-    return private_dir(root / "stratacache")
+    try:
+        return private_dir(root / "stratacache")
+    except OSError as error:
+        raise UsageError(
+            f"can't use {root / 'stratacache'}: {error.strerror}; set XDG_STATE_HOME to a directory of yours"
+        ) from error
 
 
 def load_state(name: str) -> ClusterState | None:
@@ -50,7 +57,7 @@ def load_state(name: str) -> ClusterState | None:
         fields = json.loads((state_dir() / f"{name}.json").read_text())
         head = fields.pop("head", None)
         return ClusterState(head=RayHead(**head) if head else None, **fields)
-    except (OSError, ValueError, TypeError):
+    except (OSError, UsageError, ValueError, TypeError, AttributeError):
         return None
 
 
@@ -66,10 +73,15 @@ def save_state(state: ClusterState) -> None:
 
 def forget_state(name: str) -> None:
     """Forget a cluster that has ended."""
-    (state_dir() / f"{name}.json").unlink(missing_ok=True)
+    with suppress(UsageError):  # where nothing can be remembered, nothing is
+        (state_dir() / f"{name}.json").unlink(missing_ok=True)
 
 
 def known_states() -> list[ClusterState]:
     """Every cluster that is remembered."""
-    states = (load_state(path.stem) for path in sorted(state_dir().glob("*.json")))
+    try:
+        names = sorted(path.stem for path in state_dir().glob("*.json"))
+    except UsageError:
+        return []
+    states = map(load_state, names)
     return [state for state in states if state is not None]

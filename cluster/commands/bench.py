@@ -10,6 +10,7 @@ import click
 
 from stratacache.cluster.commands.options import (
     Bytes,
+    Seconds,
     cache_options,
     json_option,
     open_cache,
@@ -21,9 +22,7 @@ from stratacache.cluster.commands.options import (
 
 @click.command("bench")
 @cache_options
-@click.option(
-    "--seconds", type=click.FloatRange(min=0.1), default=5.0, show_default=True, help="For each kind of call."
-)
+@click.option("--seconds", type=Seconds(0.1), default=5.0, show_default=True, help="For each kind of call.")
 @click.option("--keys", type=click.IntRange(1), default=10_000, show_default=True, help="How many keys.")
 @click.option("--value-bytes", "size", type=Bytes(), default=6 * 1024, help="Size of each value.  [6KiB]")
 @click.option("--batch", type=click.IntRange(1), default=100, show_default=True, help="Keys to a many-key call.")

@@ -59,11 +59,11 @@ def read_config(path: Path, token: str | None) -> ClusterConfig:
     known = {field.name for field in fields(ClusterConfig)} - {"uid", "machine", "token"}
     if unknown := sorted(set(values) - known):
         raise UsageError(f"{path} has the unknown field {unknown[0]!r}: known are {', '.join(sorted(known))}")
+    config = ClusterConfig(**values, token=token)
     try:
-        config = ClusterConfig(**values, token=token)
         config.validate()
-    except TypeError as error:
-        raise UsageError(f"{path} has a value of the wrong type: {error}") from error
+    except UsageError as error:
+        raise UsageError(f"{path}: {error}") from None
     if token is None and not config.insecure:
         raise UsageError("no token: set STRATACACHE_TOKEN, or insecure to true in the file")
     return config

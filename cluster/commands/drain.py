@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from stratacache.cluster.commands.options import json_option, print_json
+from stratacache.cluster.commands.options import Seconds, any_name_option, json_option, print_json
 from stratacache.cluster.launch import attach
 from stratacache.cluster.local_ray import connect_ray, find_ray, require_ray
 from stratacache.node.errors import UnavailableError
@@ -12,8 +12,8 @@ from stratacache.node.errors import UnavailableError
 
 @click.command("drain")
 @click.argument("shard", required=False)
-@click.option("--name", default=None, help="The cluster's name, when several run.")
-@click.option("--timeout", "timeout_s", type=click.FloatRange(min=1), default=45.0, show_default=True, help="Seconds.")
+@any_name_option
+@click.option("--timeout", "timeout_s", type=Seconds(1), default=45.0, show_default=True, help="Seconds.")
 @click.option(
     "--node-ip", envvar="POD_IP", help="The Ray node's address.  [env: POD_IP; else the node of this machine]"
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import click
 
+from stratacache.cluster.config import check_name
 from stratacache.cluster.state import known_states, load_state
 from stratacache.node.errors import UnavailableError, UsageError
 
@@ -36,7 +38,10 @@ class Bytes(click.ParamType[int]):
         match = _BYTES.fullmatch(str(value).strip())
         if match is None:
             self.fail(f"{value!r} is not a size: write for example 268435456, 256MiB or 1g", param, ctx)
-        return int(float(match[1]) * _UNITS[match[2].lower()])
+        size = float(match[1]) * _UNITS[match[2].lower()]
+        if size >= 1 << 63:
+            self.fail(f"{str(value)[:40]!r} is more than any machine has: write for example 256MiB or 1g", param, ctx)
+        return int(size)
 
 
 class Duration(click.ParamType[float]):
@@ -52,11 +57,33 @@ class Duration(click.ParamType[float]):
         seconds = float(match[1]) * _SECONDS[match[2].lower()]
         if seconds <= 0:
             self.fail(f"{value!r} is not above 0: leave the option out for no limit", param, ctx)
+        if not math.isfinite(seconds):
+            self.fail(f"{str(value)[:40]!r} never ends: leave the option out for no limit", param, ctx)
         return seconds
 
 
+class Seconds(click.FloatRange):
+    """A number of seconds, of at least so many; neither "nan" nor "inf", which any float may be."""
+
+    def __init__(self, least: float) -> None:
+        super().__init__(min=least)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Read the number."""
+        seconds = super().convert(value, param, ctx)
+        if not math.isfinite(seconds):
+            self.fail(f"{value!r} is no number of seconds: write for example 60", param, ctx)
+        return seconds
+
+
+def _name(_context: click.Context, _parameter: click.Parameter, name: str | None) -> str | None:
+    """Refuse what can't be a cluster's name, before it becomes part of a file's."""
+    return None if name is None else check_name(name)
+
+
 namespace_option = click.option("--namespace", default="default", show_default=True, help="The key's namespace.")
-name_option = click.option("--name", default="default", show_default=True, help="The cluster's name.")
+name_option = click.option("--name", default="default", show_default=True, callback=_name, help="The cluster's name.")
+any_name_option = click.option("--name", default=None, callback=_name, help="The cluster's name, when several run.")
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of text.")
 
 
@@ -98,7 +125,7 @@ def cache_options(command: F) -> F:
                 envvar="STRATACACHE_ADDRESS",
                 help="strata://host:port[,host:port]; else the cache is looked up.  [env: STRATACACHE_ADDRESS]",
             ),
-            click.option("--name", default=None, help="The cluster's name, when several run."),
+            any_name_option,
             click.option("--token", envvar="STRATACACHE_TOKEN", help="The access token.  [env: STRATACACHE_TOKEN]"),
             click.option(
                 "--tls-ca",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from stratacache.cluster.commands.options import json_option, name_option, print_json
+from stratacache.cluster.commands.options import Seconds, json_option, name_option, print_json
 from stratacache.cluster.launch import attach
 from stratacache.cluster.local_ray import connect_ray, find_ray, require_ray
 from stratacache.cluster.state import load_state
@@ -16,7 +16,7 @@ from stratacache.node.errors import UnavailableError
 @click.option(
     "--weight", "weights", multiple=True, metavar="SHARD=WEIGHT", help="As shard-0=2: twice the keys. May be repeated."
 )
-@click.option("--timeout", "timeout_s", type=click.FloatRange(min=1), default=180.0, show_default=True, help="Seconds.")
+@click.option("--timeout", "timeout_s", type=Seconds(1), default=180.0, show_default=True, help="Seconds.")
 @name_option
 @json_option
 def command(shards: int | None, weights: tuple[str, ...], timeout_s: float, name: str, as_json: bool) -> None:
@@ -26,6 +26,7 @@ def command(shards: int | None, weights: tuple[str, ...], timeout_s: float, name
     """
     if shards is None and not weights:
         raise click.UsageError("say how many shards there are to be, or give a --weight")
+    heavy = dict(map(_weight, weights))
     require_ray()
     state = load_state(name)
     address = state.ray_address if state is not None else find_ray()
@@ -33,18 +34,20 @@ def command(shards: int | None, weights: tuple[str, ...], timeout_s: float, name
         raise UnavailableError("no Ray cluster is running here: start a cache with `stratacache up`")
     connect_ray(address)
     handle = attach(name)
-    handle.resize(shards, weights=dict(map(_weight, weights)), deadline_s=timeout_s)
+    handle.resize(shards, weights=heavy, deadline_s=timeout_s)
     target = handle.status()["change"]["target"]
     if as_json:
         print_json({"shards": target})
     else:
-        heavy = [f"{shard} has weight {weight:g}" for shard, weight in target.items() if weight != 1]
-        click.echo(", ".join([f"{len(target)} shard{'s' if len(target) != 1 else ''} serve", *heavy]))
+        others = [f"{shard} has weight {weight:g}" for shard, weight in target.items() if weight != 1]
+        click.echo(", ".join([f"{len(target)} shard{'s' if len(target) != 1 else ''} serve", *others]))
 
 
 def _weight(text: str) -> tuple[str, float]:
     shard, _, weight = text.partition("=")
     try:
-        return shard, float(weight)
+        if shard and float(weight) > 0:
+            return shard, float(weight)
     except ValueError:
-        raise click.BadParameter(f"{text!r} is no weight: write for example shard-0=2", param_hint="--weight") from None
+        pass
+    raise click.BadParameter(f"{text!r} is no weight: write for example shard-0=2", param_hint="--weight")

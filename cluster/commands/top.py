@@ -10,7 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from stratacache.cluster.commands.options import cache_options, json_option, open_cache, print_json, require_rich
+from stratacache.cluster.commands.options import (
+    Seconds,
+    cache_options,
+    json_option,
+    open_cache,
+    print_json,
+    require_rich,
+)
 from stratacache.cluster.figures import picture
 
 if TYPE_CHECKING:
@@ -21,9 +28,7 @@ if TYPE_CHECKING:
 
 @click.command("top")
 @cache_options
-@click.option(
-    "--interval", "interval_s", type=click.FloatRange(min=0.2), default=2.0, show_default=True, help="Seconds."
-)
+@click.option("--interval", "interval_s", type=Seconds(0.2), default=2.0, show_default=True, help="Seconds.")
 @click.option("--once", is_flag=True, help="Show one picture and end.")
 @json_option
 def command(

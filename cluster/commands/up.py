@@ -9,6 +9,7 @@ import click
 
 from stratacache.cluster.commands.options import (
     Bytes,
+    Seconds,
     json_option,
     metrics_options,
     name_option,
@@ -18,7 +19,7 @@ from stratacache.cluster.commands.options import (
 from stratacache.cluster.config import ClusterConfig
 from stratacache.cluster.launch import ClusterHandle, start
 from stratacache.cluster.local_ray import connect_ray, disconnect_ray, end_head, find_ray, require_ray, start_head
-from stratacache.cluster.state import ClusterState, RayHead, forget_state, load_state, save_state
+from stratacache.cluster.state import ClusterState, RayHead, forget_state, load_state, save_state, state_dir
 from stratacache.node.types import EvictionPolicy
 
 _DEFAULTS = ClusterConfig()
@@ -51,7 +52,7 @@ _DEFAULTS = ClusterConfig()
     "--cpus-per-shard", type=float, default=0.0, show_default=True, help="CPUs that each shard takes from Ray."
 )
 @click.option(
-    "--start-timeout", "timeout_s", type=float, default=60.0, show_default=True, help="Seconds for all shards."
+    "--start-timeout", "timeout_s", type=Seconds(1), default=60.0, show_default=True, help="Seconds for all shards."
 )
 @json_option
 def command(
@@ -106,6 +107,7 @@ def command(
         start_timeout_ms=int(timeout_s * 1000),
     )
     config.validate()
+    state_dir()  # what is started can be remembered, or nothing is
     require_ray()
     handle, address, head = _start(config)
     if as_json:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import socket
 import subprocess
 import sys
@@ -11,6 +12,8 @@ from pathlib import Path
 import pytest
 
 from stratacache.cluster.cli import main
+from stratacache.cluster.commands.controller import read_config
+from stratacache.node.errors import UsageError
 from tests.cluster.shell import Shell, private_shell
 
 
@@ -40,6 +43,18 @@ def shell() -> Iterator[Shell]:
         (["up", "--host", "0.0.0.0"], "set a token, or say --insecure"),
         (["up", "--port", "65535"], "port 65535 leaves no room for 3 shards"),
         (["node", "--bind", "0.0.0.0"], "without a token"),
+        (["up", "--start-timeout", "nan"], "'nan' is no number of seconds: write for example 60"),
+        (["up", "--start-timeout", "0"], "0.0 is not in the range x>=1"),
+        (["up", "--cpus-per-shard", "nan"], "cpus_per_shard is nan; it must be a finite number"),
+        (["up", "--l1-bytes", "9" * 400], "is more than any machine has"),
+        (["put", "k", "v", "--ttl", "9" * 400], "never ends: leave the option out"),
+        (["resize", "3", "--timeout", "inf"], "'inf' is no number of seconds"),
+        (["resize", "--weight", "shard-0"], "'shard-0' is no weight: write for example shard-0=2"),
+        (["resize", "--weight", "shard-0=nan"], "'shard-0=nan' is no weight"),
+        (["drain", "shard-0", "--timeout", "nan"], "'nan' is no number of seconds"),
+        (["down", "--name", "../other"], "cluster name '../other' is not valid: use 1 to 47"),
+        (["status", "--name", "n" * 300], "is not valid: use 1 to 47"),
+        (["get", "k", "--name", ""], "cluster name '' is not valid"),
         (["up", "--no-such-option"], "No such option"),
         (["fly"], "No such command 'fly'"),
     ],
@@ -82,6 +97,51 @@ def test_without_ray_or_cache_the_way_out_is_named(shell: Shell, command: str, e
     """Looking for a cache starts nothing."""
     assert expected in shell.refused(*command.split())
     assert not (shell.home / "ray").exists()
+
+
+@pytest.mark.parametrize(
+    ("command", "expected"),
+    [
+        ("up", "can't use /proc/nowhere/stratacache: No such file or directory; set XDG_STATE_HOME to a directory"),
+        ("get k", "no cache was found"),
+    ],
+)
+def test_where_nothing_can_be_remembered_nothing_is_started(shell: Shell, command: str, expected: str) -> None:
+    """As in a container without a home that can be written: what only looks needs none."""
+    line = Shell(shell.home, {"XDG_STATE_HOME": "/proc/nowhere"}).refused(*command.split())
+    assert expected in line
+    assert not (shell.home / "ray").exists()
+
+
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [
+        ('{"insecure": "false"}', "insecure is 'false'; it must be true or false"),
+        ('{"shards": 2.5}', "shards is 2.5; it must be a whole number"),
+        ('{"shards": true}', "shards is True; it must be a whole number"),
+        ('{"prefetch_seconds_a_minute": NaN}', "prefetch_seconds_a_minute is nan; it must be a finite number"),
+        ('{"host": 5}', "host is 5; it must be text"),
+        ('{"metrics_port": "9100"}', "metrics_port is '9100'; it must be a whole number"),
+        ('{"data_dir": 7}', "data_dir is 7; it must be text"),
+        ('{"shard": 3}', "unknown field 'shard'"),
+        ("[]", "no JSON object"),
+    ],
+)
+def test_a_controllers_file_with_a_value_of_another_type_is_refused(tmp_path: Path, fields: str, expected: str) -> None:
+    """The field is named. "false" in quotes is not taken for true, which would open the cache to everybody."""
+    file = tmp_path / "config.json"
+    file.write_text(fields)
+    with pytest.raises(UsageError, match=re.escape(str(file))) as refused:
+        read_config(file, None)
+    assert expected in str(refused.value)
+
+
+def test_a_controllers_file_may_leave_out_and_set_to_nothing_what_can_be(tmp_path: Path) -> None:
+    """Whole numbers stand for others, and null for what is optional."""
+    file = tmp_path / "config.json"
+    file.write_text('{"cpus_per_shard": 1, "metrics_port": null, "data_dir": null, "insecure": true}')
+    config = read_config(file, None)
+    assert (config.cpus_per_shard, config.metrics_port, config.data_dir, config.insecure) == (1, None, None, True)
 
 
 def test_ray_address_that_does_not_answer_is_named(shell: Shell) -> None:

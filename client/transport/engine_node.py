@@ -9,6 +9,7 @@ flushes and closes the engine. Another process, a forked child too, can't open t
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
@@ -20,6 +21,7 @@ from hiredis import ReplyError
 
 from stratacache.client.core.counters import LOGGER
 from stratacache.client.core.effects import Command
+from stratacache.client.core.leases import unclaimed
 from stratacache.client.options import ClientOptions
 from stratacache.client.view import ShardInfo, View
 from stratacache.node.config import NodeConfig
@@ -89,11 +91,27 @@ class EngineNode:
 
     def execute(self, command: Command, deadline_s: float) -> Any:
         """The reply to a command: a value, a ReplyError, or TimeoutError raised when it took too long."""
+        reply = self.begin(command)
+        if not isinstance(reply, Future):
+            return reply
+        try:
+            return lease_reply(reply.result(deadline_s))
+        except BaseException:
+            self.abandon([command], [reply])
+            raise
+
+    def abandon(self, commands: Sequence[Command], replies: Sequence[Any]) -> None:
+        """Nobody waits for these replies any more: leases that they bring are given back."""
+        with self._lock:
+            replies = [_ended(reply) if isinstance(reply, Future) else reply for reply in replies]
+            for key, token in unclaimed(commands, replies):
+                self.engine.release_lease(key, token)
+
+    def begin(self, command: Command) -> Any:
+        """As `execute`, but for a lease that another holds: a Future of what `lease_reply` reads."""
         try:
             with self._lock:
                 reply = self._commands[command[0]](*command[1:])
-            if isinstance(reply, Future):
-                reply = _lease_reply(reply.result(deadline_s))
         except LimitError as error:
             return ReplyError(f"LIMIT {error}")
         except UsageError as error:
@@ -148,14 +166,14 @@ class EngineNode:
         if isinstance(reply, Future):
             return reply
         # A shard's SC.LEASE that was not to wait answers TIMEOUT where SC.MLEASE answers BUSY.
-        return [b"TIMEOUT"] if reply.state is LeaseState.BUSY else _lease_reply(reply)
+        return [b"TIMEOUT"] if reply.state is LeaseState.BUSY else lease_reply(reply)
 
     def _mlease(self, hold_ms: int, *keys: bytes) -> list[Any]:
         replies: list[Any] = []
         for key in keys:
             reply = self.engine.lease(key, 0, hold_ms)
             assert not isinstance(reply, Future), "an engine without post answers at once"
-            replies.append(_lease_reply(reply))
+            replies.append(lease_reply(reply))
         return replies
 
     def _release(self, *words: bytes) -> int:
@@ -212,7 +230,13 @@ def _put_options(words: Sequence[Any], now_ms: int) -> dict[str, Any]:
     return options
 
 
-def _lease_reply(reply: LeaseReply) -> list[Any]:
+def _ended(waiting: Future[LeaseReply]) -> Any:
+    """What a lease that is waited for no longer has brought, if it came before."""
+    return None if waiting.cancel() or waiting.cancelled() else lease_reply(waiting.result())
+
+
+def lease_reply(reply: LeaseReply) -> list[Any]:
+    """The reply of a shard to SC.LEASE."""
     word = reply.state.value.encode()
     if reply.entry is not None:
         return [word, reply.entry.codec, reply.entry.payload]
@@ -221,6 +245,17 @@ def _lease_reply(reply: LeaseReply) -> list[Any]:
 
 _NODES: dict[str, EngineNode] = {}
 _NODES_LOCK = threading.Lock()
+_OF_THE_PARENT: list[Any] = []
+
+
+def _leave_to_the_parent() -> None:
+    """In a forked child: the engines are the parent's, and are not even closed here."""
+    global _NODES, _NODES_LOCK
+    _OF_THE_PARENT.append(_NODES)
+    _NODES, _NODES_LOCK = {}, threading.Lock()
+
+
+os.register_at_fork(after_in_child=_leave_to_the_parent)
 
 
 def take_node(directory: str, options: ClientOptions) -> EngineNode:

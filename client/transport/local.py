@@ -1,21 +1,24 @@
 """The shells of `local:DIR`: the operations of every client, carried out on the engine in this process.
 
 Invariants: as `engine_node.py`. The asyncio shell hands commands to a worker thread, because a command may wait for the
-lock or for the disk. There is no near cache: what is in L1 is near already.
+lock or for the disk; it waits for leases without one. There is no near cache: what is in L1 is near already.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Sequence
+from concurrent.futures import Future
 from typing import Any
 
 from hiredis import ReplyError
 
 from stratacache.client.core.effects import Call, Command, Exchange, ShardFailure
+from stratacache.client.core.leases import LEASING
 from stratacache.client.core.state import Core
 from stratacache.client.transport.aio import AioShell
-from stratacache.client.transport.engine_node import LOCAL_ID, LOCAL_VIEW, EngineNode, give_node, take_node
+from stratacache.client.transport.engine_node import LOCAL_ID, LOCAL_VIEW, EngineNode, give_node, lease_reply, take_node
 from stratacache.client.transport.runner import CLOSED, SLOW, Runner
 from stratacache.node.errors import UsageError
 
@@ -84,8 +87,33 @@ class AioLocalShell(AioShell):
         node = self._node
         if node is None:
             raise UsageError(CLOSED)
-        loop = asyncio.get_running_loop()
-        return [await loop.run_in_executor(None, run_call, node, call, exchange.deadline) for call in exchange.calls]
+        return [await self._call(node, call, exchange.deadline) for call in exchange.calls]
+
+    async def _call(self, node: EngineNode, call: Call, deadline: float) -> list[Any] | ShardFailure:
+        """As `run_call`, and no thread of the loop waits for a lease: whoever holds it may need one to fill it."""
+        loop, commands = asyncio.get_running_loop(), call.commands
+        begun = loop.run_in_executor(None, lambda: [node.begin(command) for command in commands])
+        try:
+            replies = await asyncio.shield(begun)
+        except asyncio.CancelledError:
+            begun.add_done_callback(lambda _: self._abandon_late(node, commands, begun))
+            raise
+        try:
+            async with asyncio.timeout(deadline - time.monotonic()):
+                for at, reply in enumerate(replies):
+                    if isinstance(reply, Future):
+                        replies[at] = lease_reply(await asyncio.wrap_future(reply))
+        except TimeoutError:
+            loop.run_in_executor(None, node.abandon, commands, replies)
+            return ShardFailure(LOCAL_ID, "no answer within the deadline", sent=True, timed_out=True)
+        except asyncio.CancelledError:
+            loop.run_in_executor(None, node.abandon, commands, replies)
+            raise
+        return replies
+
+    def _abandon_late(self, node: EngineNode, commands: Sequence[Command], begun: asyncio.Future[list[Any]]) -> None:
+        if not begun.cancelled() and begun.exception() is None and commands[0][0] in LEASING:
+            self._loop.run_in_executor(None, node.abandon, commands, begun.result())
 
     async def close(self) -> None:
         """Give the engine back."""

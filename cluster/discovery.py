@@ -5,6 +5,8 @@ Invariants: looking up never creates anything; every failure is an UnavailableEr
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, Final, NamedTuple
 
 from stratacache.client.view import View
@@ -62,7 +64,8 @@ def find_coordinator(name: str | None = None) -> Any:
     from stratacache.cluster.config import coordinator_name
 
     try:
-        return ray.get_actor(coordinator_name(name), namespace=RAY_NAMESPACE)
+        with _asking_ray():
+            return ray.get_actor(coordinator_name(name), namespace=RAY_NAMESPACE)
     except ValueError:
         raise UnavailableError(
             f"no cache named {name!r} runs in this Ray cluster{_others()}: start it with "
@@ -73,8 +76,22 @@ def find_coordinator(name: str | None = None) -> Any:
 def running_clusters() -> list[str]:
     """The names of the caches that run in this Ray cluster."""
     ray = _ray()
-    names = [actor["name"] for actor in ray.util.list_named_actors(all_namespaces=True) if _is_ours(actor)]
+    with _asking_ray():
+        names = [actor["name"] for actor in ray.util.list_named_actors(all_namespaces=True) if _is_ours(actor)]
     return sorted({name.partition("/")[0] for name in names if name.endswith("/coordinator")})
+
+
+@contextmanager
+def _asking_ray() -> Iterator[None]:
+    """Ray's own errors as ours: a client's operation may be looking for a view when Ray can't be asked."""
+    from ray.exceptions import RayError
+
+    try:
+        yield
+    except RayError as error:
+        raise UnavailableError(
+            f"Ray's control service can't be asked ({type(error).__name__}): try again, {_ELSEWHERE}"
+        ) from error
 
 
 def _is_ours(actor: dict[str, str]) -> bool:

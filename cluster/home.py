@@ -59,14 +59,7 @@ class ShardHome:
 
     async def open(self, wait_s: float) -> None:
         """Take the lock, waiting `wait_s` for a process that is just ending; raises UsageError when it is held."""
-        try:
-            private_dir(self.sockets.parent)
-            private_dir(self.sockets)
-            if self.path is not None:
-                private_dir(self.path)
-            self._fd = os.open(self._lock_path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        except OSError as error:
-            raise UsageError(f"can't use {error.filename}: {error.strerror}; choose another data directory") from error
+        self._open_lock()
         loop = asyncio.get_running_loop()
         until = loop.time() + wait_s
         while not self._try_lock():
@@ -84,12 +77,30 @@ class ShardHome:
         status = os.fstat(self._fd)
         self.fence = f"{_boot_id()}:{status.st_dev}:{status.st_ino}"
 
+    def _open_lock(self) -> None:
+        try:
+            private_dir(self.sockets.parent)
+            private_dir(self.sockets)
+            if self.path is not None:
+                private_dir(self.path)
+            self._fd = os.open(self._lock_path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise UsageError(f"can't use {error.filename}: {error.strerror}; choose another data directory") from error
+
     def _try_lock(self) -> bool:
+        """Take the lock if it is free and still the one that others find: who closes takes his away with him."""
         try:
             fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             return False
-        return True
+        with suppress(FileNotFoundError):
+            found = self._lock_path.stat()
+            if self.sockets.is_dir() and os.path.samestat(found, os.fstat(self._fd)):
+                return True
+        os.close(self._fd)
+        self._fd = -1
+        self._open_lock()
+        return False
 
     def read_state(self) -> Stored | None:
         """What the last process stored; None when there is nothing, or nothing that can be read."""

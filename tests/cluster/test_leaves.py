@@ -1,4 +1,5 @@
-"""The leaves of the cluster package, each by itself: configuration, homes, trust in disks, debts, sums, state files."""
+"""The leaves of the cluster package, each by itself: configuration, homes, trust in disks, debts, sums, state files,
+discovery."""
 
 from __future__ import annotations
 
@@ -20,12 +21,13 @@ from stratacache.cluster import ClusterConfig
 from stratacache.cluster import coordinator_events as c
 from stratacache.cluster import messages as m
 from stratacache.cluster.debts import OpenLog, merged
+from stratacache.cluster.discovery import find_coordinator
 from stratacache.cluster.home import ShardHome, private_dir, runtime_dir
 from stratacache.cluster.local_ray import RayHead, end_head
 from stratacache.cluster.placement import place
 from stratacache.cluster.state import ClusterState, forget_state, known_states, load_state, save_state
 from stratacache.cluster.warmth import keep_at_first_start, keep_at_return, ring_digest, view_ring
-from stratacache.node.errors import UsageError
+from stratacache.node.errors import UnavailableError, UsageError
 from stratacache.node.merging import counters, merged_stats, with_base
 from tests.cluster.waiting import is_alive, wait_until
 
@@ -101,6 +103,31 @@ def test_a_home_is_private_and_has_one_process(tmp_path: Path) -> None:
         assert second.fence == first.fence != ""
         second.close()
         assert not second.sockets.exists()
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize("has_disk", [True, False])
+def test_who_waited_for_a_home_has_it_alone_and_whole(tmp_path: Path, has_disk: bool) -> None:
+    """Who closes takes lock and directory for sockets away: the one that waited makes them anew, for others to find."""
+
+    def home() -> ShardHome:
+        if has_disk:
+            return home_in(tmp_path)
+        return ShardHome(data_dir=None, cluster="c", uid=f"test-{os.getpid()}", shard="shard-0")
+
+    async def run() -> None:
+        first, second = home(), home()
+        await first.open(0.1)
+        waiting = asyncio.ensure_future(second.open(10))
+        while second._fd < 0:
+            await asyncio.sleep(0)
+        first.close()
+        await waiting
+        second.unix.touch()
+        with pytest.raises(UsageError, match="is in use by process"):
+            await home().open(0.1)
+        second.close()
 
     asyncio.run(run())
 
@@ -379,3 +406,25 @@ def test_a_node_never_gets_more_shards_than_it_has_room_for() -> None:
     nodes = [c.NodeSeen(id=name, address=name, capacity=2) for name in "ab"]
     homes = spread(6, nodes)
     assert sorted(homes.values()) == ["a", "a", "b", "b"]
+
+
+# ---------------------------------------------------------------- discovery
+
+
+@pytest.mark.parametrize("name", ["default", None])
+@pytest.mark.parametrize("error", ["RpcError", "GetTimeoutError", "RaySystemError"])
+def test_a_ray_that_can_not_be_asked_is_unavailable(
+    monkeypatch: pytest.MonkeyPatch, name: str | None, error: str
+) -> None:
+    """Whatever it raises then: a client that looks for a view counts on that, and so does who calls the client."""
+    import ray
+    from ray import exceptions
+
+    def fails(*_: object, **__: object) -> None:
+        raise getattr(exceptions, error)("the control service is away")
+
+    monkeypatch.setattr(ray, "is_initialized", lambda: True)
+    monkeypatch.setattr(ray, "get_actor", fails)
+    monkeypatch.setattr(ray.util, "list_named_actors", fails)
+    with pytest.raises(UnavailableError, match=rf"can't be asked \({error}\): try again, or connect by address"):
+        find_coordinator(name)

@@ -181,13 +181,21 @@ class CoordinatorActor:
         await self.intelligence.register(packed)
 
     async def drain(self, node: str, deadline_s: float) -> list[str]:
-        """Close the shards of a Ray node that is about to go, and start none there; returns which those were."""
+        """Close the shards of a Ray node that is about to go, and start none there; returns which those were.
+
+        Raises UnavailableError when that takes longer.
+        """
         shards = [one.id for one in self.core.members.values() if one.home == node and one.started is not None]
         before = set(self._closing)
         self._hear(c.NodeDraining(node=node))
         await self._effects.join()
         if closing := self._closing - before:
-            await asyncio.wait(closing, timeout=deadline_s)
+            _, late = await asyncio.wait(closing, timeout=deadline_s)
+            if late:
+                raise UnavailableError(
+                    f"{len(late)} of {', '.join(shards)} did not close within {deadline_s:g} s: what is not on disk "
+                    "when the node ends is lost, so give it more time (--timeout)"
+                )
         return shards
 
     async def resize(self, count: int | None, weights: dict[str, float]) -> dict[str, Any]:

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import subprocess
 import sys
 import threading
 from types import SimpleNamespace
+from typing import cast
 
 import pytest
 
 from stratacache.cluster import controller as c
 from stratacache.cluster.config import ClusterConfig
 from stratacache.cluster.controller_shell import ControllerShell
+from stratacache.cluster.coordinator_actor import CoordinatorActor
+from stratacache.node.errors import UnavailableError
 
 IN_THE_BACKGROUND = """
 import asyncio, sys
@@ -70,3 +74,27 @@ def test_a_controller_whose_second_thread_fails_ends(monkeypatch: pytest.MonkeyP
     thread.start()
     thread.join(20)
     assert [str(error) for error in failed] == ["'Answered'"]
+
+
+def test_a_drain_that_is_not_over_does_not_say_that_it_is() -> None:
+    """Who ends the node next has to know: what is not on disk by then is lost."""
+    member = SimpleNamespace(id="shard-0", home="node-1", started=object())
+
+    async def main(closes: bool) -> list[str]:
+        closing: set[asyncio.Task[None]] = set()
+
+        async def close() -> None:
+            if not closes:
+                await asyncio.Event().wait()
+
+        actor = SimpleNamespace(
+            core=SimpleNamespace(members={"shard-0": member}),
+            _closing=closing,
+            _effects=asyncio.Queue(),
+            _hear=lambda _: closing.add(asyncio.ensure_future(close())),
+        )
+        return await CoordinatorActor.drain(cast("CoordinatorActor", actor), "node-1", 0.01 if not closes else 20.0)
+
+    assert asyncio.run(main(True)) == ["shard-0"]
+    with pytest.raises(UnavailableError, match=r"1 of shard-0 did not close within 0\.01 s"):
+        asyncio.run(main(False))

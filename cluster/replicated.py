@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from stratacache.cluster.streams import OWN, RELAYED
@@ -133,16 +134,17 @@ class ReplicatedCache(MultiLevelCache):
         codec, payload, ttl_ms, cost, metadata, *tags = fields
         if self.gate.admits(ticket, namespace_of(key), tags):
             expires_ms = NEVER_MS if ttl_ms < 0 else self.now_ms() + max(1, ttl_ms)
-            MultiLevelCache.put(
-                self,
-                key,
-                payload,
-                expires_ms=expires_ms,
-                tags=tuple(tags),
-                cost_s=float(cost),
-                codec=codec,
-                metadata=metadata,
-            )
+            with suppress(CacheError):  # what this shard would not take from a client is a miss
+                MultiLevelCache.put(
+                    self,
+                    key,
+                    payload,
+                    expires_ms=expires_ms,
+                    tags=tuple(tags),
+                    cost_s=float(cost),
+                    codec=codec,
+                    metadata=metadata,
+                )
         live: Entry | Future[Entry | None] | None = _kept(self.settled(key))
         return live
 

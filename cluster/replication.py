@@ -201,7 +201,7 @@ class Replication:
         def finish(found: Any) -> None:
             self.engine.gate.close(ticket)
             self._pulls.pop(key, None)
-            when_done(found, result.set_result)
+            when_done(found, lambda entry: None if result.done() else result.set_result(entry))  # it may be cancelled
 
         if not peers or key in self.outbox.unsettled:
             finish(self.engine.settled(key))

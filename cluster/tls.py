@@ -100,7 +100,7 @@ class Fresh(NamedTuple):
         """
         _load(listening, self.certificate, self.key)
         if self.ca and credentials.tls is not None:
-            credentials.tls.load_verify_locations(cadata=self.ca.decode())
+            credentials.tls.load_verify_locations(cadata=self.ca.decode("ascii", "ignore"))
 
 
 class Renewal:

@@ -28,7 +28,7 @@ class Shard:
         self.missed: list[tuple[str, bytes]] = []
         self.asked: list[tuple[str, tuple[bytes, ...]]] = []
         self.replies: dict[bytes, Any] = {}
-        self.engine = ReplicatedCache(NodeConfig(l1_bytes_max=1 << 20), clock=ManualClock())
+        self.engine = ReplicatedCache(NodeConfig(l1_bytes_max=1 << 20, value_bytes_max=1 << 16), clock=ManualClock())
         self.replication = Replication("a", self.engine, may_serve=lambda: True, missed=self._missed)
         self.replication.ask = self._ask
         self.replication.failed = lambda why, error: self.failed.append(error)
@@ -123,6 +123,38 @@ def test_an_answer_that_is_none_of_the_protocol_counts_as_none(shard: Shard, gar
     entry = shard.engine.get(KEY)
     assert not isinstance(entry, Future)
     assert entry is not None
+    assert not shard.failed
+
+
+def test_who_no_longer_waits_for_an_entry_leaves_nothing_behind(shard: Shard) -> None:
+    """The answer that comes all the same ends nobody, and the next one asks anew."""
+    shard.replies[b"SC.SHARED"] = None
+    shard.replication.activate(ALL, returns=True)
+    answers: list[Future[Any]] = []
+
+    def ask(peer: str, words: tuple[bytes, ...]) -> Future[Any]:
+        answers.append(Future())
+        return answers[-1]
+
+    shard.replication.ask = ask
+    found = shard.engine.get(KEY)
+    assert isinstance(found, Future)
+    assert found.cancel()
+    answers[0].set_result([[0, b"kept", -1, b"1.0", b""]])
+    assert not shard.failed
+    entry = shard.engine.get(KEY)
+    assert not isinstance(entry, Future)
+    assert entry is not None
+
+
+def test_an_entry_that_this_shard_would_not_take_is_a_miss(shard: Shard) -> None:
+    """What another owner gives passes the same limits as what a client puts."""
+    shard.replies[b"SC.SHARED"] = None
+    shard.replies[b"SC.PULL"] = [[0, bytes(70_000), -1, b"1.0", b""]]
+    shard.replication.activate(ALL, returns=True)
+    found = shard.engine.get(KEY)
+    assert isinstance(found, Future)
+    assert found.result(0) is None
     assert not shard.failed
 
 

@@ -16,6 +16,7 @@ from typing import Any, Final
 
 from stratacache.client.base import Cache, Ttl
 from stratacache.client.notice import notices
+from stratacache.client.strategies.forks import begins_anew
 from stratacache.node.errors import UsageError
 from stratacache.node.types import MISS
 
@@ -36,12 +37,26 @@ class Refresher:
         self._early_s = self._ttl_s * share
         self._reload = reload
         self._clock = clock
+        self.refreshed = 0
+        self.failures = 0
+        self.reset_after_fork()
+        begins_anew(self)
+
+    def reset_after_fork(self) -> None:
+        """Begin with workers of its own, which nothing has been handed to: in a child, or in a copy elsewhere."""
         self._lock = threading.Lock()
         self._expires: OrderedDict[str, float] = OrderedDict()
         self._busy: set[str] = set()
         self._workers = ThreadPoolExecutor(2, thread_name_prefix="stratacache-refresh")
-        self.refreshed = 0
-        self.failures = 0
+
+    def __getstate__(self) -> dict[str, Any]:
+        own = ("_lock", "_expires", "_busy", "_workers")
+        return {name: value for name, value in self.__dict__.items() if name not in own}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self.reset_after_fork()
+        begins_anew(self)
 
     def was_put(self, keys: Iterable[str]) -> None:
         """Remember when these keys expire: they were put now."""

@@ -15,6 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
 from typing import Any, ParamSpec, Self, TypeVar
 
+from stratacache.client.strategies.forks import begins_anew
 from stratacache.client.strategies.store_backed import StoreBackedCache
 from stratacache.node.types import MISS
 
@@ -30,7 +31,13 @@ class AsyncStoreBackedCache:
 
     def __init__(self, backed: StoreBackedCache, *, threads_max: int = 16) -> None:
         self._backed = backed
-        self._threads = ThreadPoolExecutor(threads_max, thread_name_prefix="stratacache-store")
+        self._threads_max = threads_max
+        self.reset_after_fork()
+        begins_anew(self)
+
+    def reset_after_fork(self) -> None:
+        """The threads are the parent's: a child has its own."""
+        self._threads = ThreadPoolExecutor(self._threads_max, thread_name_prefix="stratacache-store")
 
     async def _call(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         return await asyncio.wrap_future(self._threads.submit(function, *args, **kwargs))

@@ -48,7 +48,10 @@ def parse_address(text: str | None) -> Address:
         directory = text.removeprefix("local:").removeprefix("//")
         if not directory:
             raise UsageError("local: names no directory; write for example local:./cache")
-        return Address("local", directory=str(Path(directory).expanduser().resolve()))
+        try:
+            return Address("local", directory=str(Path(directory).expanduser().resolve()))
+        except (ValueError, RuntimeError) as error:  # a zero byte, a user who does not exist
+            raise UsageError(f"local:{directory!r} names no directory: {error}") from error
     if text.startswith("unix:"):
         path = text.removeprefix("unix:").removeprefix("//")
         if not path:
@@ -71,6 +74,10 @@ def _tcp_seed(part: str, whole: str) -> Seed:
         host, _, port_text = part.rpartition(":")
     if not host or "@" in host or "/" in host:
         raise UsageError(f"address {whole!r} has no usable host in {part!r}; use {FORMS} (the token is an argument)")
+    try:
+        host.encode("idna")  # as the resolver will
+    except UnicodeError as error:
+        raise UsageError(f"address {whole!r} has no usable host in {part!r}: {error}") from error
     if not port_text:
         return Seed(host, PORT_DEFAULT)
     if not port_text.isdecimal() or not 1 <= int(port_text) <= 65535:

@@ -18,9 +18,11 @@ from typing import Any, Self
 from stratacache.client.address import Address, parse_address
 from stratacache.client.backend import discover_into, new_core
 from stratacache.client.base import AsyncCache, K, Key, T, Ttl, declared_as
+from stratacache.client.core.circuit import Circuit
 from stratacache.client.core.effects import Join, Operation
 from stratacache.client.core.fills import FillOptions
 from stratacache.client.core.flight import Flight
+from stratacache.client.core.fullkeys import text_of
 from stratacache.client.core.operations import Operations
 from stratacache.client.core.refresh import bootstrap
 from stratacache.client.options import ClientOptions
@@ -44,6 +46,7 @@ class AioBackend:
         self.handles = 0
         self.shell = self._new_shell()
         self.ready: asyncio.Task[None] | None = None
+        self._attempts = Circuit()
         # A loop that ends (asyncio.run) ends its asynchronous generators first, and so the connections that nobody has
         # closed: those of a decorated function, say.
         self._guard = self._until_the_loop_ends()
@@ -67,12 +70,24 @@ class AioBackend:
             await self.shell.close()
 
     async def open(self) -> None:
-        """Get the first view; once for all who ask at the same time, anew after a failure."""
+        """Get the first view; once for all who ask at the same time, anew after a failure: soon, if not at once."""
         if self.address.scheme == "local":
             return
-        if self.ready is None or (self.ready.done() and (self.ready.cancelled() or self.ready.exception())):
-            self.ready = asyncio.create_task(self.shell.run(bootstrap(self.core)))
-        await asyncio.shield(self.ready)
+        ready = self.ready
+        if ready is None or (ready.done() and (ready.cancelled() or ready.exception())):
+            failed = None if ready is None or ready.cancelled() else ready.exception()
+            if failed is not None and not self._attempts.allows(self.core.monotonic()):
+                raise failed.with_traceback(None)
+            ready = self.ready = asyncio.create_task(self.shell.run(bootstrap(self.core)))
+            ready.add_done_callback(self._opened)
+        await asyncio.shield(ready)
+
+    def _opened(self, ready: asyncio.Task[None]) -> None:
+        """Attempts that fail again and again are made less often: each costs its caller a deadline."""
+        if ready.cancelled() or ready.exception() is None:
+            self._attempts.succeeded()
+        else:
+            self._attempts.failed(self.core.monotonic(), self.core.random)
 
 
 _BACKENDS: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, dict[ClientOptions, AioBackend]] = (
@@ -100,7 +115,7 @@ class AsyncCacheClient:
         self._strict = strict
         self._shared = shared
         self._closed = False
-        self._namespace = check_namespace(default_namespace).decode()
+        self._namespace = check_namespace(text_of(default_namespace)).decode()
         # Shared with the views that `namespace` makes: they use what their parent opened, and end with it.
         self._backends: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, AioBackend] = weakref.WeakKeyDictionary()
         self._parent: Self | None = None
@@ -317,7 +332,7 @@ class AsyncCacheClient:
         bound = type(self).__new__(type(self))
         bound.__dict__.update(self.__dict__)
         bound._parent = self._parent or self
-        bound._namespace = check_namespace(name).decode()
+        bound._namespace = check_namespace(text_of(name)).decode()
         return bound
 
     async def close(self) -> None:

@@ -7,6 +7,7 @@ seconds, not at every call; what is kept here never travels in a pickle.
 from __future__ import annotations
 
 import importlib
+import os
 import threading
 import time
 import weakref
@@ -77,10 +78,14 @@ class Finder:
             if client is not None:
                 self._blocking[None] = client
 
+    def reset_after_fork(self) -> None:
+        """A thread of the parent may have been connecting, with the lock in its hand."""
+        self._lock = threading.Lock()
+
     def _try(self, opener: Callable[[str | None], Any], address: str | None) -> Any:
         since, error = self._failed.get(address, (0.0, None))
         if error is not None and self._clock() - since < RETRY_S:
-            raise error
+            raise error.with_traceback(None)  # else it would grow with each call that it answers
         try:
             client = opener(address)
         except CacheError as failure:
@@ -102,6 +107,7 @@ def _open_async(address: str | None) -> AsyncCache:
 
 
 finder: Final = Finder(_open_blocking, _open_async)
+os.register_at_fork(after_in_child=finder.reset_after_fork)
 
 
 class Source:

@@ -76,9 +76,15 @@ class TagTemplates:
                     self.names.add(name)
 
     def fill(self, arguments: Mapping[str, Any]) -> set[str]:
-        """The tags of one call. Enum members print as their values."""
+        """The tags of one call. Enum members print as their values. Raises UsageError."""
         shown = {name: _text(value) if isinstance(value, Enum) else value for name, value in arguments.items()}
-        return {template.format_map(shown) for template in self.templates}
+        filled = set()
+        for template in self.templates:
+            try:
+                filled.add(template.format_map(shown))
+            except Exception as error:  # whatever the arguments' own attributes and formats raise
+                raise UsageError(f"tag {template!r} can't be filled in: {type(error).__name__}: {error}") from error
+        return filled
 
 
 def _is_name(value: object) -> bool:

@@ -39,12 +39,22 @@ def one_full(key: str | bytes, prefix: bytes) -> bytes | None:
     return raw if raw.find(b":", 0, COLON_WITHIN) < 0 else b"default:" + raw
 
 
+def text_of(namespace: Any) -> bytes:
+    """A namespace in bytes; raises UsageError for what is no text (`bytes(5)` would be five zero bytes)."""
+    if not isinstance(namespace, str | bytes):
+        raise UsageError(f"namespace {namespace!r:.80} is a {type(namespace).__name__}; give text")
+    try:
+        return namespace.encode() if isinstance(namespace, str) else namespace
+    except UnicodeEncodeError as error:
+        raise UsageError(f"namespace {namespace!r:.80} is no text that UTF-8 can carry: {error.reason}") from error
+
+
 def careful_full(key: Any, namespace: str) -> bytes:
     """The full key of any key; raises UsageError or LimitError for what is none."""
     if not isinstance(key, str | bytes | bytearray | memoryview):
         raise UsageError(f"key {key!r:.80} is a {type(key).__name__}; give text or bytes, or see key_for")
     try:
-        return full_key(namespace, key if isinstance(key, str) else bytes(key))
+        return full_key(text_of(namespace), key if isinstance(key, str) else bytes(key))
     except UnicodeEncodeError as error:
         raise UsageError(f"key {key!r:.80} is no text that UTF-8 can carry: {error.reason}") from error
 

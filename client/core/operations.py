@@ -18,9 +18,10 @@ from stratacache.client.core import fills, invalidate, through
 from stratacache.client.core.dispatch import first_error
 from stratacache.client.core.effects import Call, Command, Exchange, Operation, ShardFailure
 from stratacache.client.core.flight import Flight
-from stratacache.client.core.fullkeys import all_full, careful_full, one_full, prefix_of
+from stratacache.client.core.fullkeys import all_full, careful_full, one_full, prefix_of, text_of
 from stratacache.client.core.reads import EachPlan, GetPlan, ask_one, fetch
 from stratacache.client.core.request import (
+    NUMBER,
     Payloads,
     distinct_keys,
     encoded_argument,
@@ -45,7 +46,7 @@ class Operations:
 
     def __init__(self, core: Core, namespace: str, *, strict: bool) -> None:
         self.core = core
-        self.default_namespace = check_namespace(namespace).decode()
+        self.default_namespace = check_namespace(text_of(namespace)).decode()
         self.strict = strict
         self.prefix = prefix_of(namespace)
 
@@ -225,6 +226,8 @@ class Operations:
         ttl_ms(ttl)
         tag_list(tags := tags if isinstance(tags, str) else tuple(tags))
         wait = self.core.options.lease_wait_s if wait_s is None else wait_s
+        if not isinstance(wait, NUMBER) or wait != wait:  # noqa: PLR0124 - that is what not a number is
+            raise UsageError(f"wait_s is {wait_s!r}; give seconds, or None for the client's lease_wait_s")
         return fills.FillOptions(ttl, tuple(tags), cost_s, codec, wait, refresh)
 
     def held(self, full: bytes, options: fills.FillOptions) -> Any:
@@ -281,7 +284,7 @@ class Operations:
 
     def invalidate_namespace(self, namespace: str | None) -> Operation[int]:
         """Remove a namespace."""
-        name = check_namespace(self.default_namespace if namespace is None else namespace)
+        name = check_namespace(text_of(self.default_namespace if namespace is None else namespace))
         command = (b"SC.INVNS", name)
         return (yield from invalidate.invalidate_everywhere(self.core, command, f"namespace {name.decode()}"))
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from datetime import timedelta
+from numbers import Real
 from random import Random
 from typing import Any, NamedTuple
 
@@ -19,6 +20,7 @@ from stratacache.node.errors import LimitError, UsageError
 TAG_BYTES_MAX = 1024
 TAGS_MAX = 1024
 TTL_S_MAX = 10 * 365 * 86400.0
+NUMBER: Any = Real  # NumPy's too, of which type checkers know nothing
 SCATTER_BYTES_MIN = 32 * 1024
 """From here on a payload is handed to the kernel as it lies, instead of being copied into the command's bytes."""
 
@@ -59,7 +61,10 @@ def tag_list(tags: Iterable[str]) -> list[bytes]:
     for tag in tags:
         if not isinstance(tag, str) or not tag:
             raise UsageError(f"tag {tag!r} is not a non-empty string")
-        raw = tag.encode()
+        try:
+            raw = tag.encode()
+        except UnicodeEncodeError as error:
+            raise UsageError(f"tag {tag!r:.80} is no text that UTF-8 can carry: {error.reason}") from error
         if len(raw) > TAG_BYTES_MAX:
             raise LimitError(f"tag {tag[:40]!r}... has {len(raw)} bytes, the limit is {TAG_BYTES_MAX}")
         encoded.add(raw)
@@ -74,7 +79,7 @@ def put_options(expires_in_ms: int | None, cost_s: float | None, tags: list[byte
     if expires_in_ms is not None:
         options += (b"PX", expires_in_ms)
     if cost_s is not None:
-        if not 0 <= cost_s < 1e9:
+        if not isinstance(cost_s, NUMBER) or not 0 <= cost_s < 1e9:
             raise UsageError(f"cost_s is {cost_s!r}; it is the seconds that computing the value took")
         options += (b"COST", b"%.6g" % cost_s)
     if tags:

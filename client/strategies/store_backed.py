@@ -28,6 +28,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from stratacache.client.base import Cache, Fill, Ttl
+from stratacache.client.core.request import distinct_keys
 from stratacache.client.strategies.flusher import Flusher
 from stratacache.client.strategies.refresher import Refresher
 from stratacache.client.strategies.store import BackingStore
@@ -37,6 +38,15 @@ from stratacache.node.errors import InvalidationIncompleteError, UsageError
 from stratacache.node.types import MISS, CacheStrategy
 
 _WRITES_CACHE = (CacheStrategy.WRITE_THROUGH, CacheStrategy.WRITE_BEHIND, CacheStrategy.REFRESH_AHEAD)
+
+
+def _distinct(keys: Iterable[str]) -> list[str]:
+    """The keys without repeats; raises UsageError for a single one, and for keys that are no text: stores want that."""
+    wanted = distinct_keys(keys)
+    for key in wanted:
+        if not isinstance(key, str):
+            raise UsageError(f"key {key!r:.80} is a {type(key).__name__}; keys of a store are text")
+    return wanted
 
 
 class StoreBackedCache:
@@ -89,7 +99,7 @@ class StoreBackedCache:
 
     def get_many(self, keys: Iterable[str]) -> dict[str, Any]:
         """The values of those keys that the cache or the store has; one call of the store for what is missing."""
-        wanted = list(dict.fromkeys(keys))
+        wanted = _distinct(keys)
         if self.strategy is CacheStrategy.CACHE_ASIDE:
             return self._cache.get_many(wanted)
         found = self.load_many(wanted)
@@ -103,7 +113,7 @@ class StoreBackedCache:
 
     def load_many(self, keys: Iterable[str]) -> dict[str, Any]:
         """As `get_many`, and always from the store when the cache misses."""
-        found = self._cache.get_or_compute_many(list(dict.fromkeys(keys)), self._fill, ttl=self._ttl, tags=self._tags)
+        found = self._cache.get_or_compute_many(_distinct(keys), self._fill, ttl=self._ttl, tags=self._tags)
         return {key: value for key, value in found.items() if value is not MISS}
 
     def put(self, key: str, value: Any) -> None:
@@ -118,6 +128,7 @@ class StoreBackedCache:
         InvalidationIncompleteError when an old value may still be served.
         """
         items = dict(items)
+        _distinct(items)
         with self._turns.of(items):
             through = getattr(self._cache, "put_through", None)
             if self.strategy not in _WRITES_CACHE or through is None:
@@ -152,7 +163,7 @@ class StoreBackedCache:
 
     def delete_many(self, keys: Iterable[str]) -> None:
         """Delete keys from the store (with WRITE_BEHIND: later) and from the cache (now)."""
-        wanted = list(keys)
+        wanted = _distinct(keys)
         with self._turns.of(wanted):
             if self._queue is None:
                 self._change(lambda: self._store.delete_many(wanted), wanted)

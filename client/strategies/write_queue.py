@@ -65,7 +65,10 @@ class WriteQueue:
         self.directory = Path(directory)
         self.entries_max = entries_max
         self.bytes_max = bytes_max
-        self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        try:
+            self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        except OSError as error:
+            raise UsageError(f"{self.directory} can't be the directory of a write-behind queue: {error}") from error
         self._owner = (self.directory / "owner.lock").open("a")
         try:
             fcntl.flock(self._owner, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -80,6 +83,7 @@ class WriteQueue:
         self._orders = self._file.open_db(b"orders")
         self._lock = threading.Lock()
         self._process = os.getpid()
+        self._closed = False
         with self._file.begin() as txn:
             self._next = self._last_order(txn) + 1
             rows = txn.cursor(self._changes)
@@ -167,6 +171,7 @@ class WriteQueue:
         if os.getpid() != self._process:
             return
         with self._lock:
+            self._closed = True
             self._file.close()
             self._owner.close()
 
@@ -175,6 +180,8 @@ class WriteQueue:
 
     def _check_process(self) -> None:
         """LMDB's files may not be used on the other side of a fork, and nobody there would store what waits."""
+        if self._closed:
+            raise UsageError(f"the write-behind queue in {self.directory} is closed")
         if os.getpid() != self._process:
             raise UnavailableError(f"{_OWN.format(self.directory)}, and this is a forked child of it: {_OTHERS}")
 

@@ -22,6 +22,8 @@ ITEMS_MAX: Final = 50_000
 BYTES_MAX: Final = 256 << 20
 WINDOW: Final = 4_000
 """Items that may be on a connection without an answer."""
+WINDOW_BYTES: Final = 16 << 20
+"""And how much of them: what is written and not taken by the other side lies here a second time."""
 
 Words = tuple[bytes, ...]
 OWN: Final = 0
@@ -58,6 +60,7 @@ class Stream:
         self._seq = 0
         self._items: deque[tuple[int, Words, Change, int]] = deque()
         self._sent = 0
+        self._sent_bytes = 0
 
     def __len__(self) -> int:
         return len(self._items)
@@ -76,19 +79,24 @@ class Stream:
     @property
     def has_more(self) -> bool:
         """Whether something waits for room on the connection."""
-        return self.is_open and self._sent < min(len(self._items), WINDOW)
+        return self.is_open and self._sent < min(len(self._items), WINDOW) and self._sent_bytes < WINDOW_BYTES
 
     def unsent(self) -> list[Words]:
         """What is to be written to the open connection now."""
-        if not self.is_open or self._sent >= WINDOW:
-            return []
-        fresh = [item[1] for item in islice(self._items, self._sent, WINDOW)]
+        fresh: list[Words] = []
+        if not self.has_more:
+            return fresh
+        for _, words, _, size in islice(self._items, self._sent, WINDOW):
+            fresh.append(words)
+            self._sent_bytes += size
+            if self._sent_bytes >= WINDOW_BYTES:
+                break
         self._sent += len(fresh)
         return fresh
 
     def opened(self, applied: int) -> list[Change]:
         """A connection stands, and the peer has applied items up to `applied`; gives the changes that it has."""
-        self.is_open, self._sent = True, 0
+        self.is_open, self._sent, self._sent_bytes = True, 0, 0
         return self.answered(applied)
 
     def answered(self, seq: int) -> list[Change]:
@@ -97,13 +105,15 @@ class Stream:
         while self._items and self._items[0][0] <= seq:
             _, _, change, size = self._items.popleft()
             self.bytes -= size
-            self._sent = max(0, self._sent - 1)
+            if self._sent:
+                self._sent -= 1
+                self._sent_bytes -= size
             done.append(change)
         return done
 
     def broken(self) -> None:
         """The connection is gone."""
-        self.is_open, self._sent = False, 0
+        self.is_open, self._sent, self._sent_bytes = False, 0, 0
 
     def abandon(self) -> list[Change]:
         """The peer is out of the view: the changes that it may not have, in their order."""

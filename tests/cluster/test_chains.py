@@ -148,6 +148,33 @@ def test_a_full_stream_refuses_before_anything_is_done(monkeypatch: pytest.Monke
         outbox.check_room("b")
 
 
+def test_what_lies_on_a_connection_without_an_answer_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In bytes too, one item at least: a peer that is slow has none of it written to it a second time."""
+    monkeypatch.setattr("stratacache.cluster.streams.WINDOW_BYTES", 10)
+    outbox = Outbox()
+    outbox.follow({"b": "1"}, relays=False)
+    changes = [outbox.send({"b": (b"PUT", key, b"12345")}, (key,)) for key in (b"u", b"v", b"w", b"x", b"y")]
+    stream = outbox.streams[PEER]
+    outbox.opened(stream, 0)
+
+    def numbers() -> list[bytes]:
+        return [words[1] for words in sent(outbox)]
+
+    assert numbers() == [b"1", b"2"]
+    assert (numbers(), stream.has_more) == ([], False)
+    outbox.answered(stream, 1)
+    assert (stream.has_more, numbers(), numbers()) == (True, [b"3"], [])
+    stream.broken()
+    outbox.opened(stream, 2)
+    assert numbers() == [b"3", b"4"]
+    outbox.answered(stream, 4)
+    assert numbers() == [b"5"]
+    outbox.answered(stream, 5)
+    assert all(change.future.done() for change in changes)
+    outbox.send({"b": (b"PUT", b"z", b"1" * 100)}, (b"z",))
+    assert numbers() == [b"6"]
+
+
 def test_an_item_is_applied_once_in_its_order_and_only_from_the_view() -> None:
     """A repeated item is answered when the first one is done; a gap and a stranger are refused."""
     inflow = Inflow()

@@ -84,7 +84,7 @@ def _wrap(function: Any, *, options: Options, client: Cache | AsyncCache | str |
                 except CacheError as error:
                     batch.after_failure(error)
             if batch.rest():
-                await batch.compute_async(batch.rest())
+                await batch.run_async(batch.rest())
             return batch.outputs()
 
         return call_async
@@ -99,7 +99,7 @@ def _wrap(function: Any, *, options: Options, client: Cache | AsyncCache | str |
             except CacheError as error:
                 batch.after_failure(error)
         if batch.rest():
-            batch.compute(batch.rest())
+            batch.run(batch.rest())
         return batch.outputs()
 
     return call
@@ -131,19 +131,29 @@ class BatchCall:
         }
 
     def compute(self, keys: list[str]) -> list[Any]:
-        """Call the function with the items of these keys."""
+        """Call the function with the items of these keys; what is to be stored."""
+        self.run(keys)
+        return self._fills(keys)
+
+    async def compute_async(self, keys: list[str]) -> list[Any]:
+        """As `compute`, for an async function."""
+        await self.run_async(keys)
+        return self._fills(keys)
+
+    def run(self, keys: list[str]) -> None:
+        """Call the function with the items of these keys, and keep its outputs."""
         try:
             call = self._call(keys)
-            return self._take(keys, self.recipe.function(*call.args, **call.kwargs))
+            self._take(keys, self.recipe.function(*call.args, **call.kwargs))
         except BaseException as error:
             self.error = error
             raise
 
-    async def compute_async(self, keys: list[str]) -> list[Any]:
-        """As `compute`, for an async function."""
+    async def run_async(self, keys: list[str]) -> None:
+        """As `run`, for an async function."""
         try:
             call = self._call(keys)
-            return self._take(keys, await self.recipe.function(*call.args, **call.kwargs))
+            self._take(keys, await self.recipe.function(*call.args, **call.kwargs))
         except BaseException as error:
             self.error = error
             raise
@@ -169,11 +179,14 @@ class BatchCall:
             self.recipe.signature, OrderedDict({**self.arguments, self.recipe.input_name: items})
         )
 
-    def _take(self, keys: list[str], outputs: Any) -> list[Any]:
+    def _take(self, keys: list[str], outputs: Any) -> None:
         values = list(outputs)
         if len(values) != len(keys):
             raise UsageError(f"{self.recipe.name} returned {len(values)} outputs for {len(keys)} inputs")
         self.computed.update(zip(keys, values, strict=True))
+
+    def _fills(self, keys: list[str]) -> list[Any]:
+        values = [self.computed[key] for key in keys]
         if not self._tags_by_item:
             return values
         name = self.recipe.input_name

@@ -15,6 +15,7 @@ from stratacache.node.errors import UsageError
 
 MIB = 1024 * 1024
 SIGNING_KEY_BYTES_MIN = 16
+SECONDS_MAX = 7 * 86400.0
 _FILES = ("tls_ca", "tls_certificate", "tls_key")
 _KINDS: dict[str, tuple[type, ...]] = {
     "str | None": (str, NoneType),
@@ -75,8 +76,11 @@ class ClientOptions:
             if not getattr(self, name) > 0:
                 raise UsageError(f"{name} is {getattr(self, name)}; it must be above 0")
         for name in ("near_bytes_max", "lease_wait_s", "invalidation_retry_s"):
-            if getattr(self, name) < 0:
+            if not getattr(self, name) >= 0:
                 raise UsageError(f"{name} is {getattr(self, name)}; it must not be below 0")
+        for name in ("deadline_s", "connect_deadline_s", "push_deadline_s", "lease_hold_s", "invalidation_retry_s"):
+            if getattr(self, name) > SECONDS_MAX:  # also what the kernel's timeouts could not carry
+                raise UsageError(f"{name} is {getattr(self, name)}; the limit is {SECONDS_MAX:.0f}, which is a week")
         if not 0 <= self.ttl_jitter < 1:
             raise UsageError(f"ttl_jitter is {self.ttl_jitter}; it is a share, at least 0 and below 1")
         if self.connections_max < 1:

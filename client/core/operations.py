@@ -38,6 +38,8 @@ from stratacache.node.keys import check_namespace
 from stratacache.node.merging import merged_stats
 from stratacache.node.types import MISS
 
+WAIT_S_MAX = 365 * 86400.0  # nobody waits for longer, and threads can't wait for ever
+
 
 class Operations:
     """The operations of one handle: a core, a default namespace, and whether errors of the cache are raised."""
@@ -228,7 +230,7 @@ class Operations:
         wait = self.core.options.lease_wait_s if wait_s is None else wait_s
         if not isinstance(wait, NUMBER) or wait != wait:  # noqa: PLR0124 - that is what not a number is
             raise UsageError(f"wait_s is {wait_s!r}; give seconds, or None for the client's lease_wait_s")
-        return fills.FillOptions(ttl, tuple(tags), cost_s, codec, wait, refresh)
+        return fills.FillOptions(ttl, tuple(tags), cost_s, codec, min(wait, WAIT_S_MAX), refresh)
 
     def held(self, full: bytes, options: fills.FillOptions) -> Any:
         """What the near cache has for a get_or_compute, or MISS."""

@@ -13,11 +13,11 @@ from typing import Any
 
 import pytest
 
-from stratacache.client import CacheStrategy, UnavailableError, UsageError, cached, connect, connect_async
+from stratacache.client import CacheStrategy, UnavailableError, UsageError, cached, cached_batch, connect, connect_async
 from stratacache.client.default import Finder
 from stratacache.client.strategies import AsyncStoreBackedCache, DirectoryStore, StoreBackedCache
 
-from .servers import Node, address, running
+from .servers import Node, address, running, wait_until
 
 WRONG: dict[str, Callable[[Any], Any]] = {
     "cost": lambda cache: cache.put("k", 1, cost_s="a second"),
@@ -30,6 +30,9 @@ WRONG: dict[str, Callable[[Any], Any]] = {
     "bound namespace": lambda cache: cache.namespace(5),
     "host": lambda _: connect("strata://" + "a" * 70),
     "host of nothing": lambda _: connect("strata://a..b:6380"),
+    "no deadline": lambda _: connect("strata://127.0.0.1:1", deadline_s=float("inf")),
+    "leases without end": lambda _: connect("strata://127.0.0.1:1", lease_hold_s=float("inf")),
+    "wait that is no number": lambda _: connect("strata://127.0.0.1:1", lease_wait_s=float("nan")),
     "directory": lambda _: connect("local:/tmp/\0"),
 }
 
@@ -79,6 +82,15 @@ def test_tags_that_can_not_be_filled_in_cost_the_entry_not_the_result(nodes: lis
 
     assert answer(None) == 42
     assert greet("\ud800") == 43
+
+    @cached_batch(client=address(nodes), tags=["user:{requests.user}"])
+    def answers(requests: list[str]) -> list[int]:
+        runs.append(len(requests))
+        return [44 for _ in requests]
+
+    runs: list[int] = []
+    assert answers(["a", "b"]) == [44, 44]
+    assert runs == [2], "what was computed is not computed again"
 
 
 def test_an_async_function_without_its_cache_does_not_wait_at_each_call() -> None:
@@ -185,3 +197,25 @@ def test_a_cache_that_refreshes_ahead_travels_by_pickle(nodes: list[Node], tmp_p
         assert arrived.stats()["store"]["refreshed_ahead"] == 1
         backed.delete("travels")
         backed.close()
+
+
+def test_waiting_for_ever_is_waiting_for_long(nodes: list[Node]) -> None:
+    """Threads that wait for one of their process too."""
+    with connect(address(nodes), lease_wait_s=float("inf")) as cache:
+        begun, got = threading.Event(), list[int]()
+
+        def compute() -> int:
+            begun.set()
+            flight = next(iter(cache._core.flights._flights.values()))
+            wait_until(lambda: flight._event is not None, what="the other thread to wait")
+            return 1
+
+        waiter = threading.Thread(target=lambda: got.append(cache.get_or_compute("long", lambda: 2)))
+        holder = threading.Thread(target=lambda: got.append(cache.get_or_compute("long", compute)))
+        holder.start()
+        assert begun.wait(30)
+        waiter.start()
+        for thread in (waiter, holder):
+            thread.join(30)
+        assert got == [1, 1]
+        cache.invalidate("long")

@@ -202,7 +202,11 @@ class IntelligenceShell:
                 runtime_env=dict(loader.runtime_env) or None,
             )
             reference = task.remote(self._config.name, loader.name, loader.blob, list(effect.keys))
-            found = await asyncio.wait_for(_value(reference), TASK_DEADLINE_S)
+            try:
+                found = await asyncio.wait_for(_value(reference), TASK_DEADLINE_S)
+            except TimeoutError:
+                ray.cancel(reference, force=True)  # the budget counts it no more, so it may not go on
+                raise
             outcomes = {key: (outcome, seconds) for key, outcome, seconds in found}
             start_s = time.monotonic() - begun_s - sum(seconds for _, seconds in outcomes.values())
         except Exception as error:  # noqa: BLE001 - whatever a loader does, the coordinator goes on

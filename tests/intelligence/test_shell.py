@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import Callable, Mapping
+from types import SimpleNamespace
 from typing import Any, cast
 
 import numpy as np
+import pytest
 
 from benchmarks.prefetch.slices import changed
 from stratacache.cluster.config import ClusterConfig
@@ -68,6 +71,31 @@ def test_a_refresh_whose_loader_is_not_known_gives_its_budget_back() -> None:
         assert planner.budget.running == 0
         assert not account.out
     assert account.failed == 3 * limits.tasks_max
+
+
+def test_a_task_that_does_not_end_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its place in the budget is given to another one: else more would run at once than the budget says."""
+    cancelled: list[object] = []
+
+    class Task:
+        def options(self, **_: object) -> Task:
+            return self
+
+        def remote(self, *_: object) -> object:
+            return asyncio.get_running_loop().create_future()
+
+    def cancel(reference: object, *, force: bool) -> None:
+        assert force
+        cancelled.append(reference)
+
+    monkeypatch.setitem(sys.modules, "ray", SimpleNamespace(remote=lambda _: Task(), cancel=cancel))
+    monkeypatch.setattr("stratacache.cluster.intelligence_shell.TASK_DEADLINE_S", 0.01)
+    made = shell()
+    made._enter(Loader(name="fn:slow", blob=b""))
+    assert made.planner.budget.may_compute(1.0)
+    asyncio.run(made._refresh(Refresh("fn:slow", (b"k",))))
+    assert len(cancelled) == 1
+    assert made.planner.budget.running == 0
 
 
 def test_a_shard_whose_patterns_can_not_be_read_does_not_keep_the_others_from_being_heard() -> None:

@@ -12,6 +12,7 @@ import contextlib
 import weakref
 from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
 from dataclasses import replace
+from functools import partial
 from types import TracebackType
 from typing import Any, Self
 
@@ -366,18 +367,22 @@ async def _fly(
     backend: AioBackend, operations: Operations, full: bytes, compute: Callable[[], Any], options: FillOptions
 ) -> tuple[bool, Any]:
     """One computation for all tasks of this loop: whether it landed in time, and with what."""
-    flight, mine = backend.core.flights.board(full, refresh=options.refresh)
-    if mine:
-        task = backend.shell.spawn(operations.run_flight(full, compute, options, flight))
-        task.add_done_callback(lambda _: _end(backend, full, options, flight))
-    deadline = backend.core.monotonic() + (FLIGHT_S_MAX if mine else options.wait_s)
-    landed = await backend.shell.run(_join(Join(flight, deadline)))
+    deadline = backend.core.monotonic() + options.wait_s
+    while True:
+        flight, mine = backend.core.flights.board(full, refresh=options.refresh)
+        if mine:
+            task = backend.shell.spawn(operations.run_flight(full, compute, options, flight))
+            task.add_done_callback(partial(_end, backend, full, options, flight))
+            deadline = backend.core.monotonic() + FLIGHT_S_MAX
+        landed = await backend.shell.run(_join(Join(flight, deadline)))
+        if mine or not landed or not flight.void:
+            break
     if mine and backend.shell.closed and isinstance(flight.error, asyncio.CancelledError):
         raise UsageError(CLOSED)  # close() ended the computation; nobody has cancelled this caller
     return (True, flight.result()) if landed and (mine or not flight.abandoned) else (False, None)
 
 
-def _end(backend: AioBackend, full: bytes, options: FillOptions, flight: Flight) -> None:
+def _end(backend: AioBackend, full: bytes, options: FillOptions, flight: Flight, _: object) -> None:
     """Land a flight whose task was cancelled before it began, which nobody else would."""
     if not flight.landed:
         backend.core.flights.leave(full, flight, refresh=options.refresh)

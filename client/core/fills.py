@@ -5,7 +5,8 @@ refuses it when an invalidation touched the key, one of its tags or its namespac
 
 Invariants: a value computed without a lease is handed to its caller and never stored, because nothing would keep it out
 after an invalidation; a lease is given back as soon as its computation fails, so that the next in line goes on; within
-a process one flight serves all callers of a key, and what the computation raises reaches each of them.
+a process one flight serves all callers of a key, and what the computation raises reaches each of them; a fill that an
+invalidation has made void goes to its own caller alone, for the others may have come after the invalidation.
 """
 
 from __future__ import annotations
@@ -39,7 +40,13 @@ class FillOptions:
 
 
 def get_or_compute(
-    core: Core, key: bytes, compute: Callable[[], Any], options: FillOptions, *, strict: bool
+    core: Core,
+    key: bytes,
+    compute: Callable[[], Any],
+    options: FillOptions,
+    *,
+    strict: bool,
+    flight: Flight | None = None,
 ) -> Operation[Any]:
     """The operation of one key for the caller that runs the flight."""
     if core.near is not None and not options.refresh and (value := core.near.lookup(key)) is not MISS:
@@ -56,9 +63,12 @@ def get_or_compute(
             return others[0]
         core.fail_open("get_or_compute", error, strict=strict)
     if options.leased_only and not token:
+        if flight is not None:
+            flight.void = True  # nothing for those who want a value all the same
         return MISS
     core.counters.misses += 1
     kept = False
+    leased_at = core.monotonic()
     try:
         result, seconds = yield Compute(compute)
         core.counters.computed += 1
@@ -66,8 +76,10 @@ def get_or_compute(
         if token and stored is not None:
             cost_s = options.cost_s if options.cost_s is not None else seconds
             try:
-                yield from _store_one(core, key, stored, options, cost_s, token)
+                taken = yield from _store_one(core, key, stored, options, cost_s, token)
                 kept = True
+                if flight is not None and not taken and core.monotonic() - leased_at < core.options.lease_hold_s:
+                    flight.void = True
             except UnavailableError as error:
                 kept = True
                 yield Spawn(leases.release_in_background(core, [(key, token)]))
@@ -99,11 +111,12 @@ def _unwrap(result: Any) -> tuple[Any, Fill[Any] | None]:
 
 def _store_one(
     core: Core, key: bytes, fill: Fill[Any], options: FillOptions, cost_s: float, token: Any
-) -> Operation[None]:
+) -> Operation[bool]:
     argument, size, codec = _payload(core, fill, options)
     tail = _tail(fill, options, cost_s, ttl_ms(_ttl(fill, options), jitter=core.options.ttl_jitter, random=core.random))
-    if not (yield from put_one(core, key, argument, size, codec, tail, token)):
-        core.counters.fills_void += 1
+    taken = yield from put_one(core, key, argument, size, codec, tail, token)
+    core.counters.fills_void += not taken
+    return taken
 
 
 def _payload(core: Core, fill: Fill[Any], options: FillOptions) -> tuple[Any, int, int]:
@@ -126,12 +139,15 @@ def join_or_run(
     core: Core, key: bytes, options: FillOptions, run: Callable[[Flight], Operation[Any]]
 ) -> Operation[tuple[bool, Any]]:
     """Wait for the flight of this key, or run it. `(False, None)`: it brought nothing in time."""
-    flight, mine = core.flights.board(key, refresh=options.refresh)
-    if mine:
-        yield from run(flight)
-        return True, flight.result()
-    landed = yield Join(flight, core.monotonic() + options.wait_s)
-    return (True, flight.result()) if landed and not flight.abandoned else (False, None)
+    deadline = core.monotonic() + options.wait_s
+    while True:
+        flight, mine = core.flights.board(key, refresh=options.refresh)
+        if mine:
+            yield from run(flight)
+            return True, flight.result()
+        landed = yield Join(flight, deadline)
+        if not landed or not flight.void:
+            return (True, flight.result()) if landed and not flight.abandoned else (False, None)
 
 
 def get_or_compute_many(

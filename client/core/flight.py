@@ -1,23 +1,24 @@
 """One computation that several callers of this process wait for: threads and asyncio tasks alike.
 
-Invariants: a flight lands exactly once, with a value or an error; whoever joins later sees the same outcome; nobody
-who waits can end it.
+Invariants: a flight lands exactly once, with a value or an error; whoever joins later sees the same outcome, unless an
+invalidation made it void; nobody who waits can end it.
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 
 class Flight:
     """The outcome to come of one computation."""
 
-    __slots__ = ("_callbacks", "_event", "_lock", "error", "landed", "value")
+    __slots__ = ("_callbacks", "_event", "_lock", "error", "landed", "value", "void")
 
     def __init__(self) -> None:
         self.landed = False
+        self.void = False  # what it brought is older than an invalidation: only for who began it
         self.value: Any = None
         self.error: BaseException | None = None
         self._lock = threading.Lock()
@@ -93,6 +94,16 @@ class Flights:
         with self._lock:
             if self._flights.get((key, refresh)) is flight:
                 del self._flights[key, refresh]
+
+    def forget(self, keys: Iterable[bytes] | None = None) -> None:
+        """These keys, or all, were invalidated: who comes from now on begins anew, and is not given what is older."""
+        with self._lock:
+            if keys is None:
+                self._flights.clear()
+            elif self._flights:
+                for key in keys:
+                    self._flights.pop((key, False), None)
+                    self._flights.pop((key, True), None)
 
     def reset_after_fork(self) -> None:
         """Forget the flights of the parent: their threads do not exist here."""

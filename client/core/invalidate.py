@@ -80,6 +80,7 @@ def invalidate_keys(core: Core, keys: Sequence[bytes]) -> Operation[int]:
         return removed
 
     def forget() -> None:
+        core.flights.forget(keys)
         if core.near is not None:
             core.near.own_write(keys)
 
@@ -93,6 +94,7 @@ def invalidate_everywhere(core: Core, command: Command, what: str) -> Operation[
         return (yield from _everywhere(core, command, what, deadline))
 
     def forget() -> None:
+        core.flights.forget()
         if core.near is not None:
             core.near.own_command(command)
 

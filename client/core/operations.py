@@ -242,7 +242,9 @@ class Operations:
     ) -> Operation[None]:
         """Compute for everybody who waits for the flight; it lands whatever happens."""
         try:
-            value = yield from fills.get_or_compute(self.core, full, compute, options, strict=self.strict)
+            value = yield from fills.get_or_compute(
+                self.core, full, compute, options, strict=self.strict, flight=flight
+            )
         except BaseException as error:
             # Out of the table first: who comes after the landing begins anew.
             self.core.flights.leave(full, flight, refresh=options.refresh)

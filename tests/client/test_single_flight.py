@@ -14,9 +14,10 @@ from typing import Any
 import pytest
 from hiredis import ReplyError
 
-from stratacache.client import connect, connect_async
+from stratacache.client import MISS, connect, connect_async
 from stratacache.client.core.effects import Exchange
 
+from .conftest import InLoop
 from .servers import Node, address
 
 ROOT = Path(__file__).parent.parent.parent
@@ -182,3 +183,45 @@ def test_a_fill_that_is_refused_keeps_nobody_waiting(nodes: list[Node], monkeypa
         assert other.get_or_compute("refused", lambda: 2) == 2
         assert other.get_or_compute_many(names, lambda keys: [2 for _ in keys]) == dict.fromkeys(names, 2)
         assert time.monotonic() - begun < 10, "they waited for a lease that its holder could not use"
+
+
+@pytest.mark.parametrize("who", ["this process", "another process"])
+@pytest.mark.parametrize("scope", ["key", "tag", "clear"])
+@pytest.mark.parametrize("shell", ["sync", "async"])
+def test_who_comes_after_an_invalidation_is_not_given_what_is_older(
+    nodes: list[Node], who: str, scope: str, shell: str
+) -> None:
+    """Though a thread or task of its process was computing: that began before, from older data."""
+    with connect(address(nodes), shared=False, strict=True) as other:
+        other.clear()
+        cache: Any = connect(address(nodes), shared=False) if shell == "sync" else InLoop(address(nodes), shared=False)
+        got: dict[str, str] = {}
+        begun, go_on = threading.Event(), threading.Event()
+
+        def old() -> str:
+            begun.set()
+            assert go_on.wait(30)
+            return "old"
+
+        async def old_in_loop() -> str:
+            return await asyncio.to_thread(old)
+
+        def ask(name: str, compute: Any) -> None:
+            got[name] = cache.get_or_compute("k", compute, tags=["t"], wait_s=30)
+
+        first = threading.Thread(target=ask, args=("first", old if shell == "sync" else old_in_loop))
+        first.start()
+        assert begun.wait(30)
+        by = cache if who == "this process" else other
+        {"key": lambda: by.invalidate("k"), "tag": lambda: by.invalidate_tags(["t"]), "clear": by.clear}[scope]()
+        second = threading.Thread(target=ask, args=("second", lambda: "new"))
+        second.start()
+        # Where the lease of the first has ended it waits for nobody, else for that, and should be waiting by then.
+        second.join(20 if (who, scope) == ("this process", "key") else 0.1)
+        go_on.set()
+        first.join(30)
+        second.join(30)
+        cache.close()
+        assert got == {"first": "old", "second": "new"}
+        assert other.get("k") in ("new", MISS)
+        other.clear()

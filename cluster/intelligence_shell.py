@@ -203,7 +203,7 @@ class IntelligenceShell:
             )
             reference = task.remote(self._config.name, loader.name, loader.blob, list(effect.keys))
             try:
-                found = await asyncio.wait_for(_value(reference), TASK_DEADLINE_S)
+                found = await asyncio.wait_for(_value(reference), min(effect.deadline_s, TASK_DEADLINE_S))
             except TimeoutError:
                 ray.cancel(reference, force=True)  # the budget counts it no more, so it may not go on
                 raise

@@ -8,7 +8,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any, Final
 
-from benchmarks.prefetch.slices import changed
+from benchmarks.prefetch.slices import LOADER, changed
 from stratacache.cluster.intelligence.plan import Planner
 from stratacache.cluster.intelligence.slices import PatternSlice
 from stratacache.node.patterns import AccessPatterns
@@ -53,6 +53,7 @@ def merge_rounds(rounds: int = 5) -> Iterator[tuple[Planner, list[float], list[f
     blobs = [_slice(shard).to_bytes() for shard in range(SHARDS)]
     for _ in range(rounds):
         planner = Planner()
+        planner.batches[LOADER] = 8
         yield planner, _steps(planner, blobs), _steps(planner, blobs)
 
 

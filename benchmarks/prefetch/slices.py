@@ -16,6 +16,7 @@ def slice_of(source: str, taken: Slice[bytes], **columns: Any) -> PatternSlice:
     """What a source tells of the keys taken. `columns` are those of PatternSlice: one value for each key or for all."""
     count = len(taken.keys)
     given = {"expires_ms": 0, "costs_s": 1.0, "sizes": 1000, "ttls_s": 60, "levels": L1, "loaders": 0} | columns
+    given.setdefault("loader_names", [LOADER])
     types = {"expires_ms": np.int64, "costs_s": np.float32, "sizes": np.uint32, "ttls_s": np.uint32}
     types |= {"levels": np.uint8, "loaders": np.int16}
     filled = {name: np.full(count, given.pop(name), dtype) for name, dtype in types.items()}
@@ -24,7 +25,6 @@ def slice_of(source: str, taken: Slice[bytes], **columns: Any) -> PatternSlice:
         keys=taken.keys,
         counts=np.array(taken.counts, np.uint64),
         visits=np.array(taken.visits, np.uint32).reshape(-1, VISITS_KEPT),
-        loader_names=[LOADER],
         **filled,
         **given,
     )

@@ -1,14 +1,16 @@
 """What prefetching may use: tasks at once, seconds a minute, and a share of what readers compute.
 
-Invariants: no more than `tasks_max` tasks run at once; the seconds begun within any minute stay within the budget and
-one task; what was computed ahead and not used stays below a share of what was computed for readers, both of them
-forgotten by half each day.
+Invariants: no more than `tasks_max` tasks run at once, shared among loaders as places.py says; the seconds begun within
+any minute stay within the budget and one task; what was computed ahead and not used stays below a share of what was
+computed for readers, both of them forgotten by half each day.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Final
+
+from stratacache.cluster.intelligence.places import Places
 
 DAY_S: Final = 86_400.0
 
@@ -29,18 +31,18 @@ class Budget:
 
     def __init__(self, limits: Limits) -> None:
         self.limits = limits
-        self.running = 0
+        self.places = Places(limits.tasks_max)
         self._seconds = limits.seconds_a_minute
         self._wakes = float(limits.wakes_a_minute)
-        self._filled_s: float | None = None
+        self._now_s: float | None = None
         self._demand_s = 0.0
         self._ahead_s = 0.0
 
     def pass_to(self, now_s: float) -> None:
         """Time goes on: what was used a minute ago may be used again."""
         limits = self.limits
-        passed_s = max(0.0, now_s - (now_s if self._filled_s is None else self._filled_s))
-        self._filled_s = now_s
+        passed_s = max(0.0, now_s - (now_s if self._now_s is None else self._now_s))
+        self._now_s = now_s
         self._seconds = min(limits.seconds_a_minute, self._seconds + passed_s * limits.seconds_a_minute / 60)
         self._wakes = min(float(limits.wakes_a_minute), self._wakes + passed_s * limits.wakes_a_minute / 60)
         fade = 0.5 ** (passed_s / DAY_S)
@@ -60,21 +62,36 @@ class Budget:
         self._ahead_s = max(0.0, self._ahead_s - seconds)
         self.demand(seconds)
 
-    def may_compute(self, cost_s: float, *, opens_task: bool = True) -> bool:
-        """Whether so many seconds may begin now, in a task of their own or in one more; if so they are taken."""
-        limits = self.limits
-        allowed_s = limits.demand_share_max * self._demand_s + limits.floor_s
-        full = opens_task and self.running >= limits.tasks_max
-        if full or self._seconds <= 0 or self._ahead_s + cost_s > allowed_s:
+    @property
+    def left_s(self) -> float:
+        """What one value may take at most to be computed ahead now."""
+        return self.limits.demand_share_max * self._demand_s + self.limits.floor_s - self._ahead_s
+
+    def may_compute(self, cost_s: float, loader: str, *, opens_task: bool = True, alone: bool = True) -> bool:
+        """Whether a loader may begin so many seconds now, in a task of their own or in one more; if so they are taken.
+
+        `alone`: no other loader could want a place.
+        """
+        if self._seconds <= 0 or cost_s > self.left_s:
             return False
-        self.running += opens_task
+        if opens_task and not self.places.take(loader, self._now_s or 0.0, alone=alone):
+            return False
         self._seconds -= cost_s
         self._ahead_s += cost_s
         return True
 
-    def ended(self) -> None:
+    def ended(self, loader: str, *, came_back: bool = True) -> None:
         """A task is over."""
-        self.running = max(0, self.running - 1)
+        self.places.give_back(loader, self._now_s or 0.0, came_back=came_back)
+
+    def is_stuck(self, loader: str) -> bool:
+        """Whether no task of a loader can begin before one comes back."""
+        return self.places.is_stuck(loader, self._now_s or 0.0)
+
+    @property
+    def is_spent(self) -> bool:
+        """Whether nobody can begin anything now."""
+        return self._seconds <= 0
 
     def may_wake(self) -> bool:
         """Whether one more key may be woken now."""

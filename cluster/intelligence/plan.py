@@ -47,14 +47,18 @@ DUE_MAX: Final = 16_384
 """Of more keys that are due at once the first are looked at: a tick stays below some milliseconds."""
 TASK_S_MAX: Final = 2.0
 """Keys share a task, one after the other, to spare the start of tasks; dear ones get a task of their own."""
+GIVEN_UP_AFTER: Final = 10.0
+"""A task is given up after HORIZON_S and so many times what it was to take: by then the read that it was for is over,
+whether it computes or waits for resources that are not there."""
 
 
 @dataclass(frozen=True)
 class Refresh:
-    """Compute these keys' values anew in one task, under fill leases."""
+    """Compute these keys' values anew in one task, under fill leases. It is given up after `deadline_s`."""
 
     loader: str
     keys: tuple[bytes, ...]
+    deadline_s: float = HORIZON_S
 
 
 @dataclass(frozen=True)
@@ -88,9 +92,10 @@ class Settings:
 class Planner:
     """Decides what to prefetch from what slices of patterns tell. `batches`: loader -> keys in one task at most."""
 
-    def __init__(self, settings: Settings | None = None, table: PatternTable | None = None) -> None:
+    def __init__(self, settings: Settings | None = None) -> None:
         self.settings = settings = settings or Settings()
-        self.table = table or PatternTable()
+        self.batches: dict[str, int] = {}
+        self.table = PatternTable(registered=self.batches)
         self.budget = Budget(settings.limits)
         self.accounts = {
             Kind.REFRESH: Account(Kind.REFRESH, enabled=settings.refresh_ahead),
@@ -98,7 +103,6 @@ class Planner:
         }
         self.trust = {Kind.REFRESH: Trust(), Kind.WAKE: Trust()}
         self.starts = Starts()
-        self.batches: dict[str, int] = {}
 
     # -- what is learned -----------------------------------------------------------------------------------------
 
@@ -144,7 +148,7 @@ class Planner:
 
     def task_ended(self, loader: str, start_s: float | None) -> None:
         """A task of refreshes is over; `start_s` is what it took beside computing (None: it failed as a whole)."""
-        self.budget.ended()
+        self.budget.ended(loader, came_back=start_s is not None)
         if start_s is not None:
             self.starts.learn(loader, start_s)
 
@@ -213,6 +217,8 @@ class Planner:
             & (columns["expires_ms"][rows] < latest_s * 1000)
             & (at["next_s"] + spread_s + MARGIN_S >= now_s)
             & ((at["ttls_s"] == 0) | (at["ttls_s"] > early_s + at["costs_s"]))
+            & (at["costs_s"] <= self.budget.left_s)
+            & self._may_begin()[columns["loaders"][rows]]
             & believed
         )
         order = np.flatnonzero(chosen)
@@ -225,17 +231,21 @@ class Planner:
         begin_s = at["next_s"][order] - early_s[order] - costs_s - before_s - slow_s
         tasks: list[_Task] = []
         filling: dict[str, _Task] = {}
+        full: set[str] = set()
         for place in np.flatnonzero(begin_s <= now_s)[:allowed]:
             row = int(rows[order[place]])
             loader = self.table.loader_names[columns["loaders"][row]]
             key = self.table.keys[row]
-            if loader not in self.batches or key is None or key in account.out:
-                continue
             cost_s = float(columns["costs_s"][row])
+            if self.budget.is_spent:
+                break
+            if loader in full or cost_s > self.budget.left_s or key is None or key in account.out:
+                continue
             task = filling.get(loader)
             opens = task is None or len(task.keys) >= self.batches[loader] or task.seconds + cost_s > TASK_S_MAX
-            if not self.budget.may_compute(cost_s, opens_task=opens):
-                break
+            if not self.budget.may_compute(cost_s, loader, opens_task=opens, alone=len(self.batches) == 1):
+                full.add(loader)
+                continue
             if task is None or opens:
                 task = filling[loader] = _Task(loader)
                 tasks.append(task)
@@ -243,7 +253,11 @@ class Planner:
             task.seconds += cost_s
             columns["refreshed_for_s"][row] = columns["next_s"][row]
             account.was_issued(key, self._issued(row, now_s))
-        return [Refresh(task.loader, tuple(task.keys)) for task in tasks]
+        return [Refresh(task.loader, tuple(task.keys), HORIZON_S + GIVEN_UP_AFTER * task.seconds) for task in tasks]
+
+    def _may_begin(self) -> NDArray[np.bool_]:
+        """By the number of a loader (and for none, the last), whether anything of it can begin."""
+        return np.array([*(not self.budget.is_stuck(name) for name in self.table.loader_names), False])
 
     def _believed(self, kind: Kind, rows: NDArray[np.int64]) -> NDArray[np.bool_]:
         """Of which rows the prediction is trusted."""

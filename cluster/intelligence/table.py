@@ -6,12 +6,12 @@ is merged from their parts by node/patterns.py, exactly. A restarted shard is a 
 its predecessor.
 
 Invariants: at most `rows_max` keys are held, the least recently visited leave first; a row's statistics are those of
-its visits; a part that is handed in twice counts once.
+its visits; a part that is handed in twice counts once; only loaders that were registered have a number.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass
 from itertools import repeat
 from typing import Any, Final
@@ -27,7 +27,6 @@ ROW_BYTES: Final = 320
 """What one row costs beside its key, columns and tables together."""
 _LEAVE_SHARE: Final = 16
 PARTS_MAX: Final = 8
-LOADERS_MAX: Final = 1024
 _GONE: Final = -1
 _NONE: Final = -1
 _NEVER_S: Final = np.uint32(0xFFFFFFFF)
@@ -80,10 +79,11 @@ NOTHING_FORETOLD: Final = Foretold(
 
 
 class PatternTable:
-    """Merged patterns by key, in columns."""
+    """Merged patterns by key, in columns. `registered`: the loaders that can compute; clients name any others too."""
 
-    def __init__(self, rows_max: int = ROWS_MAX) -> None:
+    def __init__(self, rows_max: int = ROWS_MAX, registered: Container[str] = ()) -> None:
         self.rows_max = rows_max
+        self._registered = registered
         self.keys: list[bytes | None] = []
         self.loader_names: list[str] = []
         self.source_names: list[str] = []
@@ -213,8 +213,7 @@ class PatternTable:
     # -- rows ----------------------------------------------------------------------------------------------------
 
     def _loader(self, name: str) -> int:
-        full = len(self.loader_names) >= LOADERS_MAX and name not in self.loader_names
-        return -1 if full else self._number(self.loader_names, name)
+        return self._number(self.loader_names, name) if name in self._registered else -1
 
     @staticmethod
     def _number(names: list[str], name: str) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from benchmarks.prefetch.slices import LOADER
 from stratacache.cluster.intelligence.accounting import (
     OUTCOMES_MIN,
     PROBES,
@@ -91,20 +92,22 @@ def test_budgets_hold() -> None:
     """Tasks at once, seconds a minute, and a share of what readers compute."""
     budget = Budget(Limits(tasks_max=2, seconds_a_minute=60, demand_share_max=0.5, floor_s=10))
     budget.pass_to(0.0)
-    assert budget.may_compute(5.0)
-    assert budget.may_compute(5.0)
-    assert not budget.may_compute(0.1)  # two tasks run
-    budget.ended()
-    assert not budget.may_compute(1.0)  # the floor is used up, and no reader has computed
+    assert budget.may_compute(0.1, LOADER)
+    budget.ended(LOADER)
+    assert budget.may_compute(4.9, LOADER)
+    assert budget.may_compute(5.0, LOADER)
+    assert not budget.may_compute(0.0, LOADER)  # two tasks run
+    budget.ended(LOADER)
+    assert not budget.may_compute(1.0, LOADER)  # the floor is used up, and no reader has computed
     budget.demand(1000.0)
-    assert budget.may_compute(60.0)
-    budget.ended()
-    assert not budget.may_compute(1.0)  # this minute's seconds are begun
+    assert budget.may_compute(60.0, LOADER)
+    budget.ended(LOADER)
+    assert not budget.may_compute(1.0, LOADER)  # this minute's seconds are begun
     budget.pass_to(60.0)
-    assert budget.may_compute(1.0)
-    budget.ended()
+    assert budget.may_compute(1.0, LOADER)
+    budget.ended(LOADER)
     budget.pass_to(60.0 + 20 * DAY_S)  # what readers computed long ago gives no right any more
-    assert not budget.may_compute(20.0)
+    assert not budget.may_compute(20.0, LOADER)
 
 
 def test_wakes_are_bounded_by_the_minute() -> None:

@@ -65,10 +65,10 @@ def test_a_refresh_whose_loader_is_not_known_gives_its_budget_back() -> None:
     limits = planner.settings.limits
     for _ in range(3 * limits.tasks_max):
         planner.budget.pass_to(1000.0 * (1 + account.failed))
-        assert planner.budget.may_compute(limits.floor_s)
+        assert planner.budget.may_compute(limits.floor_s, "fn:gone")
         account.was_issued(b"k", Issued(at_s=0, until_s=100, cost_s=limits.floor_s, size=1, saves_s=1))
         asyncio.run(made._refresh(Refresh("fn:gone", (b"k",))))
-        assert planner.budget.running == 0
+        assert planner.budget.places.held == 0
         assert not account.out
     assert account.failed == 3 * limits.tasks_max
 
@@ -89,13 +89,12 @@ def test_a_task_that_does_not_end_is_ended(monkeypatch: pytest.MonkeyPatch) -> N
         cancelled.append(reference)
 
     monkeypatch.setitem(sys.modules, "ray", SimpleNamespace(remote=lambda _: Task(), cancel=cancel))
-    monkeypatch.setattr("stratacache.cluster.intelligence_shell.TASK_DEADLINE_S", 0.01)
     made = shell()
     made._enter(Loader(name="fn:slow", blob=b""))
-    assert made.planner.budget.may_compute(1.0)
-    asyncio.run(made._refresh(Refresh("fn:slow", (b"k",))))
+    assert made.planner.budget.may_compute(1.0, "fn:slow")
+    asyncio.run(made._refresh(Refresh("fn:slow", (b"k",), deadline_s=0.01)))
     assert len(cancelled) == 1
-    assert made.planner.budget.running == 0
+    assert made.planner.budget.places.held == 0
 
 
 def test_a_shard_whose_patterns_can_not_be_read_does_not_keep_the_others_from_being_heard() -> None:

@@ -10,7 +10,7 @@ from concurrent.futures import Future
 from typing import TYPE_CHECKING, Final
 
 from .handoff import then
-from .levels.compressed import unpack
+from .levels.packing import unpack
 from .residents import unpacked
 
 if TYPE_CHECKING:
@@ -53,7 +53,8 @@ class Below:
         if not entry.packed or entry.size <= UNPACK_INLINE_BYTES_MAX or self._handoff.waits:
             self._count_hit(entry, self._node.l2.counters)
             return self._node.residents.promote(entry)
-        packed = entry.payload
+        packed = entry.raw
+        assert packed is not None
         key = entry.key
 
         def promote(payload: bytes) -> Entry | None:

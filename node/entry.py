@@ -3,13 +3,15 @@
 Invariants: what many entries share (namespace, tags, codec) stands once, in their Group; `DEAD_MS` in `expires_ms` is
 how an entry is killed: every reader compares `expires_ms` with now anyhow, so a killed entry is a miss at once, however
 much later it is unlinked. Payload and reply frame are never both kept. An entry changes in place when its key is put
-again, or when it moves between levels: who is given one reads what he needs before he calls the engine again.
+again, or when it moves between levels: who is given one reads what he needs before he calls the engine again, or he
+gets a newer value. He never gets a packed one.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+from .levels.packing import unpack
 from .policies.base import NEVER_MS, Evictable
 
 if TYPE_CHECKING:
@@ -64,10 +66,10 @@ class Entry(Evictable):
 
     @property
     def payload(self) -> bytes:
-        """The encoded value, as it was put. Costs a copy when only the frame is kept."""
+        """The encoded value, as it was put. Costs a copy when only the frame is kept, and unpacking in L2."""
         raw = self.raw
         if raw is not None:
-            return raw
+            return unpack(raw) if self.packed else raw
         frame = self.frame
         if frame is not None:
             return frame[frame.index(b"\n") + 1 : -2]
@@ -112,8 +114,11 @@ class Entry(Evictable):
             return frame
         raw = self.raw
         assert raw is not None
+        packed = self.packed
+        if packed:  # it went to L2 while other keys of the same request were read
+            raw = unpack(raw)
         frame = b"$%d\r\n%b\r\n" % (len(raw), raw)
-        if len(raw) <= FRAME_PAYLOAD_BYTES_MAX and self.level is not None:
+        if len(raw) <= FRAME_PAYLOAD_BYTES_MAX and self.level is not None and not packed:
             self.frame = frame
             self.raw = None
         return frame

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Final
 
 from .entry import ALLOCATOR_SHIFT, DEAD_MS, ENTRY_BYTES, NEVER_MS, Entry, new_entry, size_of
 from .groups import Group, GroupTable, Page
-from .levels.compressed import CompressedLevel, pack, unpack
+from .levels.compressed import CompressedLevel
 from .levels.memory import MemoryLevel
+from .levels.packing import pack
 from .policies import make_policy
 from .types import CacheLevel, RemovalCause
 
@@ -213,7 +214,7 @@ class Residents:
         l2 = self.l2
         assert l2 is not None
         if payload is None:
-            payload = unpack(entry.payload) if entry.packed else entry.payload
+            payload = entry.payload
         group = entry.page.group
         size = size_of(entry.key, payload, entry.metadata)
         if size + group.size > self.l1.bytes_max:
@@ -382,7 +383,7 @@ class Residents:
 
 def unpacked(entry: Entry) -> Entry:
     """The entry, or a copy in no level where its payload is packed."""
-    return copy_of(entry, unpack(entry.payload)) if entry.packed else entry
+    return copy_of(entry, entry.payload) if entry.packed else entry
 
 
 def copy_of(entry: Entry, payload: bytes) -> Entry:

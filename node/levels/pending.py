@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections import deque
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from .compressed import unpack
+from .packing import unpack
 
 if TYPE_CHECKING:
     from collections.abc import Collection

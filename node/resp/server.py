@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
-import socket
 import ssl
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -25,8 +24,10 @@ from stratacache.node.resp import commands, tls
 from stratacache.node.resp.commands.tracking import Tracking
 from stratacache.node.resp.config import ServerConfig, is_loopback
 from stratacache.node.resp.connection import Connection
+from stratacache.node.resp.keepalive import CLIENT, keep_alive
 from stratacache.node.resp.lookout import Lookout
 from stratacache.node.resp.output import Output, ServerState
+from stratacache.node.resp.reception import Reception, listening_sockets
 from stratacache.node.resp.routing import Arrivals, Copies, Departures, Forwarder
 from stratacache.node.resp.table import Access
 from stratacache.node.resp.watch import Watchers
@@ -39,12 +40,7 @@ log = logging.getLogger(__name__)
 
 TICK_S: Final = 0.05
 HTTP_LOGGED_EVERY_MS: Final = 60_000
-TLS_HANDSHAKE_S: Final = 10.0
-"""Who has not shown by then that it speaks TLS is closed."""
-
-KEEPALIVE_S: Final = (300, 100, 3)
-"""Silence after which the kernel asks whether a client is still there, how long it waits, how often it asks: as Redis.
-Else clients whose machine has vanished would hold their places for ever."""
+BACKLOG: Final = 1024
 
 ChangeListener = Callable[[str, Sequence[bytes], RemovalCause, int], None]
 
@@ -125,7 +121,8 @@ class NodeServer:
         self.loop: asyncio.AbstractEventLoop
         self.tls: ssl.SSLContext | None = None
         """What TLS connections are accepted with; certificates that are loaded into it are shown from then on."""
-        self._servers: list[asyncio.AbstractServer] = []
+        self._servers: list[asyncio.AbstractServer | Reception] = []
+        self._reception: Reception | None = None
         self._ticking: asyncio.TimerHandle | None = None
         self._stopping = False
         self._silent = False  # it may not serve at the moment
@@ -140,20 +137,7 @@ class NodeServer:
         config = self.config
         port = 0
         if config.port is not None:
-            self.tls = tls.listening(config)
-            server = await self.loop.create_server(
-                self._connection,
-                config.host,
-                config.port,
-                ssl=self.tls,
-                ssl_handshake_timeout=TLS_HANDSHAKE_S if self.tls is not None else None,
-                backlog=1024,
-            )
-            self._servers.append(server)
-            for listener in server.sockets:
-                self._check_listener(listener.getsockname()[0])
-                _keep_alive(listener)  # what is accepted there inherits it
-            port = server.sockets[0].getsockname()[1]
+            port = await self._listen_tcp(config.host, config.port)
         if config.unix_path is not None:
             await self._listen_unix(config.unix_path)
         self.endpoints = Endpoints(
@@ -195,12 +179,26 @@ class NodeServer:
     def _connection(self) -> asyncio.BaseProtocol:
         return cast("asyncio.BaseProtocol", Connection(self))  # it has the methods of one
 
+    async def _listen_tcp(self, host: str, port: int) -> int:
+        self.tls = tls.listening(self.config)
+        server: asyncio.Server | Reception
+        if self.tls is None:
+            server = await self.loop.create_server(self._connection, host, port, backlog=BACKLOG)
+        else:
+            sockets = await listening_sockets(host, port, BACKLOG)
+            server = self._reception = Reception(sockets, self.tls, self._connection, self._has_room)
+        self._servers.append(server)
+        for listener in server.sockets:
+            self._check_listener(listener.getsockname()[0])
+            keep_alive(listener, CLIENT)  # what is accepted there inherits it
+        return int(server.sockets[0].getsockname()[1])
+
     async def _listen_unix(self, path: Path) -> None:
         """Listen on a socket that only this user can reach, from its first moment."""
         if path.is_socket():  # noqa: ASYNC240 (before anybody is served)
             path.unlink()  # noqa: ASYNC240
         fresh = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-        server = await self.loop.create_unix_server(self._connection, str(fresh), backlog=1024)
+        server = await self.loop.create_unix_server(self._connection, str(fresh), backlog=BACKLOG)
         fresh.chmod(0o600)
         fresh.rename(path)
         self._servers.append(server)
@@ -280,12 +278,21 @@ class NodeServer:
 
     def admit(self, client: Connection) -> bool:
         """Take a client in; False when there are too many, or when the server stops."""
+        if self._reception is not None:
+            self._reception.greeting.discard(client)
         self.connections_received += 1
-        if self._stopping or len(self.connections) >= self.config.connections_max:
-            self.connections_rejected += 1
+        if not self._has_room():
             return False
         client.id = self.connections_received
         self.connections[client.id] = client
+        return True
+
+    def _has_room(self) -> bool:
+        """Whether one more may come; those count who are just shaking hands."""
+        greeting = len(self._reception.greeting) if self._reception is not None else 0
+        if self._stopping or len(self.connections) + greeting >= self.config.connections_max:
+            self.connections_rejected += 1
+            return False
         return True
 
     def dismiss(self, client: Connection) -> None:
@@ -382,11 +389,3 @@ class NodeServer:
         """Run `fn` on the server's loop; callable from any thread."""
         with suppress(RuntimeError):  # the loop is closed: nobody waits any more
             self.loop.call_soon_threadsafe(fn)
-
-
-def _keep_alive(listener: Any) -> None:
-    """Have the kernel find out who is not there any more, where it can be told how."""
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    for name, value in zip(("TCP_KEEPIDLE", "TCP_KEEPINTVL", "TCP_KEEPCNT"), KEEPALIVE_S, strict=True):
-        if hasattr(socket, name):
-            listener.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)

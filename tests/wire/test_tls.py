@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import datetime as dt
+import errno
 import shutil
 import socket
 import ssl
@@ -26,7 +27,7 @@ from stratacache.client import MISS, connect
 from stratacache.node.config import NodeConfig
 from stratacache.node.engine import MultiLevelCache
 from stratacache.node.errors import UsageError
-from stratacache.node.resp import server, tls
+from stratacache.node.resp import reception, server, tls
 from stratacache.node.resp.config import ServerConfig
 from tests.wire.processes import running_node
 from tests.wire.raw import Raw, request
@@ -190,7 +191,7 @@ def test_a_node_calls_another(guarded: Guarded) -> None:
 
 def test_who_never_shakes_hands_is_closed(guarded: Guarded, monkeypatch: pytest.MonkeyPatch) -> None:
     """A stranger can't hold a connection by being silent before TLS has begun; who speaks it is served meanwhile."""
-    monkeypatch.setattr(server, "TLS_HANDSHAKE_S", 0.3)
+    monkeypatch.setattr(reception, "TLS_HANDSHAKE_S", 0.3)
     config = ServerConfig(tls_certificate=guarded.certificate, tls_key=guarded.key)
 
     async def main() -> None:
@@ -211,6 +212,77 @@ def test_who_never_shakes_hands_is_closed(guarded: Guarded, monkeypatch: pytest.
             end.close()
         await node.stop(1)
         engine.close()
+
+    uvloop.run(main())
+
+
+def test_who_shakes_hands_counts_as_a_connection(guarded: Guarded) -> None:
+    """Strangers who never begin TLS hold no more places, and files, than clients may; and they give them back."""
+    config = ServerConfig(tls_certificate=guarded.certificate, tls_key=guarded.key, connections_max=10)
+    context = ssl.create_default_context(cafile=str(guarded.ca))
+    context.check_hostname = False
+
+    async def pong(port: int) -> asyncio.StreamWriter:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port, ssl=context)
+        writer.write(request("PING"))
+        assert await reader.readline() == b"+PONG\r\n"
+        return writer
+
+    async def main() -> None:
+        engine = MultiLevelCache(NodeConfig())
+        node = server.NodeServer(engine, config)
+        port = (await node.start()).port
+        ends = [await pong(port) for _ in range(4)]
+        silent = [await asyncio.open_connection("127.0.0.1", port) for _ in range(60)]
+        for stranger, _ in silent[6:]:
+            assert await asyncio.wait_for(stranger.read(), 5) == b""
+        assert node.stats()["clients"] == 4
+        assert node.stats()["connections_rejected"] == 54
+        with pytest.raises(OSError):  # noqa: PT011 - closed, or reset, in the middle of the handshake
+            await pong(port)
+        for _, end in silent:
+            end.close()
+        async with asyncio.timeout(5):
+            while node._reception is not None and node._reception.greeting:
+                await asyncio.sleep(0.005)
+        ends += [await pong(port) for _ in range(6)]
+        for end in ends:
+            end.close()
+        await node.stop(1)
+        engine.close()
+
+    uvloop.run(main())
+
+
+def test_a_node_that_may_open_no_more_files_accepts_again_later(
+    guarded: Guarded, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It looks away for a while rather than try for ever at full speed; who waits is served when there is room."""
+    monkeypatch.setattr(reception, "AGAIN_S", 0.05)
+    tried: list[int] = []
+
+    class Listener(socket.socket):
+        def accept(self) -> tuple[socket.socket, Any]:
+            tried.append(len(tried))
+            if len(tried) < 3:
+                raise OSError(errno.EMFILE, "Too many open files")
+            return super().accept()
+
+    async def main() -> None:
+        context = tls.listening(ServerConfig(tls_certificate=guarded.certificate, tls_key=guarded.key))
+        assert context is not None
+        listener = Listener(socket.AF_INET, socket.SOCK_STREAM)
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        listener.setblocking(False)
+        served = reception.Reception([listener], context, asyncio.Protocol, lambda: True)
+        trusting = ssl.create_default_context(cafile=str(guarded.ca))
+        trusting.check_hostname = False
+        port = listener.getsockname()[1]
+        _, writer = await asyncio.wait_for(asyncio.open_connection("127.0.0.1", port, ssl=trusting), 10)
+        assert tried == [0, 1, 2, 3]  # the last one finds nobody else
+        writer.close()
+        served.close()
 
     uvloop.run(main())
 

@@ -18,7 +18,7 @@ from mypy_extensions import mypyc_attr
 from .below import Below
 from .clock import Clock, NodeClock
 from .config import NodeConfig
-from .entry import COST_UNKNOWN_S, NEVER_MS, Entry, new_entry
+from .entry import COST_S_MAX, COST_UNKNOWN_S, NEVER_MS, Entry, new_entry
 from .expiry import Expiry
 from .friendly import FriendlyCache
 from .gate import InvalidationGate
@@ -199,10 +199,10 @@ class MultiLevelCache:
     ) -> bool | Future[bool]:
         """Store a payload under a canonical key; False when it was refused (void lease, larger than every level).
 
-        `expires_ms` is on the node's clock. Raises LimitError for what is past a limit, UsageError for bad tags.
+        `expires_ms` is on the node's clock. Raises LimitError for what is past a limit, UsageError for what is wrong.
         """
-        if len(key) + len(payload) > self._easy_bytes or expires_ms <= 0 or not key:
-            check_put(self.config, key, payload, expires_ms)
+        if len(key) + len(payload) > self._easy_bytes or expires_ms <= 0 or not key or not 0.0 <= cost_s <= COST_S_MAX:
+            check_put(self.config, key, payload, expires_ms, cost_s)
         leases = self.leases
         entry = self.table.get(key)
         if entry is not None and (group := entry.page.group).codec == codec and group.tags == tags:
@@ -222,6 +222,8 @@ class MultiLevelCache:
         if expires_ms == self._expires_ms:
             expires_ms = self._expires_ms  # puts of one millisecond share the int object: 32 bytes less for each
         else:
+            if expires_ms > NEVER_MS:
+                check_expiry(expires_ms)
             self._expires_ms = expires_ms
         stored = True
         if entry is None or not self.residents.rewrite(entry, payload, version, expires_ms, cost_s, metadata):

@@ -26,6 +26,9 @@ DEAD_MS: Final = 0
 COST_UNKNOWN_S: Final = 1.0
 """`cost_s` of an entry of which nobody said what it took; a measured cost is never this round."""
 
+COST_S_MAX: Final = 1e9
+"""Largest `cost_s`: 31 years. Policies multiply costs and add them up, and no sum may become infinite."""
+
 ENTRY_BYTES: Final = 352
 """Charged for each entry beside key, payload and metadata: the object, its boxed numbers, the headers of its bytes
 objects, its places in the table, the page and the policy. Measured: benchmarks/engine.py, `l1_overhead_bytes`."""

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 PAGE_ENTRIES_MAX: Final = 256  # slots stay below 257: CPython shares these ints, so a slot costs no object
 TAGS_MAX: Final = 64
+CODEC_MAX: Final = 0xFFFF
 TAG_BYTES_MAX: Final = 1024
 NAMESPACES_IDLE_MAX: Final = 4096
 GROUP_BYTES: Final = 1280
@@ -134,10 +135,12 @@ class GroupTable:
         self._namespaces_kept = max(NAMESPACES_IDLE_MAX, len(self.namespaces))
 
     def group(self, namespace: Namespace, tags: tuple[bytes, ...], codec: int) -> Group:
-        """Give the group for these tags, made when it is new; raises UsageError or LimitError for bad tags."""
+        """Give the group for these tags, made when it is new; raises UsageError or LimitError for bad ones."""
         found = namespace.groups.get((tags, codec))
         if found is not None:
             return found
+        if not 0 <= codec <= CODEC_MAX:
+            raise UsageError(f"codec={codec} is none: the disk keeps it in two bytes")
         tags = check_tags(tags)
         found = namespace.groups.get((tags, codec))
         if found is None:

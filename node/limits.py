@@ -1,4 +1,4 @@
-"""What a put may look like: the limits of a key, a value and an expiry.
+"""What a put may look like: the limits of a key, a value, an expiry and a cost.
 
 Invariants: every error names what was given, the limit and the way out; nothing is stored of what is refused here.
 """
@@ -7,14 +7,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from .entry import COST_S_MAX, NEVER_MS
 from .errors import LimitError, UsageError
 
 if TYPE_CHECKING:
     from .config import NodeConfig
 
 
-def check_put(limits: NodeConfig, key: bytes, payload: bytes, expires_ms: int) -> None:
-    """Raise LimitError for a key or value past its limit, UsageError for an expiry that is none."""
+def check_put(limits: NodeConfig, key: bytes, payload: bytes, expires_ms: int, cost_s: float) -> None:
+    """Raise LimitError for a key or value past its limit, UsageError for an expiry or a cost that is none."""
     if not key:
         raise LimitError("key is empty: a key has at least one byte")
     if len(key) > limits.key_bytes_max:
@@ -25,9 +26,11 @@ def check_put(limits: NodeConfig, key: bytes, payload: bytes, expires_ms: int) -
             "raise value_bytes_max or split the value"
         )
     check_expiry(expires_ms)
+    if not 0 <= cost_s <= COST_S_MAX:  # nan is neither
+        raise UsageError(f"cost_s={cost_s} is no cost: give the seconds that computing took, 0 to {COST_S_MAX:.0f}")
 
 
 def check_expiry(expires_ms: int) -> None:
     """Raise UsageError for a time on the node's clock at which nothing can expire."""
-    if expires_ms <= 0:
+    if not 0 < expires_ms <= NEVER_MS:
         raise UsageError(f"expires_ms={expires_ms} is no time: give a positive TTL, or NEVER_MS for none")

@@ -132,7 +132,7 @@ class Residents:
         return True
 
     def _place_below(self, entry: Entry, group: Group, after: int) -> bool:
-        if self.l2 is None or group.size > self.l1.bytes_max - self.groups.bytes_used:
+        if self.l2 is None or not self._free(0, group):  # the tags of what lies in L2 are charged to L1 too
             return False
         self.groups.add(entry, group, after)
         self.stored += entry.stored
@@ -149,15 +149,21 @@ class Residents:
         False when it never will, or is not worth what it would displace.
         """
         level = self.l1
-        groups = self.groups
-        charged = groups.bytes_used + (0 if group.pages else group.size)
-        if size + (0 if group.pages else group.size) > level.bytes_max:
+        new = 0 if group.pages else group.size
+        if size + new > level.bytes_max:
             return False
-        needed = level.bytes_used + size + charged - level.bytes_max
+        needed = level.bytes_used + size + self.groups.bytes_used + new - level.bytes_max
         if needed > 0 and not level.policy.admits(entry.key, size, entry.cost_s, needed):
             return False
+        return self._free(size, group)
+
+    def _free(self, size: int, group: Group) -> bool:
+        """Evict until L1 has room for an entry of `size` of this group, or, with 0, for the group alone."""
+        level = self.l1
+        groups = self.groups
         l2 = self.l2
-        while level.needs_room(size, charged):
+        charged = groups.bytes_used + (0 if group.pages else group.size)
+        while level.needs_room(size, charged) if size else level.bytes_used + charged > level.bytes_max:
             if self._sweeps:
                 self.sweep()
             elif l2 is not None and l2.table and (groups.bytes_used * 2 > level.bytes_max or not level.table):

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Final
 
-from stratacache.node.entry import COST_UNKNOWN_S, NEVER_MS
+from stratacache.node.entry import COST_S_MAX, COST_UNKNOWN_S, NEVER_MS
 from stratacache.node.resp.arguments import SYNTAX, count_of
 from stratacache.node.resp.replies import CommandError
 
@@ -106,4 +106,4 @@ def _cost(text: bytes) -> float:
         cost_s = -1.0
     if not 0 <= cost_s < math.inf:
         raise CommandError("ERR COST must be a number of seconds, 0 or more")
-    return cost_s
+    return min(cost_s, COST_S_MAX)

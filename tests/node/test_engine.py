@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import Future
+from pathlib import Path
+from typing import Any
 
 import pytest
 
 from stratacache.node.clock import ManualClock
 from stratacache.node.config import NodeConfig
 from stratacache.node.engine import MultiLevelCache
-from stratacache.node.entry import ENTRY_BYTES, Entry, charged_bytes
+from stratacache.node.entry import ENTRY_BYTES, NEVER_MS, Entry, charged_bytes
 from stratacache.node.errors import LimitError, UsageError
 from stratacache.node.leases import LeaseReply, LeaseState
-from stratacache.node.types import RemovalCause
+from stratacache.node.types import EvictionPolicy, RemovalCause
 
 Make = Callable[..., MultiLevelCache]
 
@@ -128,6 +130,37 @@ def test_bad_tags_are_refused(engine: MultiLevelCache, tags: tuple[bytes, ...]) 
     with pytest.raises(UsageError, match="tag"):
         engine.put(b"a", b"v", tags=tags)
     assert len(engine) == 0
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        {"cost_s": float("nan")},
+        {"cost_s": float("inf")},
+        {"cost_s": 1e308},
+        {"cost_s": -1.0},
+        {"codec": -1},
+        {"codec": 1 << 16},
+        {"expires_ms": 1 << 62},
+    ],
+)
+@pytest.mark.parametrize("policy", [EvictionPolicy.LRU, EvictionPolicy.INTELLIGENT])
+def test_what_no_policy_or_record_can_hold_is_refused_whole(
+    make_engine: Make, tmp_path: Path, policy: EvictionPolicy, bad: dict[str, Any]
+) -> None:
+    """It must neither break a put half way, nor be found out by the disk, which would be given up for it."""
+    engine = make_engine(
+        policy=policy, l1_bytes_max=5000, l2_bytes_max=5000, l3_bytes_max=1 << 24, data_dir=tmp_path / "l3"
+    )
+    for number in range(40):
+        with pytest.raises(UsageError, match=next(iter(bad))):
+            engine.put(b"bad%d" % number, b"v" * 300, **bad)
+        engine.put(b"good%d" % number, b"v" * 300, cost_s=1e9, codec=0xFFFF, expires_ms=NEVER_MS - 1)
+        engine.validate()
+    assert engine.l3 is not None
+    engine.flush()
+    assert engine.l3.write_out(10.0)
+    assert engine.l3.on
 
 
 def test_negative_ttl_is_refused(engine: MultiLevelCache) -> None:

@@ -9,6 +9,7 @@ import pytest
 
 from stratacache.node.engine import MultiLevelCache
 from stratacache.node.entry import ENTRY_BYTES, Entry
+from stratacache.node.types import EvictionPolicy
 
 from .disk_world import MIB, TEXT, Node, payload, settle
 
@@ -72,6 +73,21 @@ def test_value_larger_than_l1_lives_in_l2(make_engine: Callable[..., MultiLevelC
     assert engine.put(b"a", big) is True
     assert payload(engine, b"a") == big
     assert payload(engine, b"a") == big
+
+
+@pytest.mark.parametrize("policy", EvictionPolicy)
+def test_tags_of_what_lives_in_l2_alone_find_room_in_l1(
+    make_engine: Callable[..., MultiLevelCache], policy: EvictionPolicy
+) -> None:
+    """The tables of tags are charged to L1, also those of a value that L1 can't hold: its budget holds all the same."""
+    engine = make_engine(l1_bytes_max=8000, l2_bytes_max=100_000, policy=policy)
+    rng = random.Random(3)
+    for number in range(40):
+        engine.put(b"small%d" % number, b"x" * 300)
+    for number in range(12):
+        assert engine.put(b"large%d" % number, rng.randbytes(9000), tags=(b"tag%d" % number,))
+        engine.validate()
+    assert engine.get(b"large11") is not None
 
 
 @pytest.mark.parametrize("how", ["tag", "namespace", "key", "clear"])

@@ -32,6 +32,7 @@ from .keys import DEFAULT_NAMESPACE
 from .leases import LeaseReply, LeaseTable
 from .levels.compressed import pack_off_thread
 from .levels.disk import DiskLevel
+from .levels.recovery import leave_directory
 from .limits import check_expiry, check_put
 from .moving import MovingKeys
 from .recipes import Recipes
@@ -87,6 +88,8 @@ class MultiLevelCache:
             self.l3 = DiskLevel(config, self.clock, handoff, self.residents, self.groups.group_of)
             self._behind = self.l3.behind
             self.l3.count_by(lambda: self.gate.seq)
+        elif config.data_dir is not None:
+            leave_directory(config.data_dir)
         self.gate = InvalidationGate(self.l3.start_seq if self.l3 is not None else 1)
         self.leases = LeaseTable(self.gate, config.leases_max)
         if post is not None:

@@ -36,7 +36,7 @@ class Expiry:
             entry.page.soonest_ms = min(entry.page.soonest_ms, expires_ms)
             entry.level.policy.on_update(entry)
         node.changed("keys", (key,), RemovalCause.REPLACED)
-        if node.l3 is not None and node.l3.on:
+        if node.l3 is not None and node.l3.takes_changes():
             found.expires_ms = expires_ms
             queued = node.l3.put(found if entry.packed else entry)  # the disk goes by the size of the payload
             if isinstance(queued, Future):

@@ -51,7 +51,7 @@ class Invalidation:
         now_ms = self._now_ms()
         self._gate.next_seq()
         removed = 0
-        l3 = self._l3 if self._l3 is not None and self._l3.on else None
+        l3 = self._l3 if self._l3 is not None and self._l3.takes_changes() else None
         ack: Future[bool] | None = None
         for key in keys:
             self._gate.void_key(key)

@@ -52,7 +52,7 @@ class EngineNode:
                 l2_bytes_max=options.l2_bytes_max,
                 l3_bytes_max=options.l3_bytes_max,
                 policy=EvictionPolicy.INTELLIGENT,
-                data_dir=path if options.l3_bytes_max else None,
+                data_dir=path,
             )
         )
         self.users = 0

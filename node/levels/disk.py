@@ -5,7 +5,8 @@ into the file, so it sees the owner's changes in their order. A tag or namespace
 whatever the level finds with a version up to it is dead, and swept in slices later (upkeep.py).
 
 Invariants: what `find` gives is not older than any acknowledged change of its key, and not covered by any invalidation;
-after a failure of the disk the level is off, its file is marked as not to be trusted, and the cache goes on without it.
+after a failure of the disk the level is off, its file is marked as not to be trusted, and the cache goes on without it
+(one that could not even be opened is set aside as soon as that is possible); after `close` no change is acknowledged.
 """
 
 from __future__ import annotations
@@ -24,8 +25,8 @@ from ..handoff import perf_ns
 from ..stats import LevelCounters
 from ..types import RemovalCause
 from .reader import Reader
-from .recovery import Opened, close_directory, open_directory
-from .upkeep import Upkeep
+from .recovery import Opened, close_directory, distrust_directory, open_directory
+from .upkeep import LOOK_EVERY_MS, Upkeep
 from .writer import Writer
 
 if TYPE_CHECKING:
@@ -87,6 +88,8 @@ class DiskLevel:
         )
         self._open: Opened | None = None
         self._closing: Opened | None = None
+        self._outdated = False  # what this run could not open may be opened, and believed, by a later one
+        self._looked_at_ms = 0
         self.start_seq = 1
         self._open_directory()
 
@@ -99,6 +102,7 @@ class DiskLevel:
             )
         except (OSError, lmdb.Error) as error:
             self._log_off(f"{type(error).__name__}: {error}")
+            self._outdated = not distrust_directory(config.data_dir)
             return
         self._open = opened
         self._clock.raise_to(opened.side.clock_ms)
@@ -116,6 +120,12 @@ class DiskLevel:
     @property
     def on(self) -> bool:
         """Whether the level is in use."""
+        return self._open is not None
+
+    def takes_changes(self) -> bool:
+        """As `on`; raises UnavailableError after `close`: a change that is acknowledged then would be lost."""
+        if self._open is None:
+            self._writer.refuse_if_closed()
         return self._open is not None
 
     def count_by(self, now_seq: Callable[[], int]) -> None:
@@ -207,7 +217,7 @@ class DiskLevel:
 
         Gives the number of their index rows: the records that were there, live or expired.
         """
-        opened = self._open
+        opened = self._open if self.takes_changes() else None
         if opened is None:
             return None
         self._tombs.of_kind(kind).update(dict.fromkeys(names, seq))
@@ -230,7 +240,7 @@ class DiskLevel:
 
     def clear(self, seq: int) -> Future[int] | None:
         """Delete all records; done when that is durable. Gives their number."""
-        opened = self._open
+        opened = self._open if self.takes_changes() else None
         if opened is None:
             return None
         self._tombs.clear()
@@ -266,6 +276,9 @@ class DiskLevel:
         """Write what is old enough, and start a slice of upkeep."""
         opened = self._open
         if opened is None:
+            if self._outdated and now_ms - self._looked_at_ms >= LOOK_EVERY_MS:
+                self._looked_at_ms = now_ms
+                self._set_outdated_aside()
             return
         self._writer.tick(now_ms)
         opened.side.clock_ms = now_ms
@@ -273,6 +286,11 @@ class DiskLevel:
         self._upkeep.tick(opened, now_ms, self._writer.flushed_seq)
 
     # -- failure and end -----------------------------------------------------------------------------------------
+
+    def _set_outdated_aside(self) -> None:
+        """Keep later runs from believing what this one could not open and has not kept up."""
+        assert self._config.data_dir is not None
+        self._outdated = not distrust_directory(self._config.data_dir)
 
     def _fail(self, error: BaseException) -> None:
         self._switch_off(f"{type(error).__name__}: {error}")
@@ -322,8 +340,12 @@ class DiskLevel:
         """Close the file after the worker has ended; `clean` says that everything was committed."""
         opened = self._open or self._closing
         self._open = self._closing = None
+        self._writer.closed = True
+        clean = clean and self._writer.pending.idle  # what came after all was written is not
         self._writer.end()
         self._reader.end()
+        if self._outdated:
+            self._set_outdated_aside()
         if opened is not None:
             assert self._config.data_dir is not None
             opened.side.clock_ms = max(opened.side.clock_ms, self._clock.now_ms())

@@ -12,7 +12,7 @@ import logging
 import os
 import subprocess
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 import lmdb
@@ -39,6 +39,7 @@ class Opened:
     suspects: bytes | None
     set_aside: str
     """Why the content of the run before was set aside; empty when it was not."""
+    pid: int = field(default_factory=os.getpid)
 
 
 def open_directory(directory: Path, bytes_max: int, *, write_through: bool, rebuild: bool) -> Opened:
@@ -52,8 +53,40 @@ def open_directory(directory: Path, bytes_max: int, *, write_through: bool, rebu
     try:
         return _open_locked(directory, bytes_max, write_through=write_through, rebuild=rebuild, lock=lock)
     except BaseException:
-        os.close(lock)
+        _unlock(lock)
         raise
+
+
+def distrust_directory(directory: Path) -> bool:
+    """See to it that no later run believes what lies there, which this one does not keep up; whether that is done.
+
+    Raises UnavailableError when another process has the directory.
+    """
+    try:
+        if not (directory / "data.mdb").exists():
+            return True
+        lock = _lock(directory)
+    except OSError:
+        return False
+    try:
+        _set_aside(directory, "a run that could not use it, or was not to, has changed what it holds")
+    except OSError:
+        return False
+    finally:
+        _unlock(lock)
+    return True
+
+
+def leave_directory(directory: Path) -> None:
+    """Run without the disk level that an earlier run had here: what it left would be out of date for the next one.
+
+    Raises UnavailableError when that can't be set aside, or another process uses it.
+    """
+    if not distrust_directory(directory):
+        raise UnavailableError(
+            f"data directory {directory} holds a disk level of an earlier run that can't be set aside: "
+            "make it writable, or name another directory"
+        )
 
 
 def _lock(directory: Path) -> int:
@@ -66,6 +99,12 @@ def _lock(directory: Path) -> int:
             f"data directory {directory} is in use by another process: give each node a directory of its own"
         ) from error
     return handle
+
+
+def _unlock(handle: int) -> None:
+    """Give the directory back, also where a child that was forked meanwhile has the handle too."""
+    fcntl.flock(handle, fcntl.LOCK_UN)
+    os.close(handle)
 
 
 def _open_locked(directory: Path, bytes_max: int, *, write_through: bool, rebuild: bool, lock: int) -> Opened:
@@ -173,8 +212,8 @@ def _adopt_stamp(store: RecordStore, side: SideFile) -> str:
 
 def _set_aside(directory: Path, reason: str) -> None:
     data = directory / "data.mdb"
-    _log.warning("L3 begins afresh in %s, the old file is set aside as data.mdb.broken: %s", directory, reason)
     if data.exists():
+        _log.warning("L3 begins afresh in %s, the old file is set aside as data.mdb.broken: %s", directory, reason)
         data.replace(directory / "data.mdb.broken")
     (directory / "data.mdb-lock").unlink(missing_ok=True)
 
@@ -188,4 +227,7 @@ def close_directory(directory: Path, opened: Opened, *, clean: bool) -> None:
     opened.side.close()
     if clean:
         (directory / "clean").write_text(fingerprint(directory / "data.mdb"))
-    os.close(opened.lock)
+    if os.getpid() == opened.pid:
+        _unlock(opened.lock)
+    else:  # a forked child's copy: the lock is its parent's
+        os.close(opened.lock)

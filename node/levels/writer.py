@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import lmdb
 
-from ..errors import CorruptionError
+from ..errors import CorruptionError, UnavailableError
 from ..handoff import then
 from ..types import RemovalCause
 from .pending import PendingWrites, Snapshot
@@ -106,6 +106,7 @@ class Writer:
         self._marks_end = 0  # how much had entered when the other one took over,
         self._marks_seq = 0  # and the number of the latest put then
         self.skipped = self.overruns = self.corrupt = 0
+        self.closed = False
         self.flushed_seq = -1
         """Puts with a version up to this one are in the file, unless they were skipped."""
 
@@ -123,12 +124,18 @@ class Writer:
         while self._acks:
             self._acks.popleft()[1].set_result(False)
 
+    def refuse_if_closed(self) -> None:
+        """Raise UnavailableError when nothing is written any more because the node is closed."""
+        if self.closed:
+            raise UnavailableError("the node is closed: a change would be acknowledged and lost")
+
     # -- in ------------------------------------------------------------------------------------------------------
 
     def put(self, entry: Entry) -> bool | Future[bool]:
         """Have an entry written; False when it is left out. With write-through gives a future of the commit."""
         opened = self._opened
         if opened is None:
+            self.refuse_if_closed()
             return False
         pending = self.pending
         size = entry.size

@@ -104,7 +104,8 @@ class Below:
         node = self._node
         entry = node.residents.find(key)
         if entry is not None:
-            return unpacked(entry) if entry.expires_ms > node.now_ms() else None
+            doomed = bool(node.invalidation.under_way) and node.invalidation.is_doomed(entry)
+            return unpacked(entry) if entry.expires_ms > node.now_ms() and not doomed else None
         self._handoff.run_done()
         return node.l3.find(key, wait=self._handoff.waits) if node.l3 is not None else None
 

@@ -1,7 +1,8 @@
 """How an invalidation takes hold: at the gate, in memory, on disk, and then in the answer.
 
 Invariants: the gate hears first, so nothing that was asked for earlier can be stored any more; the answer is given only
-when every entry that is covered is dead for every reader and the disk has recorded it; `changed` is told before.
+when every entry that is covered is dead for every reader and the disk has recorded it; `changed` is told before; who
+changes an entry does not find one that is still to be killed.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from .types import RemovalCause
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from .entry import Entry
     from .gate import InvalidationGate
     from .groups import Group, Page
     from .handoff import Handoff
@@ -45,6 +47,8 @@ class Invalidation:
         self._handoff = handoff
         self._now_ms = now_ms
         self._changed = changed
+        self.under_way: list[tuple[int, set[Group]]] = []
+        """The invalidations that kill in slices and are not done, with their numbers and what they cover."""
 
     def keys(self, keys: Sequence[bytes], cause: RemovalCause = RemovalCause.INVALIDATED) -> int | Future[int]:
         """Invalidate keys; gives the number of live entries among them."""
@@ -100,6 +104,10 @@ class Invalidation:
         pages = [page for group in groups for page in group.pages]
         killed: Future[tuple[int, int]] = Future()
         self._kill_slice(pages, 0, (0, 0), seq, killed)
+        if not killed.done():
+            mark = (seq, set(groups))
+            self.under_way.append(mark)
+            killed.add_done_callback(lambda _: self.under_way.remove(mark))
 
         def count(in_memory: tuple[int, int], rows: int) -> int:
             self._changed(*change, RemovalCause.INVALIDATED)
@@ -113,6 +121,10 @@ class Invalidation:
             return then(on_disk, lambda rows: count(in_memory, rows))
 
         return self._handoff.settle(then_ask(killed, wait_for_disk))
+
+    def is_doomed(self, entry: Entry) -> bool:
+        """Whether an invalidation that is under way covers an entry, and has not come to it yet."""
+        return any(entry.version <= seq and entry.page.group in groups for seq, groups in self.under_way)
 
     def _kill_slice(
         self, pages: list[Page], start: int, so_far: tuple[int, int], seq: int, killed: Future[tuple[int, int]]

@@ -13,7 +13,7 @@ for `waiting` and for the batch; a batch is a snapshot, so the worker never read
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from .packing import unpack
@@ -75,6 +75,8 @@ class PendingWrites:
         self._batch_bytes = self._batch_doomed = self._batch_end = 0
         self.entered = self.due = self.taken = self.settled = 0
         self._entered_at: deque[tuple[int, int]] = deque()
+        self.reading: Counter[bytes] = Counter()
+        """Keys whose records are being read in the worker: what changes them is to be queued when that is done."""
         self.unsettled: Collection[bytes] = ()
         """Keys whose last change is not to reach the file yet; what waits behind such a key waits too."""
 

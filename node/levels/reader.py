@@ -266,6 +266,13 @@ class Reader:
 
     def _read_later(self, opened: Opened, key: bytes) -> Future[Entry | None]:
         result: Future[Entry | None] = Future()
+        reading = self._writes.reading
+        reading[key] += 1
+
+        def over() -> None:
+            reading[key] -= 1
+            if not reading[key]:
+                del reading[key]
 
         def read() -> tuple[Record, bytes] | None:
             with opened.store.begin_read() as txn:
@@ -276,10 +283,12 @@ class Reader:
                 return record, read_payload(memoryview(data), record)
 
         def done(found: tuple[Record, bytes] | None) -> None:
+            over()
             alive = found is not None and self._pending(key) is _ABSENT and self._alive(key, found[0])
             result.set_result(self._entry(*found) if found is not None and alive else None)
 
         def failed(error: BaseException) -> None:
+            over()
             if isinstance(error, CorruptionError):
                 self._corrupted(key, error)
             else:

@@ -161,7 +161,8 @@ class Writer:
         """Store no record of an entry, and see to it that no older one of its key is served."""
         self.skipped += 1
         key = entry.key
-        if self.through or entry.stored or key in self.pending.waiting or key in self.pending.batch:
+        pending = self.pending
+        if self.through or entry.stored or key in pending.waiting or key in pending.batch or key in pending.reading:
             ack = self.delete(key, stored=entry.stored)
             return then(ack, lambda _: False) if ack is not None else False
         assert self._opened is not None

@@ -6,9 +6,12 @@ import random
 import threading
 import time
 from concurrent.futures import Future
+from pathlib import Path
 
 import pytest
 
+from stratacache.node.clock import ManualClock
+from stratacache.node.config import NodeConfig
 from stratacache.node.engine import MultiLevelCache
 from stratacache.node.entry import NEVER_MS
 from stratacache.node.types import RemovalCause
@@ -225,3 +228,33 @@ def test_write_through_leaves_nothing_out(looped: tuple[MultiLevelCache, Loop]) 
         assert loop.run_until(future) is True
     stats = engine.stats()["levels"]["l3_disk"]
     assert (stats["entries"], stats["skipped"]) == (300, 0)
+
+
+def test_a_read_under_way_does_not_bring_back_what_a_put_that_is_left_out_replaced(
+    tmp_path: Path, clock: ManualClock
+) -> None:
+    """Its record was evicted from the file just behind the read, so nothing of its key had to be deleted there."""
+    loop = Loop()
+    config = NodeConfig(l1_bytes_max=8 * MIB, l3_bytes_max=16 * MIB, data_dir=tmp_path / "l3")
+    engine = MultiLevelCache(config, clock=clock, post=loop.post)
+    assert engine.l3 is not None
+    engine.put(b"a", b"old" * 100_000)
+    engine.l3.write_out(10)
+    engine.put(b"large", bytes(7_300_000))
+    assert engine.residents.find(b"a") is None
+    loop.calls.clear()
+    read = engine.get(b"a")
+    assert isinstance(read, Future)
+    with loop.arrived:
+        assert loop.arrived.wait_for(lambda: loop.calls, timeout=10), "the record is not read"
+    assert engine.l3._open is not None
+    assert engine.l3._open.store.evict_in_slices(1) == [b"a"]
+    engine.put(b"a", b"new" * 1_700_000)  # more than L3 takes of one value
+    assert payload(engine, b"a") == b"new" * 1_700_000
+    engine.put(b"large", bytes(7_300_000))
+    assert engine.residents.find(b"a") is None
+    assert loop.run_until(read) is None  # type: ignore[arg-type]
+    found = engine.get(b"a")
+    assert (loop.run_until(found) if isinstance(found, Future) else found) is None
+    engine.validate()
+    engine.close()

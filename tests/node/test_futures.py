@@ -139,3 +139,58 @@ def test_lease_voided_by_a_tag_known_only_at_the_put(looped: tuple[MultiLevelCac
     assert isinstance(removed, Future)
     loop.run_until(removed)
     assert engine.put(b"a", b"old", tags=(b"t",), lease=reply.token) is False
+
+
+def large_invalidation(engine: MultiLevelCache, loop: Loop, how: str) -> Future[int]:
+    """One of more entries than a slice kills; `docs:last`, which holds 5, is among those that have their turn yet."""
+    for number in range(16 * 256):
+        engine.put(b"docs:%d" % number, b"", tags=(b"red",))
+    assert loop.run_until(engine.put(b"docs:last", b"5", tags=(b"red",)))  # type: ignore[arg-type]
+    calls = {
+        "tag": lambda: engine.invalidate_tags((b"red",)),
+        "namespace": lambda: engine.invalidate_namespace(b"docs"),
+        "clear": engine.clear,
+    }
+    removed = calls[how]()
+    assert isinstance(removed, Future)
+    assert not removed.done()
+    return removed
+
+
+@pytest.mark.parametrize("how", ["tag", "namespace", "clear"])
+def test_another_expiry_does_not_carry_an_entry_past_its_invalidation(
+    looped: tuple[MultiLevelCache, Loop], how: str
+) -> None:
+    """Between the slices of a kill, when the records are swept already: written now, it would stay in the file."""
+    engine, loop = looped
+    assert engine.l3 is not None
+    removed = large_invalidation(engine, loop, how)
+    slices = [call for call in loop.calls if "run_done" not in repr(call)]
+    loop.calls = [call for call in loop.calls if call not in slices]
+    until = time.monotonic() + 10
+    while engine.stats()["levels"]["l3_disk"]["entries"] or engine.l3.stats()["tombstones"]:
+        assert time.monotonic() < until, "the records are not swept"
+        engine.tick()
+        engine._handoff.run_done_for(0.05)
+    changed = engine.set_expiry(b"docs:last", engine.now_ms() + 60_000)
+    if isinstance(changed, Future):
+        loop.run_until(changed)  # type: ignore[arg-type]
+    for call in slices:
+        call()
+    loop.run_until(removed)  # type: ignore[arg-type]
+    for _ in range(20):
+        engine.tick()
+    assert engine.get(b"docs:last") is None
+
+
+@pytest.mark.parametrize("how", ["tag", "namespace", "clear"])
+def test_what_is_being_killed_is_not_there_for_who_changes_it(looped: tuple[MultiLevelCache, Loop], how: str) -> None:
+    """A counter that is invalidated begins anew: six, made of the five that is gone, would stand for ever."""
+    engine, loop = looped
+    removed = large_invalidation(engine, loop, how)
+    found = engine.own(b"docs:last")
+    value = int(found.payload) if isinstance(found, Entry) else 0
+    engine.put(b"docs:last", b"%d" % (value + 1), tags=(b"red",))
+    loop.run_until(removed)  # type: ignore[arg-type]
+    assert payload(engine, b"docs:last") == b"1"
+    assert isinstance(engine.own(b"docs:last"), Entry)

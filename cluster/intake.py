@@ -52,7 +52,7 @@ class Peers(Protocol):
     """How a shard reaches others, and how it waits."""
 
     def ask(self, shard: ShardInfo, argv: Sequence[bytes], deadline_ms: int, done: Callable[[Any], None]) -> None:
-        """Send a command; `done` gets the reply, a Refused, or None when there was no answer in time. Once, later."""
+        """Send a command; `done` gets the reply, a Refused, or None when nothing came for so long. Once, later."""
 
     def after(self, ms: int, fn: Callable[[], None]) -> None:
         """Call `fn` in so many milliseconds."""

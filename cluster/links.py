@@ -1,4 +1,8 @@
-"""One native connection from this shard to another, for commands of plain Redis clients that came to the wrong shard.
+"""One native connection from this shard to another: commands of plain Redis clients, changes on their way, questions.
+
+Who waits for a large value over a slow network waits as long as its bytes move (`ask`, `quiet_s`): a deadline for the
+whole of it would end the same transfer at the same place each time. What is written is handed to the kernel in pieces,
+and the kernel is asked how much the other side has not taken yet.
 
 Invariants: commands are pipelined and answered in order; a link that breaks, or that answers late, fails everything
 that waits on it and is never used again; what waits is bounded.
@@ -7,7 +11,10 @@ that waits on it and is never used again; what waits is bounded.
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import ssl
+import struct
+import termios
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -17,8 +24,12 @@ import hiredis
 
 from stratacache.client.view import ShardInfo
 from stratacache.node.errors import DeadlineError, UnavailableError
+from stratacache.node.resp.keepalive import PEER, keep_alive
 
 WAITING_MAX: Final = 10_000
+PIECE_BYTES: Final = 64 * 1024
+LOOKS: Final = 4
+"""How often it is looked, within the time that may pass in silence, whether anything moves."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +50,12 @@ class Link(asyncio.Protocol):
         self._transport: asyncio.Transport = cast("asyncio.Transport", None)
         self._reader = hiredis.Reader(notEnoughData=_NOTHING)
         self._waiting: deque[asyncio.Future[object]] = deque()
+        self._unwritten: deque[memoryview] = deque()
+        self._may_write = True
+        self._loop = asyncio.get_running_loop()
+        self._moved_s = 0.0
+        self._in_kernel = 0
+        self.replies = 0
 
     @classmethod
     async def open(cls, shard: ShardInfo, credentials: Credentials) -> Link:
@@ -79,10 +96,45 @@ class Link(asyncio.Protocol):
             raise UnavailableError(f"the connection to {self.shard.id} is gone")
         if len(self._waiting) >= WAITING_MAX:
             raise UnavailableError(f"{WAITING_MAX} commands wait for {self.shard.id}: try again later")
-        future = asyncio.get_running_loop().create_future()
+        future = self._loop.create_future()
+        if not self._waiting:
+            self._moved_s = self._loop.time()
         self._waiting.append(future)
-        self._transport.write(hiredis.pack_command(tuple(argv)))  # type: ignore[arg-type]  # its stub names one item
+        packed = hiredis.pack_command(tuple(argv))  # type: ignore[arg-type]  # its stub names one item
+        if self._unwritten or not self._may_write or len(packed) > PIECE_BYTES:
+            self._unwritten.append(memoryview(packed))
+            self._write_on()
+        else:
+            self._transport.write(packed)
         return future
+
+    async def ask(self, argv: Sequence[bytes], silent_s: float) -> object:
+        """Send a command and wait for its reply as long as anything moves; DeadlineError after `silent_s` without."""
+        future = self.call(argv)
+        while not future.done():
+            if self.quiet_s() >= silent_s:
+                raise self.give_up(silent_s)
+            await asyncio.wait((future,), timeout=silent_s / LOOKS)
+        return future.result()
+
+    def quiet_s(self) -> float:
+        """For how long nothing has been seen to move in either direction while answers are due; 0 when none is."""
+        if not self._waiting:
+            return 0.0
+        now_s, before = self._loop.time(), self._in_kernel
+        self._in_kernel = _untaken(self._transport)
+        if self._in_kernel < before:
+            self._moved_s = now_s
+        return now_s - self._moved_s
+
+    def _write_on(self) -> None:
+        while self._unwritten and self._may_write and not self.broken:
+            first = self._unwritten[0]
+            self._transport.write(first[:PIECE_BYTES])
+            if len(first) > PIECE_BYTES:
+                self._unwritten[0] = first[PIECE_BYTES:]
+            else:
+                self._unwritten.popleft()
 
     def close(self) -> None:
         """End the connection; what waits fails."""
@@ -98,13 +150,28 @@ class Link(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Keep the transport."""
         self._transport = cast("asyncio.Transport", transport)
+        sock = transport.get_extra_info("socket")
+        if sock is not None:
+            keep_alive(sock, PEER)
+
+    def pause_writing(self) -> None:
+        """Note that the kernel takes no more for the moment."""
+        self._may_write = False
+
+    def resume_writing(self) -> None:
+        """Go on writing: the other side has taken some."""
+        self._may_write = True
+        self._moved_s = self._loop.time()
+        self._write_on()
 
     def data_received(self, data: bytes) -> None:
         """Give each reply to the one who waits longest."""
+        self._moved_s = self._loop.time()
         try:
             self._reader.feed(data)
             while (reply := self._reader.gets()) is not _NOTHING:
                 future = self._waiting.popleft()
+                self.replies += 1
                 if not future.done():
                     future.set_result(reply)
         except (hiredis.HiredisError, IndexError) as error:
@@ -117,6 +184,7 @@ class Link(asyncio.Protocol):
 
     def _fail(self, reason: str) -> None:
         self.broken = True
+        self._unwritten.clear()
         while self._waiting:
             future = self._waiting.popleft()
             if not future.done():
@@ -124,6 +192,16 @@ class Link(asyncio.Protocol):
 
 
 _NOTHING: Final = object()
+
+
+def _untaken(transport: asyncio.Transport) -> int:
+    """Bytes that the kernel holds because the other side has not taken them; 0 where it can't be asked."""
+    sock = transport.get_extra_info("socket")
+    try:
+        answer = fcntl.ioctl(sock.fileno(), termios.TIOCOUTQ, struct.pack("i", 0))
+    except (AttributeError, OSError, ValueError):
+        return 0
+    return int(struct.unpack("i", answer)[0])
 
 
 def _text(value: object) -> str:

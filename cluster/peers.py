@@ -1,7 +1,8 @@
 """How one shard asks another of the same cluster over the wire, for a handoff.
 
 Invariants: one link to each process, opened on first use; every question is answered once, with a reply, a refusal or
-None, or the process ends, as it does when a step that comes later fails; a link that was late is never used again.
+None, or the process ends, as it does when a step that comes later fails; a link on which nothing moved in time is never
+used again.
 """
 
 from __future__ import annotations
@@ -43,16 +44,11 @@ class LinkPeers:
     async def _ask(
         self, shard: ShardInfo, argv: Sequence[bytes], deadline_s: float, done: Callable[[Any], None]
     ) -> None:
-        link: Link | None = None
         try:
             async with asyncio.timeout(deadline_s):
                 link = await self._link(shard)
-                reply = await link.call(argv)
-        except TimeoutError:
-            if link is not None:
-                link.give_up(deadline_s)
-            reply = None
-        except UnavailableError:
+            reply = await link.ask(argv, deadline_s)
+        except (TimeoutError, UnavailableError):
             reply = None
         done(Refused(str(reply)) if isinstance(reply, hiredis.ReplyError) else reply)
 
@@ -61,8 +57,14 @@ class LinkPeers:
         async with self._opening.setdefault(name, asyncio.Lock()):
             link = self._links.get(name)
             if link is None or link.broken:
+                self._forget_broken()
                 link = self._links[name] = await Link.open(shard, self._credentials)
             return link
+
+    def _forget_broken(self) -> None:
+        """Of processes that are gone nothing is kept."""
+        self._links = {name: link for name, link in self._links.items() if not link.broken}
+        self._opening = {name: lock for name, lock in self._opening.items() if name in self._links or lock.locked()}
 
     def close(self) -> None:
         """End all links; what waits on them gets None."""

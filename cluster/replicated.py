@@ -129,11 +129,16 @@ class ReplicatedCache(MultiLevelCache):
         found: Entry | Future[Entry | None] | None = super().peek(key)
         return found
 
-    def install(self, key: bytes, ticket: Ticket, fields: Sequence[Any]) -> Entry | Future[Entry | None] | None:
-        """Take an entry in that another owner gave, unless something came in between; the live entry either way."""
+    def install(
+        self, key: bytes, ticket: Ticket, fields: Sequence[Any], asked_ms: int
+    ) -> Entry | Future[Entry | None] | None:
+        """Take an entry in that another owner gave, unless something came in between; the live entry either way.
+
+        The rest of its TTL is counted from when it was asked for: it may have been on its way for long.
+        """
         codec, payload, ttl_ms, cost, metadata, *tags = fields
-        if self.gate.admits(ticket, namespace_of(key), tags):
-            expires_ms = NEVER_MS if ttl_ms < 0 else self.now_ms() + max(1, ttl_ms)
+        expires_ms = NEVER_MS if ttl_ms < 0 else asked_ms + ttl_ms
+        if expires_ms > self.now_ms() and self.gate.admits(ticket, namespace_of(key), tags):
             with suppress(CacheError):  # what this shard would not take from a client is a miss
                 MultiLevelCache.put(
                     self,

@@ -62,7 +62,6 @@ class Replication:
         self._pulls: dict[bytes, Future[Entry | None]] = {}
         self._missing_until_ms = 0
         self._unsynced: dict[str, str] = {}
-        self._batch = SYNC_BATCH
         engine.attach(self)
 
     # -- views ---------------------------------------------------------------------------------------------------
@@ -175,9 +174,9 @@ class Replication:
 
     # -- what a shard missed -------------------------------------------------------------------------------------
 
-    def held(self, keys: Sequence[bytes]) -> list[Entry | Future[Entry | None] | None]:
-        """What this shard has under these keys, for another owner that lacks them."""
-        return [self.engine.settled(key) for key in keys]
+    def held(self, key: bytes) -> Entry | Future[Entry | None] | None:
+        """What this shard has under a key, for another owner that lacks it."""
+        return self.engine.settled(key)
 
     def shared(self, shard: str, cursor: int, count: int) -> tuple[int, list[bytes]]:
         """Keys held here that another shard owns too, step by step."""
@@ -207,11 +206,13 @@ class Replication:
             finish(self.engine.settled(key))
             return
 
+        asked_ms = self.engine.now_ms()
+
         def answered(done: Future[Any]) -> None:
             found = _pulled(done, 1)
             if found is not None and found[0] is not None:
                 self.pulled += 1
-                finish(self.engine.install(key, ticket, found[0]))
+                finish(self.engine.install(key, ticket, found[0], asked_ms))
             else:
                 self._ask_next(key, ticket, peers[1:], result)
 
@@ -277,34 +278,36 @@ class Replication:
 
     def _sync_batch(self, peer: str, keys: list[bytes], done: Callable[[], None], failed: Callable[[], None]) -> None:
         left = [key for key in keys if key not in self.outbox.unsettled]
-        wanted, rest = left[: self._batch], left[self._batch :]
+        wanted = left[:SYNC_BATCH]
         if not wanted:
             done()
             return
         tickets = [self.engine.gate.open(key) for key in wanted]
+        asked_ms = self.engine.now_ms()
 
         def answered(reply: Future[Any]) -> None:
             found = _pulled(reply, len(wanted))
-            # What is too much for one answer in time is asked for in smaller parts.
-            self._batch = max(1, len(wanted) // 2) if found is None else min(SYNC_BATCH, 2 * self._batch)
             for key, ticket, fields in zip(wanted, tickets, found or (), strict=False):
                 if fields is not None:
                     self.pulled += 1
-                    self.engine.install(key, ticket, fields)
+                    self.engine.install(key, ticket, fields, asked_ms)
             for ticket in tickets:
                 self.engine.gate.close(ticket)
             if found is None:
                 self.after(SYNC_AGAIN_MS, failed)
             else:
-                self._sync_batch(peer, rest, done, failed)
+                self._sync_batch(peer, left[len(found) :], done, failed)
 
         self._hear(peer, (b"SC.PULL", *wanted), answered)
 
 
 def _pulled(answer: Future[Any], count: int) -> list[list[Any] | None] | None:
-    """The entries of an answer to SC.PULL, None for keys that the peer lacks; None when it is no such answer."""
+    """The entries of an answer to SC.PULL, of the first keys at least, None for those that the peer lacks.
+
+    None when it is no such answer.
+    """
     found = answer.result() if answer.exception() is None else None
-    if not isinstance(found, list) or len(found) != count:
+    if not isinstance(found, list) or not 1 <= len(found) <= count:
         return None
     return found if all(fields is None or _is_entry(fields) for fields in found) else None
 

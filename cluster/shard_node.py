@@ -119,7 +119,7 @@ class ShardNode:
             engine = self.engine = ReplicatedCache(node_config(config, self.home), post=post)
             self.replication = Replication(spec.shard, engine, may_serve=self._may_serve, missed=self._missed)
             self.forwarder = RingForwarder(spec.shard, self.credentials, self.replication.chains)
-            self.links = StreamLinks(spec.incarnation, self.credentials, self.replication, self.forwarder, self.fall)
+            self.links = StreamLinks(spec.incarnation, self.credentials, self.replication, self.fall)
         else:
             self.engine = MultiLevelCache(node_config(config, self.home), post=post)
             self.forwarder = RingForwarder(spec.shard, self.credentials)

@@ -1,22 +1,26 @@
 """The connections of a shard's streams of changes: one to each other active shard, opened again when it breaks.
 
+Questions to other owners have connections of their own: an answer may be large, and nobody else shall wait behind it.
+
 Invariants: a connection carries the items of one stream in their order and nothing else; an answer that is not the
-expected number ends it; a stream that the outbox has dropped is not connected any more.
+expected number ends it, and so does silence while answers are due; a stream that the outbox has dropped is not
+connected any more.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
-from stratacache.client.view import ShardInfo, View
+from stratacache.client.view import SUSPENDED, ShardInfo, View
 from stratacache.cluster.background import Background, Fall
-from stratacache.cluster.forwarder import RingForwarder
-from stratacache.cluster.links import Credentials, Link
+from stratacache.cluster.intake import Refused
+from stratacache.cluster.links import LOOKS, Credentials, Link
+from stratacache.cluster.peers import LinkPeers
 from stratacache.node.errors import UnavailableError
 
 if TYPE_CHECKING:
@@ -25,6 +29,11 @@ if TYPE_CHECKING:
 
 OPEN_DEADLINE_S: Final = 2.0
 AGAIN_S: Final = 0.05
+SILENT_S: Final = 3.0
+"""A connection on which nothing moves for so long while answers are due is opened anew. A peer that is only slow, or
+waits for a third owner, loses nothing by it: the stream is resumed where it was."""
+SILENT_MAX_S: Final = 60.0
+"""What it grows to, twice as long each time, while not one answer comes: bytes that move behind a proxy are unseen."""
 
 
 class StreamLink(Link):
@@ -47,20 +56,19 @@ class StreamLinks:
         incarnation: int,
         credentials: Credentials,
         replication: Replication,
-        forwarder: RingForwarder,
         fall: Fall,
     ) -> None:
         self._sender = (replication.chains.shard.encode(), b"%d" % incarnation)
         self._credentials = credentials
         self._replication = replication
         self._outbox = replication.outbox
-        self._forwarder = forwarder
+        self._questions = LinkPeers(credentials, fall)
+        self._infos: Mapping[str, ShardInfo] = {}
         self._loop = asyncio.get_running_loop()
         self._runs: dict[Lane, tuple[Stream, asyncio.Task[None]]] = {}
         self._links: dict[Lane, StreamLink] = {}
         self._woken: set[Lane] = set()
         self._background = Background(fall)
-        self._questions: set[asyncio.Task[None]] = set()
         self._outbox.wake = self._wake
         replication.ask = self._ask
         replication.after = lambda ms, fn: self._loop.call_later(ms / 1000, self._call, fn)
@@ -73,6 +81,7 @@ class StreamLinks:
     def follow(self, view: View) -> None:
         """Connect the streams that are new, and give up those that are gone."""
         streams = self._outbox.streams
+        self._infos = view.by_id
         for lane, (stream, task) in list(self._runs.items()):
             if streams.get(lane) is not stream:
                 task.cancel()
@@ -84,6 +93,7 @@ class StreamLinks:
 
     async def _run(self, stream: Stream, info: ShardInfo) -> None:
         """Keep one stream connected."""
+        silent_s = SILENT_S
         while True:
             link: StreamLink | None = None
             try:
@@ -97,7 +107,10 @@ class StreamLinks:
                     self._outbox.opened(stream, applied)
                     self._links[stream.lane] = link
                     self._pump(stream.lane)
-                    await link.ended.wait()
+                    opening = link.replies
+                    was_silent = await _until_ended(link, silent_s)
+                    in_vain = was_silent and link.replies == opening
+                    silent_s = min(2 * silent_s, SILENT_MAX_S) if in_vain else SILENT_S
             except (UnavailableError, TimeoutError):
                 pass  # tried again below, for as long as it is in the view
             finally:
@@ -141,24 +154,39 @@ class StreamLinks:
     def _ask(self, peer: str, words: Words) -> Future[Any]:
         """Ask a peer outside its stream."""
         result: Future[Any] = Future()
+        info = self._infos.get(peer)
+        if info is None or info.state == SUSPENDED:
+            result.set_exception(UnavailableError(f"{peer} does not serve now"))
+            return result
 
-        async def ask(words: Sequence[bytes]) -> None:
-            try:
-                result.set_result(await self._forwarder.call(peer, words))
-            except Exception as error:  # noqa: BLE001 - whoever asked goes on without an answer
-                result.set_exception(error)
+        def answered(reply: Any) -> None:
+            if reply is None or isinstance(reply, Refused):
+                result.set_exception(UnavailableError(f"{peer} gave no answer: {reply}"))
+            else:
+                result.set_result(reply)
 
-        task = self._loop.create_task(ask(words))
-        self._questions.add(task)
-        task.add_done_callback(self._questions.discard)
+        self._questions.ask(info, words, int(SILENT_S * 1000), answered)
         return result
 
     async def close(self) -> None:
         """End all streams."""
-        tasks = [task for _, task in self._runs.values()] + list(self._questions)
+        tasks = [task for _, task in self._runs.values()]
         for task in tasks:
             task.cancel()
         for task in tasks:
             with suppress(asyncio.CancelledError):
                 await task
         self._runs.clear()
+        self._questions.close()
+
+
+async def _until_ended(link: StreamLink, silent_s: float) -> bool:
+    """Wait for the end of a connection; ends it, and returns True, when answers are due and nothing moves."""
+    while not link.ended.is_set():
+        if link.quiet_s() >= silent_s:
+            link.close()
+            return True
+        with suppress(TimeoutError):
+            async with asyncio.timeout(silent_s / LOOKS):
+                await link.ended.wait()
+    return False

@@ -23,6 +23,9 @@ class Patience(NamedTuple):
 CLIENT: Final = Patience(300, 100, 3)
 """For who connects to a node: as Redis. Else clients whose machine has vanished would hold their places for ever."""
 
+PEER: Final = Patience(30, 10, 3)
+"""For links between the shards of a cluster. More often than firewalls forget a connection on which nothing is sent."""
+
 
 def keep_alive(sock: Any, patience: Patience) -> None:
     """Set it on a TCP socket; what a listener accepts inherits it."""

@@ -77,8 +77,8 @@ class Copies(Protocol):
         """Apply a change of that stream, once; it is recorded when the future is done, or already."""
         ...
 
-    def held(self, keys: Sequence[bytes]) -> list[Entry | Future[Entry | None] | None]:
-        """What is held under these keys here, without asking anybody else."""
+    def held(self, key: bytes) -> Entry | Future[Entry | None] | None:
+        """What is held under a key here, without asking anybody else."""
         ...
 
     def shared(self, shard: str, cursor: int, count: int) -> tuple[int, list[bytes]]:

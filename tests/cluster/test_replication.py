@@ -28,7 +28,8 @@ class Shard:
         self.missed: list[tuple[str, bytes]] = []
         self.asked: list[tuple[str, tuple[bytes, ...]]] = []
         self.replies: dict[bytes, Any] = {}
-        self.engine = ReplicatedCache(NodeConfig(l1_bytes_max=1 << 20, value_bytes_max=1 << 16), clock=ManualClock())
+        self.clock = ManualClock()
+        self.engine = ReplicatedCache(NodeConfig(l1_bytes_max=1 << 20, value_bytes_max=1 << 16), clock=self.clock)
         self.replication = Replication("a", self.engine, may_serve=lambda: True, missed=self._missed)
         self.replication.ask = self._ask
         self.replication.failed = lambda why, error: self.failed.append(error)
@@ -158,23 +159,45 @@ def test_an_entry_that_this_shard_would_not_take_is_a_miss(shard: Shard) -> None
     assert not shard.failed
 
 
-def test_what_is_too_much_for_one_answer_is_asked_for_in_parts(shard: Shard) -> None:
-    """Large values: an answer with all of a batch would never come within the deadline, however often asked for."""
+def test_an_answer_may_hold_the_first_entries_only(shard: Shard) -> None:
+    """Large values: the rest is asked for again, and nothing is left out."""
     keys = [b"large-%d" % number for number in range(100)]
 
     def pulled(*wanted: bytes) -> object:
-        return [[0, b"kept", -1, b"1.0", b""] for _ in wanted] if len(wanted) <= 3 else None
+        return [[0, b"kept", -1, b"1.0", b""] for _ in wanted[:3]]
 
     shard.replies[b"SC.SHARED"] = [b"0", keys]
     shard.replies[b"SC.PULL"] = pulled
     shard.replication.activate(view_of(1, {"a": "1", "b": "1", "c": ""}), returns=True)
-    for _ in range(500):
-        if not shard.timers:
-            break
-        shard.timers.pop()()
     assert not shard.timers
     assert not shard.replication.is_missing(shard.engine.now_ms())
     assert all(shard.engine.get(key) is not None for key in keys)
+    assert len([words for _, words in shard.asked if words[0] == b"SC.PULL"]) == 34
+
+
+@pytest.mark.parametrize("ttl_ms", [5_000, 20_000])
+def test_what_is_long_on_its_way_expires_when_it_would_have(shard: Shard, ttl_ms: int) -> None:
+    """The rest of a TTL that another owner tells begins before the value is on its way, not when it has come."""
+    answers: list[Future[Any]] = []
+
+    def ask(peer: str, words: tuple[bytes, ...]) -> Future[Any]:
+        answers.append(Future())
+        return answers[-1]
+
+    shard.replication.ask = ask
+    shard.replication.activate(view_of(1, {"a": "1", "b": "1", "c": ""}), returns=True)
+    listing = answers.pop()
+    found = shard.engine.get(KEY)
+    assert isinstance(found, Future)
+    listing.set_result([b"0", [b"other"]])
+    shard.clock.advance(10_000)
+    for answer in answers:
+        answer.set_result([[0, b"kept", ttl_ms, b"1.0", b""]])
+    for key in (KEY, b"other"):
+        assert (shard.engine.peek(key) is not None) == (ttl_ms > 10_000)
+    shard.clock.advance(10_000)
+    for key in (KEY, b"other"):
+        assert shard.engine.peek(key) is None
 
 
 def test_a_change_that_could_not_be_applied_ends_the_process(shard: Shard) -> None:

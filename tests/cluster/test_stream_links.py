@@ -13,7 +13,6 @@ import pytest
 
 from stratacache.client.view import ShardInfo, View
 from stratacache.cluster.chains import Chains
-from stratacache.cluster.forwarder import RingForwarder
 from stratacache.cluster.links import Credentials, Link
 from stratacache.cluster.peers import LinkPeers
 from stratacache.cluster.replication import Replication
@@ -76,8 +75,7 @@ class World:
         self.outbox.follow({"b": "1"}, relays=False)
         self.replication = cast("Replication", SimpleNamespace(chains=Chains("a"), outbox=self.outbox))
         self.changes: list[Change] = [self.outbox.send({"b": (b"DEL", key)}, (key,)) for key in KEYS]
-        forwarder = RingForwarder("a", Credentials())
-        self.links = StreamLinks(1, Credentials(), self.replication, forwarder, self.fall)
+        self.links = StreamLinks(1, Credentials(), self.replication, self.fall)
 
     def fall(self, why: str, error: BaseException) -> NoReturn:
         self.fell.append(error)

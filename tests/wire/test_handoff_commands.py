@@ -1,11 +1,15 @@
-"""What the server does for keys that come and go: SC.TAKE, SC.DRAIN, and commands that wait for an entry."""
+"""What the server does for keys that come and go: SC.TAKE, SC.DRAIN, SC.PULL, and commands that wait for an entry."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from concurrent.futures import Future
-from typing import Any
+from typing import Any, cast
 
+import hiredis
+
+from stratacache.node.engine import MultiLevelCache
+from stratacache.node.entry import Entry
 from stratacache.node.resp.replies import CommandError
 from tests.wire.inprocess import InProcess
 from tests.wire.raw import request
@@ -110,3 +114,45 @@ def test_nobody_gets_in_between_while_a_transaction_waits_for_entries() -> None:
     arrivals.waiting.pop(b"b").set_result(None)
     node.loop.run()
     assert seen.written == b"*2\r\n+OK\r\n$-1\r\n"
+
+
+class Copies:
+    """Holds values of 400 KB, those on disk behind futures that the test completes."""
+
+    def __init__(self, engine: MultiLevelCache) -> None:
+        self._engine = engine
+        self.reading: dict[bytes, Future[Entry | None]] = {}
+
+    def held(self, key: bytes) -> Entry | Future[Entry | None] | None:
+        if key.startswith(b"disk"):
+            return self.reading.setdefault(key, Future())
+        return self.memory(key)
+
+    def memory(self, key: bytes) -> Entry | None:
+        found = self._engine.peek(key)
+        assert not isinstance(found, Future)
+        return found
+
+
+def test_another_owner_is_given_the_first_entries_as_far_as_they_go_into_one_answer() -> None:
+    """However many it asks for: no more than one too many is read and held at a time."""
+    node = InProcess()
+    copies = Copies(node.engine)
+    node.server.copies = cast("Any", copies)
+    keys = ["m0", "disk1", "none", "disk3", "m4", "disk5"]
+    for key in keys:
+        if key != "none":
+            node.engine.put(key.encode(), key.encode() * (400_000 // len(key)))
+    client, seen = node.connect()
+    client.data_received(request("SC.HELLO", 1))
+    seen.written.clear()
+    client.data_received(request("SC.PULL", *keys))
+    for key in (b"disk1", b"disk3"):
+        assert list(copies.reading) == [key]
+        copies.reading.pop(key).set_result(copies.memory(key))
+        node.loop.run()
+    assert not copies.reading
+    reader = hiredis.Reader()
+    reader.feed(bytes(seen.written))
+    entries = cast("list[Any]", reader.gets())
+    assert [entry and entry[1][:5] for entry in entries] == [b"m0m0m", b"disk1", None, b"disk3"]

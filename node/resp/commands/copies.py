@@ -5,7 +5,8 @@ A shard whose keys have one owner each refuses all of them.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from concurrent.futures import Future
+from typing import TYPE_CHECKING, Final
 
 from stratacache.node.entry import NEVER_MS, Entry
 from stratacache.node.keys import canonical
@@ -13,11 +14,14 @@ from stratacache.node.resp.arguments import count_of, cursor_of
 from stratacache.node.resp.commands.entries import bulk_of, gather
 from stratacache.node.resp.dispatch import when
 from stratacache.node.resp.replies import CommandError, array, bulk, bulks, integer
-from stratacache.node.resp.table import Flag, Reply, command
+from stratacache.node.resp.table import Flag, Later, Reply, command
 
 if TYPE_CHECKING:
     from stratacache.node.resp.connection import Connection
     from stratacache.node.resp.routing import Copies
+
+PULLED_BYTES: Final = 1 << 20
+"""How much of the entries that another owner asks for is sent at once, but for the last of them."""
 
 
 def _copies(connection: Connection) -> Copies:
@@ -57,9 +61,27 @@ def _fields(connection: Connection, entry: Entry | None) -> bytes:
 
 @command("sc.pull", -2, Flag.READ, (1, -1, 1), group="native")
 def sc_pull(connection: Connection, argv: list[bytes]) -> Reply:
-    """What this owner of the keys has, for another one that lacks them."""
-    found: list[Any] = _copies(connection).held([canonical(raw) for raw in argv[1:]])
-    return gather(found, lambda entries: array([_fields(connection, entry) for entry in entries]))
+    """What this owner has of keys that another one lacks: of the first of them, as much as is sent at once."""
+    return _pull(connection, [canonical(raw) for raw in argv[1:]], [], 0)
+
+
+def _pull(connection: Connection, keys: list[bytes], replies: list[bytes], size: int) -> Reply:
+    """Go on behind the keys that are answered; one after the other, so that no more than one too many is held."""
+    copies = _copies(connection)
+    for at in range(len(replies), len(keys)):
+        if size >= PULLED_BYTES:
+            break
+        found = copies.held(keys[at])
+        if isinstance(found, Future):
+
+            def arrived(entry: Entry | None, size: int = size) -> Reply:
+                replies.append(_fields(connection, entry))
+                return _pull(connection, keys, replies, size + len(replies[-1]))
+
+            return Later(found, arrived)
+        replies.append(_fields(connection, found))
+        size += len(replies[-1])
+    return array(replies)
 
 
 @command("sc.shared", 4, Flag.READ, group="native")

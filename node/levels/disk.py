@@ -282,7 +282,7 @@ class DiskLevel:
             return
         self._writer.tick(now_ms)
         opened.side.clock_ms = now_ms
-        opened.side.save()
+        opened.side.save_clock()
         self._upkeep.tick(opened, now_ms, self._writer.flushed_seq)
 
     # -- failure and end -----------------------------------------------------------------------------------------

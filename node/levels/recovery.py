@@ -137,9 +137,22 @@ def _open_locked(directory: Path, bytes_max: int, *, write_through: bool, rebuil
     side.write_behind = not write_through
     side.boot_id = boot_id
     side.save()
-    (directory / "format").write_bytes(FORMAT)
+    _note_format(directory)
     fsync_directory(directory)
     return Opened(store, side, lock, side.adopt_marks(), reason)
+
+
+def _note_format(directory: Path) -> None:
+    """Say which format the directory has; whole or not at all, since without it nothing here can be read again."""
+    note = directory / "format"
+    if note.exists() and note.read_bytes() == FORMAT:
+        return
+    fresh = directory / "format.new"
+    with fresh.open("wb") as file:
+        file.write(FORMAT)
+        file.flush()
+        os.fsync(file.fileno())
+    fresh.replace(note)
 
 
 def _refuse_unknown(directory: Path, *, rebuild: bool) -> str:

@@ -9,9 +9,12 @@ machine: see `boot_id`). It holds
 - the suspects: marks of an earlier crash, until the sweep has dropped their records;
 - the stamps: number of the last transaction, with the sum of the versions and the count of the records after it; two,
   because a crash may fall between a stamp and its commit. A database that matches neither was damaged or rolled back;
-- the high-water mark of the clock, the number of incarnations, and whether the content may be trusted at all.
+- the head: the high-water mark of the clock, the number of incarnations, and whether the content may be trusted at all;
+  two again, of which the newer whole one counts, so that neither a kill in the middle of a store nor damage makes it
+  an older incarnation, whose numbers are below the versions of what is there.
 
-Invariants: a mark is set before its change is acknowledged and wiped only after the commit that holds the change.
+Invariants: a mark is set before its change is acknowledged and wiped only after the commit that holds the change; the
+two heads differ in their clock and number only.
 """
 
 from __future__ import annotations
@@ -19,7 +22,7 @@ from __future__ import annotations
 import mmap
 import os
 from struct import Struct
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from .records import crc32
 
@@ -28,8 +31,13 @@ if TYPE_CHECKING:
 
 SLOTS: Final = 1 << 18
 MARKS_MASK: Final = SLOTS - 1
+MARKED: Final = 0xFF
+"""What stands in the slot of a marked key: it takes eight damaged bits to lose it."""
 _MAGIC: Final = b"strata-1"
 _HEAD: Final = Struct("<8sIIQQ40s")  # magic, distrust, write_behind, incarnation, clock_ms, boot id
+_HEAD_END: Final = Struct("<QI")  # number of the store, crc
+_HEAD_BYTES: Final = _HEAD.size + _HEAD_END.size
+_HEADS_AT: Final = (0, 256)
 _STAMP: Final = Struct("<QQQI")  # transaction, sum of versions, count of records, crc
 _STAMP_BODY: Final = Struct("<QQQ")
 _STAMPS_AT: Final = 512
@@ -69,12 +77,12 @@ class SideFile:
             path.chmod(0o600)
         self._file = path.open("r+b")
         self._map = mmap.mmap(self._file.fileno(), _BYTES)
-        magic, distrust, behind, self.incarnation, self.clock_ms, boot = _HEAD.unpack_from(self._map)
-        if magic != _MAGIC:
+        head = self._newest_head()
+        if head is None:
             self.fresh = True
-            distrust = behind = self.incarnation = self.clock_ms = 0
-            boot = b""
+            head = _MAGIC, 0, 0, 0, 0, b"", 0
             self._map[:] = bytes(_BYTES)
+        _, distrust, behind, self.incarnation, self.clock_ms, boot, self._stores = head
         self.distrust = bool(distrust)
         self.write_behind = bool(behind)
         self.boot_id: bytes = boot.rstrip(b"\0")
@@ -83,21 +91,35 @@ class SideFile:
         whole = memoryview(self._map)
         self._views = [whole[_MAPS_AT + at : _MAPS_AT + at + SLOTS] for at in (0, SLOTS)]
         self.marks = self._views[0]
-        """Slots of the present dirty map. To mark a key: `marks[crc32(key) & MARKS_MASK] = 1`."""
+        """Slots of the present dirty map. To mark a key: `marks[crc32(key) & MARKS_MASK] = MARKED`."""
         whole.release()
 
+    def _newest_head(self) -> tuple[Any, ...] | None:
+        """The head that was stored last and is whole, its number included; None when there is none."""
+        found = []
+        for at in _HEADS_AT:
+            data = self._map[at : at + _HEAD_BYTES]
+            fields, (stores, crc) = _HEAD.unpack_from(data), _HEAD_END.unpack_from(data, _HEAD.size)
+            if fields[0] == _MAGIC and crc == crc32(data[:-4]):
+                found.append((*fields, stores))
+        if not found and not any(self._map[_HEAD.size : _STAMPS_AT]):  # as it was before heads had a checksum
+            fields = _HEAD.unpack_from(self._map)
+            return (*fields, 0) if fields[0] == _MAGIC else None
+        return max(found, key=lambda head: int(head[-1]), default=None)
+
+    def save_clock(self) -> None:
+        """Store the head in place of the older one; what has changed besides the clock is to be stored with `save`."""
+        self._stores += 1
+        body = _HEAD.pack(
+            _MAGIC, self.distrust, self.write_behind, self.incarnation, self.clock_ms, self.boot_id
+        ) + self._stores.to_bytes(8, "little")
+        at = _HEADS_AT[self._stores & 1]
+        self._map[at : at + _HEAD_BYTES] = body + crc32(body).to_bytes(4, "little")
+
     def save(self) -> None:
-        """Store the head."""
-        _HEAD.pack_into(
-            self._map,
-            0,
-            _MAGIC,
-            self.distrust,
-            self.write_behind,
-            self.incarnation,
-            self.clock_ms,
-            self.boot_id,
-        )
+        """Store the head in both places."""
+        self.save_clock()
+        self.save_clock()
 
     def stamps(self) -> list[Stamp]:
         """The stamps whose checksum is right."""

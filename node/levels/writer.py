@@ -26,7 +26,7 @@ from ..handoff import then
 from ..types import RemovalCause
 from .pending import PendingWrites, Snapshot
 from .records import crc32
-from .sidefile import MARKS_MASK
+from .sidefile import MARKED, MARKS_MASK
 from .store import FILLED_MAX, RecordStore, digest
 
 if TYPE_CHECKING:
@@ -149,7 +149,7 @@ class Writer:
             if pending.bytes_held + size - entry.queued > pending.bytes_max:
                 return self._leave_out(entry)
         if pending.add(entry):
-            opened.side.marks[crc32(entry.key) & MARKS_MASK] = 1
+            opened.side.marks[crc32(entry.key) & MARKS_MASK] = MARKED
             if not pending.entered % LOOK_EVERY:
                 self._handoff.run_done()
         if pending.bytes_held > self._hurry_bytes:
@@ -185,7 +185,7 @@ class Writer:
         if self.through:
             return self._ack()
         if fresh:
-            opened.side.marks[crc32(key) & MARKS_MASK] = 1
+            opened.side.marks[crc32(key) & MARKS_MASK] = MARKED
         if self.pending.bytes_held > self._overrun_bytes:
             self.overruns += 1
             self._overrun()

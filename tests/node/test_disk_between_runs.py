@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import shutil
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -141,3 +143,76 @@ def test_a_forked_child_that_closes_its_copy_leaves_the_lock_to_its_parent(node:
     assert os.waitpid(child, 0)[1] == 0
     with pytest.raises(UnavailableError, match="in use"):
         Node(node.directory, node.clock).start()
+
+
+def flip(path: Path, at: int, bit: int) -> None:
+    data = bytearray(path.read_bytes())
+    data[at] ^= 1 << bit
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize("at", [8, 16, 24, 72, 256 + 8, 256 + 16])
+def test_a_damaged_head_of_the_side_file_revives_nothing(node: Node, at: int) -> None:
+    """An incarnation that reads as an earlier one would number invalidations below the versions of what they cover."""
+    for _ in range(2):
+        node.start()
+    node.start().put(b"a", b"old", tags=(b"red",))
+    node.stop()
+    flip(node.directory / "side", at, 1)
+    engine = node.start()
+    engine.invalidate_tags((b"red",))
+    assert payload(engine, b"a") is None
+
+
+def test_a_mark_with_a_damaged_bit_is_a_mark(node: Node, tmp_path: Path) -> None:
+    """What may be older than an acknowledged put is a miss after a crash."""
+    engine = node.start()
+    engine.put(b"a", b"old")
+    assert engine.l3 is not None
+    assert engine.l3.write_out(10)
+    engine.put(b"a", b"new")
+    crashed = Node(tmp_path / "crashed", node.clock)
+    shutil.copytree(node.directory, crashed.directory)
+    flip(crashed.directory / "side", only_mark(crashed.directory / "side"), 0)
+    assert payload(crashed.start(), b"a") is None
+    crashed.stop()
+
+
+def only_mark(side: Path) -> int:
+    """Where the one mark stands."""
+    data = side.read_bytes()
+    found = [at for at in range(4096, len(data)) if data[at]]
+    assert len(found) == 1
+    return found[0]
+
+
+def test_a_side_file_from_before_heads_had_a_checksum_is_read(node: Node) -> None:
+    """An update of the program keeps what is on disk."""
+    node.start().put(b"a", b"1")
+    node.stop()
+    side = node.directory / "side"
+    data = bytearray(side.read_bytes())
+    data[72:512] = bytes(440)
+    side.write_bytes(data)
+    assert payload(node.start(), b"a") == b"1"
+    node.stop()
+    assert payload(node.start(), b"a") == b"1"
+
+
+def test_an_end_in_the_middle_of_a_start_does_not_lock_the_next_one_out(
+    node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The note of the format is not written anew, and so can't be lost: without it the directory would be refused."""
+    node.start().put(b"a", b"1")
+    node.stop()
+
+    def cut_off(path: Path, _: bytes) -> int:
+        path.open("wb").close()
+        raise SystemExit
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "write_bytes", cut_off)
+        with contextlib.suppress(SystemExit):
+            node.start()
+        node.stop()
+    assert payload(node.start(), b"a") in (None, b"1")

@@ -14,10 +14,14 @@ from os import PathLike
 from pathlib import Path
 from typing import Any, Final
 
+from stratacache.cluster.streams import QUEUED_BYTES_MAX
+from stratacache.node.config import NodeConfig
 from stratacache.node.errors import UsageError
 from stratacache.node.types import EvictionPolicy
 
 MIB: Final = 1 << 20
+PROCESS_BYTES: Final = 128 * MIB
+"""What a shard takes beside its levels and queues: Python, Ray, the tables of a node."""
 SHARDS_MAX: Final = 1000
 REPLICAS_MAX: Final = 3
 RAY_NAMESPACE: Final = "stratacache"
@@ -150,8 +154,13 @@ class ClusterConfig:
         return tuple(f"shard-{index}" for index in range(self.shards))
 
     def memory_bytes(self) -> int:
-        """What one shard declares to Ray: its levels in memory and the process itself."""
-        return self.l1_bytes_max + self.l2_bytes_max + 128 * MIB
+        """What one shard declares to Ray: its levels in memory, the process itself, and what waits to go elsewhere.
+
+        That is for the disk (`l3_queue_bytes_max` of the node), and for the other owners of its keys.
+        """
+        for_disk = NodeConfig.l3_queue_bytes_max if self.data_dir is not None and self.l3_bytes_max else 0
+        for_copies = QUEUED_BYTES_MAX if self.replicas > 1 else 0
+        return self.l1_bytes_max + self.l2_bytes_max + PROCESS_BYTES + for_disk + for_copies
 
     def to_map(self) -> dict[str, Any]:
         """Plain values, for JSON and for Ray."""

@@ -16,7 +16,7 @@ import ssl
 import struct
 import termios
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Final, cast
 
@@ -50,7 +50,9 @@ class Link(asyncio.Protocol):
         self._transport: asyncio.Transport = cast("asyncio.Transport", None)
         self._reader = hiredis.Reader(notEnoughData=_NOTHING)
         self._waiting: deque[asyncio.Future[object]] = deque()
-        self._unwritten: deque[memoryview] = deque()
+        self._unwritten: deque[Sequence[bytes]] = deque()
+        self._pieces: deque[memoryview] = deque()
+        """Of the command that is being written."""
         self._may_write = True
         self._loop = asyncio.get_running_loop()
         self._moved_s = 0.0
@@ -100,12 +102,8 @@ class Link(asyncio.Protocol):
         if not self._waiting:
             self._moved_s = self._loop.time()
         self._waiting.append(future)
-        packed = hiredis.pack_command(tuple(argv))  # type: ignore[arg-type]  # its stub names one item
-        if self._unwritten or not self._may_write or len(packed) > PIECE_BYTES:
-            self._unwritten.append(memoryview(packed))
-            self._write_on()
-        else:
-            self._transport.write(packed)
+        self._unwritten.append(argv)
+        self._write_on()
         return future
 
     async def ask(self, argv: Sequence[bytes], silent_s: float) -> object:
@@ -128,13 +126,20 @@ class Link(asyncio.Protocol):
         return now_s - self._moved_s
 
     def _write_on(self) -> None:
-        while self._unwritten and self._may_write and not self.broken:
-            first = self._unwritten[0]
-            self._transport.write(first[:PIECE_BYTES])
-            if len(first) > PIECE_BYTES:
-                self._unwritten[0] = first[PIECE_BYTES:]
+        """Write as much as is taken. What waits is only referred to: it lies with who wants it sent."""
+        pieces = self._pieces
+        while self._may_write and not self.broken:
+            if pieces:
+                piece = pieces.popleft()
+                if len(piece) > PIECE_BYTES:
+                    pieces.appendleft(piece[PIECE_BYTES:])
+                self._transport.write(piece[:PIECE_BYTES])
+            elif not self._unwritten:
+                return
+            elif sum(map(len, argv := self._unwritten.popleft())) > PIECE_BYTES:
+                pieces.extend(_in_pieces(argv))
             else:
-                self._unwritten.popleft()
+                self._transport.write(hiredis.pack_command(tuple(argv)))  # type: ignore[arg-type]  # names one item
 
     def close(self) -> None:
         """End the connection; what waits fails."""
@@ -185,6 +190,7 @@ class Link(asyncio.Protocol):
     def _fail(self, reason: str) -> None:
         self.broken = True
         self._unwritten.clear()
+        self._pieces.clear()
         while self._waiting:
             future = self._waiting.popleft()
             if not future.done():
@@ -192,6 +198,21 @@ class Link(asyncio.Protocol):
 
 
 _NOTHING: Final = object()
+
+
+def _in_pieces(argv: Sequence[bytes]) -> Iterator[memoryview]:
+    """A command as it is written, without copying its large words."""
+    small = bytearray(b"*%d\r\n" % len(argv))
+    for word in argv:
+        small += b"$%d\r\n" % len(word)
+        if len(word) > PIECE_BYTES:
+            yield memoryview(bytes(small))
+            yield memoryview(word)
+            small.clear()
+        else:
+            small += word
+        small += b"\r\n"
+    yield memoryview(bytes(small))
 
 
 def _untaken(transport: asyncio.Transport) -> int:

@@ -157,7 +157,8 @@ class ReplicatedCache(MultiLevelCache):
 
     def put(self, key: bytes, payload: bytes, **options: Any) -> bool | Future[bool]:
         """Store a payload here and at the other owners."""
-        peer = self.replication.begin(key)
+        beside = len(options.get("metadata", b"")) + sum(map(len, options.get("tags", ())))
+        peer = self.replication.begin(key, len(key) + len(payload) + beside)
         before = self.gate.seq
         done = super().put(key, payload, **options)
         if peer is None or self.gate.seq == before:  # a void lease changes nothing
@@ -192,8 +193,10 @@ class ReplicatedCache(MultiLevelCache):
     def invalidate_keys(self, keys: Sequence[bytes]) -> int | Future[int]:
         """Invalidate keys that this shard may change, here and at the other owners."""
         behind: dict[str, list[bytes]] = {}
+        size = 0
         for key in keys:
-            peer = self.replication.begin(key)
+            size += len(key)
+            peer = self.replication.begin(key, size)
             if peer is not None:
                 behind.setdefault(peer, []).append(key)
         return self._hand_on_keys(super().invalidate_keys(keys), keys, behind)
@@ -218,7 +221,7 @@ class ReplicatedCache(MultiLevelCache):
     def invalidate_tags(self, tags: Iterable[bytes]) -> int | Future[int]:
         """Invalidate everything that carries any of the tags, here and in what is on its way to other shards."""
         names = tuple(tags)
-        self.replication.check_room()
+        self.replication.check_room(names)
         return self._spread(super().invalidate_tags(names), (b"TAGS", *names))
 
     def invalidate_namespace(self, namespace: bytes) -> int | Future[int]:

@@ -114,20 +114,21 @@ class Replication:
 
     # -- changes made here ---------------------------------------------------------------------------------------
 
-    def begin(self, key: bytes) -> str | None:
-        """To whom a change of this key goes on; raises when this shard may not make it at this moment."""
+    def begin(self, key: bytes, size: int = 0) -> str | None:
+        """To whom a change of this key, of so many bytes, goes on; raises when it may not be made here and now."""
         if not self._may_serve():
             raise CommandError(HELD)
         self.chains.check_change(key)
         peer = self.chains.successor(key)
         if peer is not None:
-            self.outbox.check_room(peer)
+            self.outbox.check_room(peer, size)
         return peer
 
-    def check_room(self) -> None:
+    def check_room(self, words: Sequence[bytes] = ()) -> None:
         """Refuse what concerns all peers when one can take no more."""
+        size = sum(map(len, words))
         for peer in self.chains.peers:
-            self.outbox.check_room(peer)
+            self.outbox.check_room(peer, size)
 
     def spread(self, words: Words) -> Future[None] | None:
         """Hand an invalidation of many keys on to all peers, behind every put that was made here before it.

@@ -19,11 +19,15 @@ from stratacache.node.errors import UnavailableError
 from stratacache.node.resp.replies import CommandError
 
 ITEMS_MAX: Final = 50_000
-BYTES_MAX: Final = 256 << 20
+QUEUED_BYTES_MAX: Final = 128 << 20
+"""Of all changes of a shard that wait for others: `ClusterConfig.memory_bytes` counts it. Half of it may wait for one,
+or a peer that is slow would keep changes from the others too."""
+ITEM_BYTES: Final = 512
+"""What an item takes beside its words."""
 WINDOW: Final = 4_000
 """Items that may be on a connection without an answer."""
 WINDOW_BYTES: Final = 16 << 20
-"""And how much of them: what is written and not taken by the other side lies here a second time."""
+"""And how much of them."""
 
 Words = tuple[bytes, ...]
 OWN: Final = 0
@@ -68,7 +72,7 @@ class Stream:
     def add(self, words: Words, change: Change) -> None:
         """Queue an item; `words` are the command without its name and number."""
         self._seq += 1
-        size = sum(map(len, words))
+        size = ITEM_BYTES + sum(map(len, words))
         self.bytes += size
         self._items.append((self._seq, (b"SC.REPL", b"%d" % self._seq, *words), change, size))
 
@@ -119,6 +123,7 @@ class Stream:
         """The peer is out of the view: the changes that it may not have, in their order."""
         left = [item[2] for item in self._items]
         self._items.clear()
+        self.bytes = 0
         self.broken()
         return left
 
@@ -132,6 +137,8 @@ class Outbox:
         """The last change of each key that not all who must have it have."""
         self.wake: Callable[[Lane], None] = _nobody
         """Told of a lane in which something was queued."""
+        self.bytes = 0
+        """What waits in all streams."""
         self._changes = 0
         self._open: dict[int, Change] = {}
         self._drains: deque[tuple[int, Future[None]]] = deque()
@@ -141,16 +148,19 @@ class Outbox:
         left: list[tuple[str, Change]] = []
         for lane, stream in list(self.streams.items()):
             if peers.get(stream.peer) != stream.incarnation:
+                self.bytes -= stream.bytes
                 left += [(stream.peer, change) for change in self.streams.pop(lane).abandon()]
         for peer, incarnation in peers.items():
             for number in (OWN, RELAYED)[: 1 + relays]:
                 self.streams.setdefault((peer, number), Stream((peer, number), incarnation))
         return left
 
-    def check_room(self, peer: str) -> None:
-        """Refuse a change that could not be queued; raises UnavailableError, and nothing was done."""
+    def check_room(self, peer: str, size: int = 0) -> None:
+        """Refuse a change of so many bytes that could not be queued; raises UnavailableError, and nothing was done."""
         stream = self.streams[peer, OWN]
-        if len(stream) >= ITEMS_MAX or stream.bytes >= BYTES_MAX:
+        size += ITEM_BYTES
+        share = QUEUED_BYTES_MAX // 2 if len(stream) else QUEUED_BYTES_MAX  # a value may be larger than half
+        if len(stream) >= ITEMS_MAX or stream.bytes + size > share or self.bytes + size > QUEUED_BYTES_MAX:
             raise UnavailableError(f"{len(stream)} changes wait for {peer}: try again later")
 
     def send(self, items: Mapping[str, Words], keys: Sequence[bytes] = (), lane: int = OWN) -> Change:
@@ -162,26 +172,34 @@ class Outbox:
         for key in keys:
             self.unsettled[key] = change
         for peer, words in items.items():
-            self.streams[peer, lane].add(words, change)
-            self.wake((peer, lane))
+            self._add((peer, lane), words, change)
         return change
 
     def resend(self, change: Change, peer: str, words: Words) -> None:
         """Send a change to another peer than the one that is gone; it goes on waiting."""
-        self.streams[peer, OWN].add(words, change)
-        self.wake((peer, OWN))
+        self._add((peer, OWN), words, change)
+
+    def _add(self, lane: Lane, words: Words, change: Change) -> None:
+        stream = self.streams[lane]
+        before = stream.bytes
+        stream.add(words, change)
+        self.bytes += stream.bytes - before
+        self.wake(lane)
 
     def opened(self, stream: Stream, applied: int) -> None:
         """A connection for a stream stands."""
         if self.streams.get(stream.lane) is stream:
-            self._settle(stream.opened(applied))
+            before = stream.bytes
+            self._settle(stream.opened(applied), before - stream.bytes)
 
     def answered(self, stream: Stream, seq: int) -> None:
         """The peer has applied everything up to `seq`."""
         if self.streams.get(stream.lane) is stream:
-            self._settle(stream.answered(seq))
+            before = stream.bytes
+            self._settle(stream.answered(seq), before - stream.bytes)
 
-    def _settle(self, changes: Sequence[Change]) -> None:
+    def _settle(self, changes: Sequence[Change], freed: int) -> None:
+        self.bytes -= freed
         for change in changes:
             self.settle(change)
 

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 from concurrent.futures import Future
+from contextlib import suppress
 from dataclasses import replace
 
 import pytest
 
 from stratacache.client.view import SUSPENDED, ShardInfo, View
 from stratacache.cluster.chains import Chains, ring_of
+from stratacache.cluster.config import PROCESS_BYTES, ClusterConfig
 from stratacache.cluster.messages import Debt, DebtLog, Stored
-from stratacache.cluster.streams import OWN, Change, Inflow, Outbox
+from stratacache.cluster.streams import ITEM_BYTES, OWN, QUEUED_BYTES_MAX, Change, Inflow, Outbox
 from stratacache.cluster.warmth import keep_at_return, view_ring
+from stratacache.node.config import NodeConfig
 from stratacache.node.errors import UnavailableError
+from stratacache.node.groups import TAG_BYTES_MAX, TAGS_MAX
+from stratacache.node.keys import KEY_BYTES_MAX
 from stratacache.node.resp.replies import CommandError
 
 PEER = ("b", OWN)
@@ -148,9 +153,53 @@ def test_a_full_stream_refuses_before_anything_is_done(monkeypatch: pytest.Monke
         outbox.check_room("b")
 
 
+def test_what_waits_for_slow_peers_stays_within_what_is_declared() -> None:
+    """One that is slow has half of it at most, two all of it; what is answered, or dropped, makes room again."""
+    outbox = Outbox()
+    outbox.follow({"b": "1", "c": "1", "d": "1"}, relays=False)
+    payload = bytes(1 << 20)
+
+    def fill(peer: str) -> int:
+        count = 0
+        with suppress(UnavailableError):
+            while True:
+                outbox.check_room(peer, len(payload))
+                outbox.send({peer: (payload,)}, (b"%b-%d" % (peer.encode(), count),))
+                count += 1
+        return count
+
+    assert [fill("b"), fill("c"), fill("d")] == [63, 63, 1]
+    assert outbox.bytes <= QUEUED_BYTES_MAX
+    assert outbox.bytes == sum(stream.bytes for stream in outbox.streams.values())
+    outbox.opened(outbox.streams["b", OWN], 40)
+    outbox.answered(outbox.streams["b", OWN], 50)
+    assert fill("d") == 50
+    outbox.follow({"c": "1", "d": "1"}, relays=False)
+    assert outbox.bytes == sum(stream.bytes for stream in outbox.streams.values())
+    outbox.follow({}, relays=False)
+    assert outbox.bytes == 0
+
+
+def test_a_value_of_any_size_may_wait() -> None:
+    """The largest that a client may put is more than a peer's share."""
+    outbox = Outbox()
+    outbox.follow({"b": "1"}, relays=False)
+    largest = NodeConfig().value_bytes_max + KEY_BYTES_MAX + TAGS_MAX * TAG_BYTES_MAX
+    outbox.check_room("b", largest)
+
+
+def test_ray_is_told_of_all_that_a_shard_may_hold() -> None:
+    """The levels, what waits for the disk, and what waits for other owners."""
+    config = ClusterConfig(shards=2, l1_bytes_max=100 << 20, l2_bytes_max=50 << 20)
+    assert config.memory_bytes() == (150 << 20) + PROCESS_BYTES
+    on_disk = replace(config, data_dir="/data")
+    assert on_disk.memory_bytes() == config.memory_bytes() + NodeConfig().l3_queue_bytes_max
+    assert replace(on_disk, replicas=2).memory_bytes() == on_disk.memory_bytes() + QUEUED_BYTES_MAX
+
+
 def test_what_lies_on_a_connection_without_an_answer_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     """In bytes too, one item at least: a peer that is slow has none of it written to it a second time."""
-    monkeypatch.setattr("stratacache.cluster.streams.WINDOW_BYTES", 10)
+    monkeypatch.setattr("stratacache.cluster.streams.WINDOW_BYTES", ITEM_BYTES + 10)
     outbox = Outbox()
     outbox.follow({"b": "1"}, relays=False)
     changes = [outbox.send({"b": (b"PUT", key, b"12345")}, (key,)) for key in (b"u", b"v", b"w", b"x", b"y")]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import tracemalloc
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
@@ -11,12 +12,13 @@ from typing import Any
 
 import pytest
 
+from stratacache.client.view import ShardInfo
 from stratacache.cluster import stream_links
 from stratacache.cluster.links import Credentials, Link
 from stratacache.cluster.peers import LinkPeers
 from stratacache.node.errors import UnavailableError
 from stratacache.node.resp.keepalive import PEER
-from tests.cluster.test_stream_links import KEYS, World, run, until, world
+from tests.cluster.test_stream_links import GREETING, KEYS, World, run, until, world
 
 QUIET_S = 0.3
 LARGE = b"x" * 2_000_000
@@ -179,6 +181,34 @@ def test_an_answer_that_stops_coming_is_given_up() -> None:
             assert isinstance(pull.exception(), UnavailableError)
             assert drained == [None]
             peers.close()
+
+    run(main())
+
+
+def test_what_a_peer_does_not_read_is_not_copied() -> None:
+    """It lies in the stream once; the connection only refers to it."""
+
+    async def main() -> None:
+        gone = asyncio.Event()
+
+        async def greet(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            writer.write(GREETING)
+            await gone.wait()
+            writer.close()
+
+        server = await asyncio.start_server(greet, "127.0.0.1", 0, limit=50_000)
+        info = ShardInfo(id="b", host="127.0.0.1", port=server.sockets[0].getsockname()[1], incarnation="1")
+        link = await Link.open(info, Credentials())
+        payloads = [bytes([number]) * 1_000_000 for number in range(40)]
+        tracemalloc.start()
+        calls = [link.call((b"SC.REPL", b"1", b"PUT", payload)) for payload in payloads]
+        held, _ = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        assert held < len(payloads[0])
+        link.close()
+        assert all(isinstance(call.exception(), UnavailableError) for call in calls)
+        gone.set()
+        server.close()
 
     run(main())
 

@@ -247,6 +247,7 @@ def memory(manifests: list[Object]) -> Iterator[str]:
             continue
         shards, store = ray_offers(pod.owner, manifests)
         levels = config["l1_bytes_max"] + config["l2_bytes_max"] + (128 << 20)
+        levels += (64 << 20) * bool(config.get("data_dir")) + (128 << 20) * (config["replicas"] > 1)
         limit = quantity(pod.container()["resources"]["limits"]["memory"])
         if shards * levels + store + (512 << 20) > limit:
             yield f"{pod.owner}: {shards} shards and Ray need more than {limit}"

@@ -180,12 +180,15 @@ def test_every_variation_is_a_valid_configuration(helm4: Helm, name: str, tmp_pa
     config_of(helm4.manifests(sets=VARIATIONS[name]), tmp_path)
 
 
-def test_the_memory_check_is_exact(helm4: Helm) -> None:
+@pytest.mark.parametrize(("disk", "replicas"), [("1Gi", 1), ("1Gi", 2), ("0", 1)])
+def test_the_memory_check_is_exact(helm4: Helm, disk: str, replicas: int) -> None:
     """A limit of just what the shards declare to Ray, and Ray itself, is taken; one byte less is not."""
-    config = ClusterConfig(l1_bytes_max=300 << 20, l2_bytes_max=100 << 20)
+    data_dir = None if disk == "0" else "/data"
+    config = ClusterConfig(l1_bytes_max=300 << 20, l2_bytes_max=100 << 20, data_dir=data_dir, replicas=replicas)
     need = 2 * config.memory_bytes() + (100 << 20) + (512 << 20)
     sets = ("cache.l1BytesMax=300Mi", "cache.l2BytesMax=100Mi", "cache.shards=4", "worker.shardsPerPod=2",
-            "cache.l3BytesMax=1Gi", "worker.resources.requests.memory=1Gi")  # fmt: skip
+            f"cache.l3BytesMax={disk}", f"cache.replicas={replicas}",
+            "worker.resources.requests.memory=1Gi")  # fmt: skip
     assert helm4.template(sets=(*sets, f"worker.resources.limits.memory={need}")).returncode == 0
     refused = helm4.template(sets=(*sets, f"worker.resources.limits.memory={need - 1}"))
     assert "worker.resources.limits.memory" in refused.stderr

@@ -106,9 +106,12 @@ ray://{{ include "stratacache.headHost" . }}:10001
 {{- end }}
 {{- end }}
 
-{{/* What one shard needs in memory: its levels, and 128 MiB for its process. */}}
+{{/* What one shard needs in memory: its levels, 128 MiB for its process, and what waits for its disk (64 MiB) and for
+     other copies (128 MiB). The same as ClusterConfig.memory_bytes. */}}
 {{- define "stratacache.shardBytes" -}}
-{{- add (include "stratacache.bytes" .Values.cache.l1BytesMax) (include "stratacache.bytes" .Values.cache.l2BytesMax) 134217728 }}
+{{- $disk := ternary 67108864 0 (ne (include "stratacache.dataDir" .) "") }}
+{{- $copies := ternary 134217728 0 (gt (int64 .Values.cache.replicas) 1) }}
+{{- add (include "stratacache.bytes" .Values.cache.l1BytesMax) (include "stratacache.bytes" .Values.cache.l2BytesMax) 134217728 $disk $copies }}
 {{- end }}
 
 {{/* What Ray itself takes on a node beside its object store: raylet and agents, and room for the coordinator. */}}

@@ -97,7 +97,7 @@
 {{- $ray := int64 (include "stratacache.rayOverheadBytes" .) }}
 {{- $need := add (mul $perPod $shard) $store $ray }}
 {{- if gt $need $limit }}
-{{- fail (printf "worker.resources.limits.memory is %v, but %d shard(s) a pod need %d MiB (each cache.l1BytesMax + cache.l2BytesMax + 128 MiB; then worker.objectStoreMemory and 512 MiB for Ray): raise the limit, or lower cache.l1BytesMax or cache.l2BytesMax" .Values.worker.resources.limits.memory $perPod (div (add $need 1048575) 1048576)) }}
+{{- fail (printf "worker.resources.limits.memory is %v, but %d shard(s) a pod need %d MiB (each cache.l1BytesMax + cache.l2BytesMax + 128 MiB, 64 MiB with a disk level and 128 MiB with more than one copy; then worker.objectStoreMemory and 512 MiB for Ray): raise the limit, or lower cache.l1BytesMax or cache.l2BytesMax" .Values.worker.resources.limits.memory $perPod (div (add $need 1048575) 1048576)) }}
 {{- end }}
 {{- $disk := mul $perPod (int64 (include "stratacache.bytes" .Values.cache.l3BytesMax)) }}
 {{- $size := int64 (include "stratacache.bytes" .Values.worker.persistence.size) }}

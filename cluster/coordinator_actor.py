@@ -71,7 +71,7 @@ class CoordinatorActor:
         self.metrics = serve_metrics(config, collector, None)
         self._background.spawn(keep_recording(collector.totals))
         self.intelligence = IntelligenceShell(
-            config, self.registry, lambda: self.shards.actors, self.shards.totals, self._background.spawn
+            config, self.registry, lambda: self.shards.actors, self.shards.operations, self._background.spawn
         )
         self._background.spawn(self.intelligence.run())
         self._background.keep(self._act())

@@ -48,13 +48,13 @@ class IntelligenceShell:
         config: ClusterConfig,
         registry: Registry,
         handles: Callable[[], Mapping[tuple[str, int], Any]],
-        totals: Callable[[], Mapping[str, Any]],
+        operations: Callable[[], Mapping[str, Mapping[str, Any]]],
         spawn: Callable[[Coroutine[Any, Any, None]], object],
     ) -> None:
         self._config = config
         self._registry = registry
         self._handles = handles
-        self._totals = totals
+        self._operations = operations
         self._clock = NodeClock()
         self._reader = secrets.token_hex(4)
         self._planner: Planner | None = None
@@ -142,7 +142,7 @@ class IntelligenceShell:
 
     async def _pull(self) -> None:
         await asyncio.gather(*(self._ask(handle) for handle in list(self._handles().values())))
-        computed_s = sum(figures["computed_s"] for figures in self._totals().get("operations", {}).values())
+        computed_s = sum(figures["computed_s"] for figures in self._operations().values())
         if self._computed_s is not None:
             self.planner.demand(computed_s - self._computed_s - self._spent_s)
         self._computed_s, self._spent_s = computed_s, 0.0

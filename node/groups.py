@@ -28,6 +28,8 @@ TAGS_MAX: Final = 64
 CODEC_MAX: Final = 0xFFFF
 TAG_BYTES_MAX: Final = 1024
 NAMESPACES_IDLE_MAX: Final = 4096
+NAMESPACES_NAMED_MAX: Final = 256
+"""How many statistics name; the others are one. Who gives each user a namespace would have them grow beyond all use."""
 GROUP_BYTES: Final = 1280
 """Charged for a group with tags: the objects of the group, its first page, its places in the tables."""
 
@@ -103,6 +105,8 @@ class GroupTable:
 
     def __init__(self) -> None:
         self.namespaces: dict[bytes, Namespace] = {}
+        self.named: dict[bytes, Namespace] = {}
+        """Those that statistics name: the first to come. One that is not named never is, as long as it is known."""
         self.tags: dict[bytes, dict[Group, None]] = {}  # in order of their making: one seed, one story
         self.pages: list[Page | None] = []
         self._free_indexes: list[int] = []
@@ -116,6 +120,8 @@ class GroupTable:
             if len(self.namespaces) > 2 * self._namespaces_kept:
                 self._forget_idle_namespaces()
             found = self.namespaces[name] = Namespace(name)
+            if len(self.named) < NAMESPACES_NAMED_MAX:
+                self.named[name] = found
         return found
 
     def namespace_of(self, key: bytes) -> Namespace:
@@ -132,6 +138,7 @@ class GroupTable:
         self.namespaces = {
             name: record for name, record in self.namespaces.items() if record.groups or name == DEFAULT_NAMESPACE
         }
+        self.named = {name: record for name, record in self.named.items() if name in self.namespaces}
         self._namespaces_kept = max(NAMESPACES_IDLE_MAX, len(self.namespaces))
 
     def group(self, namespace: Namespace, tags: tuple[bytes, ...], codec: int) -> Group:

@@ -2,7 +2,8 @@
 
 Invariants: counters add up and never fall: what a process had counted, as far as it was seen, is handed to its
 successor, which adds it to its own; gauges (what is held now) add up and are not handed on; ratios, means and quantiles
-are computed again from their parts, never averaged.
+are computed again from their parts, never averaged. Namespaces, operations and models are named by clients: a name that
+is also a figure's is still a name.
 """
 
 from __future__ import annotations
@@ -99,7 +100,7 @@ def _beyond(before: Mapping[Any, Any], now: Mapping[Any, Any]) -> dict[Any, Any]
 
 
 def _add(total: dict[Any, Any], part: Mapping[Any, Any], *, skip: frozenset[str]) -> None:
-    if "mean_us" in part:
+    if _are_numbers(part, "mean_us", "count"):
         asked = total.get("count", 0) + part["count"]
         spent = total.get("mean_us", 0.0) * total.get("count", 0) + part["mean_us"] * part["count"]
         total["mean_us"] = spent / asked if asked else 0.0
@@ -114,6 +115,10 @@ def _add(total: dict[Any, Any], part: Mapping[Any, Any], *, skip: frozenset[str]
             total.setdefault(name, value)
 
 
+def _are_numbers(stats: Mapping[Any, Any], *names: str) -> bool:
+    return all(_is_number(stats.get(name)) for name in names)
+
+
 def _is_number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
@@ -122,10 +127,10 @@ def _derived(stats: dict[Any, Any]) -> dict[Any, Any]:
     for value in stats.values():
         if isinstance(value, dict):
             _derived(value)
-    if "hits" in stats and "misses" in stats:
+    if _are_numbers(stats, "hits", "misses"):
         asked = stats["hits"] + stats["misses"]
         stats["hit_ratio"] = stats["hits"] / asked if asked else 0.0
-    if "buckets" in stats:
+    if "buckets" in stats and _are_numbers(stats, "count"):
         times = Histogram()
         times.merge(stats["buckets"])
         stats["p50_us"], stats["p99_us"] = times.quantile_ns(0.5) / 1000, times.quantile_ns(0.99) / 1000

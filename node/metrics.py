@@ -28,11 +28,9 @@ from prometheus_client.registry import Collector
 from stratacache.node.histogram import upper_ns
 from stratacache.node.pages import Page, from_loop
 from stratacache.node.resp.server import NodeServer
-from stratacache.node.stats import namespace_dict
+from stratacache.node.stats import OTHERS, namespace_dict
 
 NAMED_MAX: Final = 50
-OTHERS: Final = ":others"
-"""No namespace and no operation has a colon in its name."""
 ERRORS_MAX: Final = 20
 
 BOUNDS_NS: Final = tuple(1 << power for power in range(10, 31, 2))
@@ -201,7 +199,7 @@ class Named:
         others: dict[str, float] = {}
         for name, figures in table.items():
             if name not in names:
-                if len(names) >= self.names_max:
+                if len(names) >= self.names_max or name == OTHERS:
                     for figure, value in figures.items():
                         others[figure] = others.get(figure, 0) + value
                     continue

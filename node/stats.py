@@ -1,6 +1,7 @@
 """Counters of a node: per level here, per namespace in the groups, merged where a figure for all is asked for.
 
-Invariants: counters only grow; a ratio is computed when it is asked for, so that it is right at every moment.
+Invariants: counters only grow; a ratio is computed when it is asked for, so that it is right at every moment; what
+statistics hold does not grow with what clients name: beyond a number of namespaces the others are one, `:others`.
 """
 
 from __future__ import annotations
@@ -11,12 +12,16 @@ from typing import TYPE_CHECKING, Any, Final
 from .types import RemovalCause
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from .engine import MultiLevelCache
     from .groups import Namespace
     from .histogram import Histogram
 
 HOT_KEYS: Final = 16
 HOT_KEY_BYTES: Final = 128
+OTHERS: Final = ":others"
+"""No namespace and no operation has a colon in its name."""
 
 
 def _no_removals() -> dict[RemovalCause, int]:
@@ -94,7 +99,8 @@ def hot_keys(node: MultiLevelCache) -> list[list[Any]]:
 
 def node_dict(node: MultiLevelCache) -> dict[str, Any]:
     """Counters and gauges of a node, its levels and its namespaces, as plain numbers."""
-    return totals_dict(node) | {"namespaces": _namespaces(node), "hot": hot_keys(node)}
+    totals = totals_dict(node)
+    return totals | {"namespaces": _namespaces(node, totals), "hot": hot_keys(node)}
 
 
 def totals_dict(node: MultiLevelCache) -> dict[str, Any]:
@@ -134,11 +140,23 @@ def totals_dict(node: MultiLevelCache) -> dict[str, Any]:
     }
 
 
-def _namespaces(node: MultiLevelCache) -> dict[str, Any]:
+def _namespaces(node: MultiLevelCache, totals: dict[str, Any]) -> dict[str, Any]:
     saved = node.insight.saved_by_namespace()
     found = {}
-    for raw, record in node.groups.namespaces.items():
+    groups = node.groups
+    for raw, record in groups.named.items():
         name = raw.decode("utf-8", "replace")
         near_hits, saved_s = saved.get(name, (0, 0.0))
         found[name] = {**namespace_dict(record), "near_hits": near_hits, "saved_s": saved_s}
+    if len(groups.namespaces) > len(groups.named):
+        found[OTHERS] = _others(found.values(), totals)
     return found
+
+
+def _others(named: Iterable[dict[str, Any]], totals: dict[str, Any]) -> dict[str, Any]:
+    """What all is beyond the named ones: no need to walk through the others."""
+    left = {name: totals[name] for name in ("hits", "misses", "puts", "entries", "near_hits", "saved_s")}
+    for figures in named:
+        for name in left:
+            left[name] -= figures[name]
+    return {**left, "hit_ratio": ratio(left["hits"], left["misses"])}

@@ -28,7 +28,7 @@ from stratacache.cluster.placement import place
 from stratacache.cluster.state import ClusterState, forget_state, known_states, load_state, save_state
 from stratacache.cluster.warmth import keep_at_first_start, keep_at_return, ring_digest, view_ring
 from stratacache.node.errors import UnavailableError, UsageError
-from stratacache.node.merging import counters, merged_stats, with_base
+from stratacache.node.merging import Ledger, counters, merged_stats, with_base
 from tests.cluster.waiting import is_alive, wait_until
 
 STORED = m.Stored(uid="life", incarnation=1, epoch=7, ring="r", clean=True, pinned=False)
@@ -320,6 +320,30 @@ def test_a_successor_counts_on_but_holds_only_its_own() -> None:
     assert (whole["hits"], whole["misses"], whole["entries"]) == (12, 12, 1)
     assert counters(whole)["hits"] == 12
     assert "entries" not in counters(whole)
+
+
+@pytest.mark.parametrize(
+    "names", [("mean_us",), ("mean_us", "count"), ("hits", "misses"), ("buckets",), ("buckets", "count")]
+)
+def test_a_name_that_a_client_gave_is_no_figure(names: tuple[str, ...]) -> None:
+    """Namespaces and operations may be called as figures are: nobody's statistics fail by it, and each counts."""
+    from stratacache.node.config import NodeConfig
+    from stratacache.node.engine import MultiLevelCache
+
+    engine = MultiLevelCache(NodeConfig())
+    for name in names:
+        for key in (b"%b:a" % name.encode(), b"of-%b:%b:%b" % (name.encode(), name.encode(), b"0" * 32)):
+            engine.put(key, b"value", cost_s=2.0)
+            engine.get(key)
+    stats = engine.stats()
+    once, twice = with_base(stats, {}), merged_stats([stats, stats])
+    for name in names:
+        for table in ("namespaces", "operations"):
+            assert (once[table][name]["hits"], twice[table][name]["hits"]) == (1, 2)
+    ledger = Ledger()
+    ledger.take("shard-0", "1", stats)
+    again = ledger.take("shard-0", "2", stats)
+    assert [again["namespaces"][name]["hits"] for name in names] == [1] * len(names)
 
 
 # ---------------------------------------------------------------- what `up` remembers and ends

@@ -187,6 +187,7 @@ def test_the_number_of_series_is_bounded_and_no_counter_falls() -> None:
     assert set(named.bounded("namespace", {"a": {"hits": 1}, "b": {"hits": 2}})) == {"a", "b"}
     later = named.bounded("namespace", {"z": {"hits": 9}, "y": {"hits": 1}, "a": {"hits": 3}, "b": {"hits": 2}})
     assert later == {"a": {"hits": 3}, "b": {"hits": 2}, OTHERS: {"hits": 10}}
+    assert named.bounded("namespace", {OTHERS: {"hits": 4}, "z": {"hits": 9}}) == {OTHERS: {"hits": 13}}
 
     async def check(engine: MultiLevelCache, _: NodeServer, address: str) -> None:
         await fill(engine)

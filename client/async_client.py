@@ -374,8 +374,9 @@ async def _fly(
             task = backend.shell.spawn(operations.run_flight(full, compute, options, flight))
             task.add_done_callback(partial(_end, backend, full, options, flight))
             deadline = backend.core.monotonic() + FLIGHT_S_MAX
+        early = not flight.begun
         landed = await backend.shell.run(_join(Join(flight, deadline)))
-        if mine or not landed or not flight.void:
+        if mine or not landed or flight.serves(early):
             break
     if mine and backend.shell.closed and isinstance(flight.error, asyncio.CancelledError):
         raise UsageError(CLOSED)  # close() ended the computation; nobody has cancelled this caller

@@ -5,8 +5,8 @@ refuses it when an invalidation touched the key, one of its tags or its namespac
 
 Invariants: a value computed without a lease is handed to its caller and never stored, because nothing would keep it out
 after an invalidation; a lease is given back as soon as its computation fails, so that the next in line goes on; within
-a process one flight serves all callers of a key, and what the computation raises reaches each of them; a fill that an
-invalidation has made void goes to its own caller alone, for the others may have come after the invalidation.
+a process one flight serves all callers of a key, and what the computation raises reaches each of them; who joined after
+it began is given its value only when the owner says that the lease was good: else an invalidation may be between.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from stratacache.client.core.effects import Command, Compute, Join, Operation, S
 from stratacache.client.core.flight import Flight
 from stratacache.client.core.request import as_payloads, encoded_argument, put_options, tag_list, ttl_ms, ttls_ms
 from stratacache.client.core.state import Core
-from stratacache.client.core.writes import put_all, put_one
+from stratacache.client.core.writes import put_all, put_fill
 from stratacache.node.errors import CacheError, UnavailableError, UsageError
 from stratacache.node.types import MISS, MissType
 
@@ -64,22 +64,25 @@ def get_or_compute(
         core.fail_open("get_or_compute", error, strict=strict)
     if options.leased_only and not token:
         if flight is not None:
-            flight.void = True  # nothing for those who want a value all the same
+            flight.void = True
         return MISS
     core.counters.misses += 1
     kept = False
-    leased_at = core.monotonic()
+    if flight is not None:
+        flight.begun, flight.proven = True, False
     try:
         result, seconds = yield Compute(compute)
         core.counters.computed += 1
         value, stored = _unwrap(result)
         if token and stored is not None:
             cost_s = options.cost_s if options.cost_s is not None else seconds
+            if flight is not None:  # who comes from now on may come after what the owner's answer knows of
+                core.flights.leave(key, flight, refresh=options.refresh)
             try:
-                taken = yield from _store_one(core, key, stored, options, cost_s, token)
+                good = yield from _store_one(core, key, stored, options, cost_s, token)
                 kept = True
-                if flight is not None and not taken and core.monotonic() - leased_at < core.options.lease_hold_s:
-                    flight.void = True
+                if flight is not None:
+                    flight.proven = good
             except UnavailableError as error:
                 kept = True
                 yield Spawn(leases.release_in_background(core, [(key, token)]))
@@ -113,10 +116,11 @@ def _store_one(
     core: Core, key: bytes, fill: Fill[Any], options: FillOptions, cost_s: float, token: Any
 ) -> Operation[bool]:
     argument, size, codec = _payload(core, fill, options)
-    tail = _tail(fill, options, cost_s, ttl_ms(_ttl(fill, options), jitter=core.options.ttl_jitter, random=core.random))
-    taken = yield from put_one(core, key, argument, size, codec, tail, token)
-    core.counters.fills_void += not taken
-    return taken
+    tail = _tail(fill, options, cost_s)
+    kept_ms = ttl_ms(_ttl(fill, options), jitter=core.options.ttl_jitter, random=core.random)
+    good = yield from put_fill(core, key, argument, size, codec, tail, kept_ms, token)
+    core.counters.fills_void += not good
+    return good
 
 
 def _payload(core: Core, fill: Fill[Any], options: FillOptions) -> tuple[Any, int, int]:
@@ -129,10 +133,10 @@ def _ttl(fill: Fill[Any], options: FillOptions) -> Ttl:
     return options.ttl if isinstance(fill.ttl, MissType) else fill.ttl
 
 
-def _tail(fill: Fill[Any], options: FillOptions, cost_s: float, expires_in_ms: int | None) -> Command:
+def _tail(fill: Fill[Any], options: FillOptions, cost_s: float) -> Command:
     tags = tag_list(options.tags if fill.tags is None else fill.tags)
     cost_s = fill.cost_s if fill.cost_s is not None else cost_s
-    return put_options(expires_in_ms, cost_s, tags, fill.metadata)
+    return put_options(None, cost_s, tags, fill.metadata)
 
 
 def join_or_run(
@@ -145,8 +149,9 @@ def join_or_run(
         if mine:
             yield from run(flight)
             return True, flight.result()
+        early = not flight.begun
         landed = yield Join(flight, deadline)
-        if not landed or not flight.void:
+        if not landed or flight.serves(early):
             return (True, flight.result()) if landed and not flight.abandoned else (False, None)
 
 
@@ -286,7 +291,7 @@ class _Batch:
         tokens = [held[index] for index, _ in alike]
         first, keys = alike[0][1], [self.keys[index] for index, _ in alike]
         ttls = ttls_ms(_ttl(first, self.options), len(keys), jitter=core.options.ttl_jitter, random=core.random)
-        tail = _tail(first, self.options, cost_s, None)
+        tail = _tail(first, self.options, cost_s)
         stored, failed = yield from put_all(core, keys, payloads, tail, ttls_ms=ttls, leases=tokens)
         core.counters.fills_void += len(alike) - len(stored) - len(failed)
         if failed:

@@ -1,7 +1,8 @@
 """One computation that several callers of this process wait for: threads and asyncio tasks alike.
 
-Invariants: a flight lands exactly once, with a value or an error; whoever joins later sees the same outcome, unless an
-invalidation made it void; nobody who waits can end it.
+Invariants: a flight lands exactly once, with a value or an error; nobody who waits can end it. Who joined before its
+computation began is given what it brings: that is not older than he is. Who joined later may come after an invalidation
+that the computation does not know of, and is given a value only with the owner's word that its lease was good.
 """
 
 from __future__ import annotations
@@ -14,11 +15,13 @@ from typing import Any
 class Flight:
     """The outcome to come of one computation."""
 
-    __slots__ = ("_callbacks", "_event", "_lock", "error", "landed", "value", "void")
+    __slots__ = ("_callbacks", "_event", "_lock", "begun", "error", "landed", "proven", "value", "void")
 
     def __init__(self) -> None:
         self.landed = False
-        self.void = False  # what it brought is older than an invalidation: only for who began it
+        self.begun = False  # to compute
+        self.proven = True  # no invalidation came between what it brings and its landing, as far as its owner knew
+        self.void = False  # it brings nothing for those who want a value all the same
         self.value: Any = None
         self.error: BaseException | None = None
         self._lock = threading.Lock()
@@ -54,6 +57,10 @@ class Flight:
                 self._event = threading.Event()
             event = self._event
         return event.wait(timeout_s)
+
+    def serves(self, early: bool) -> bool:
+        """Whether the outcome is for who joined, `early`: before the computation began."""
+        return self.error is not None or (not self.void and (early or self.proven))
 
     @property
     def abandoned(self) -> bool:

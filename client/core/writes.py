@@ -62,6 +62,8 @@ class PutManyPlan:
         self._options = options
         self.bytes = sum(self._sizes)
         self.stored: set[int] = set()
+        self.homeless: set[int] = set()
+        """Those that no level of their owner has room for; a lease that they came with was good all the same."""
 
     def build(self, indices: list[int]) -> list[tuple[list[int], Command]]:
         """Commands of bounded bytes and bounded numbers of entries."""
@@ -96,21 +98,17 @@ class PutManyPlan:
         return (*command, *self._options)
 
     def accept(self, indices: list[int], reply: Any, shard: ShardInfo) -> None:  # noqa: ARG002 - part of Plan
-        """1 for stored, 0 for refused."""
+        """1 for stored, 0 for a void lease, 2 for what no level has room for (0 from shards of before)."""
         if reply.count(1) == len(indices):
             self.stored.update(indices)
         else:
             self.stored.update(index for index, stored in zip(indices, reply, strict=True) if stored == 1)
+            self.homeless.update(index for index, stored in zip(indices, reply, strict=True) if stored == 2)
 
 
-def put_one(
-    core: Core, key: bytes, payload: Any, size: int, codec: int, options: Command, lease: Any = b""
-) -> Operation[bool]:
+def put_one(core: Core, key: bytes, payload: Any, size: int, codec: int, options: Command) -> Operation[bool]:
     """Store one entry; False when it was refused. Raises when no owner acknowledged it."""
-    command: Command = (b"SC.PUT", key, payload, b"CODEC", codec, *options)
-    if lease:
-        command = (*command, b"LEASE", lease)
-    plan = PutOnePlan(command)
+    plan = PutOnePlan((b"SC.PUT", key, payload, b"CODEC", codec, *options))
     near = core.near
     if near is not None:
         near.own_write((key,))
@@ -126,6 +124,22 @@ def put_one(
     return plan.stored
 
 
+def put_fill(
+    core: Core, key: bytes, payload: Any, size: int, codec: int, options: Command, expires_in_ms: int | None, lease: Any
+) -> Operation[bool]:
+    """Store what was computed under a lease; False when that was void, True also when no level has room for the value.
+
+    `SC.MPUT` tells the two apart, `SC.PUT` does not. Raises when no owner acknowledged it.
+    """
+    times = () if expires_in_ms is None else (expires_in_ms,)
+    payloads = Payloads((payload,), (size,), bytes((codec,)))
+    plan = PutManyPlan((key,), payloads, options, ttls_ms=times, leases=(lease,))
+    failed = yield from _put(core, (key,), plan)
+    if failed:
+        raise failed[0]
+    return bool(plan.stored or plan.homeless)
+
+
 def put_all(
     core: Core,
     keys: Sequence[bytes],
@@ -137,6 +151,11 @@ def put_all(
 ) -> Operation[tuple[set[int], dict[int, CacheError]]]:
     """Store many entries: indices of those that were acknowledged, errors of those that no shard answered for."""
     plan = PutManyPlan(keys, payloads, options, ttls_ms=ttls_ms, leases=leases)
+    failed = yield from _put(core, keys, plan)
+    return plan.stored, failed
+
+
+def _put(core: Core, keys: Sequence[bytes], plan: PutManyPlan) -> Operation[dict[int, CacheError]]:
     near = core.near
     if near is not None:
         near.own_write(keys)
@@ -147,4 +166,4 @@ def put_all(
             near.own_write(keys)
     core.counters.puts += len(plan.stored)
     core.counters.puts_refused += len(keys) - len(plan.stored) - len(failed)
-    return plan.stored, failed
+    return failed

@@ -158,7 +158,9 @@ class EngineNode:
             options = (b"PX", ttls_ms[number], *tail) if ttls_ms else tail
             lease = leases[number] if leases else b""
             key, payload = words[2 * number], words[2 * number + 1]
-            stored.append(int(self._store(key, payload, options, codec=codec, lease=lease or None)))
+            void = self.engine.leases.refused
+            done = self._store(key, payload, options, codec=codec, lease=lease or None)
+            stored.append(1 if done else 0 if self.engine.leases.refused != void else 2)
         return stored
 
     def _lease(self, key: bytes, wait_ms: int, hold_ms: int, *words: bytes) -> Any:

@@ -25,12 +25,15 @@ def put_each(
     tags: tuple[bytes, ...],
     cost_s: float,
     metadata: bytes,
-) -> list[bool | Future[bool]]:
+) -> list[bool | Future[bool] | None]:
     """Store the payloads of `arguments`, a key and a payload in turns from its third on, one for each of `codecs`.
 
     `times` has when each expires, or one time for all; `leases` one for each, empty for none, or is empty itself.
+    Where a lease is void it gives None.
     """
-    done: list[bool | Future[bool]] = []
+    done: list[bool | Future[bool] | None] = []
+    table = engine.leases
+    refused: int = table.refused
     expires_ms = times[0]
     each = len(times) > 1
     lease: bytes | None = None
@@ -43,17 +46,20 @@ def put_each(
         key = arguments[at]
         if key.startswith(b"default:") and _COLON not in key[8:264]:
             key = canonical(key)  # seldom: most clients send the short form, or the prefix because it is needed
-        done.append(
-            engine.put(
-                key,
-                arguments[at + 1],
-                expires_ms=expires_ms,
-                tags=tags,
-                cost_s=cost_s,
-                codec=codecs[number],
-                metadata=metadata,
-                lease=lease,
-            )
+        stored = engine.put(
+            key,
+            arguments[at + 1],
+            expires_ms=expires_ms,
+            tags=tags,
+            cost_s=cost_s,
+            codec=codecs[number],
+            metadata=metadata,
+            lease=lease,
         )
+        if stored is False and table.refused != refused:
+            refused = table.refused
+            done.append(None)
+        else:
+            done.append(stored)
         at += 2
     return done

@@ -55,7 +55,7 @@ def test_a_hit_is_one_round_trip_and_a_miss_two(
         mark = b"X"
     trips = Trips(cache, monkeypatch)
     assert cache.get_or_compute("k", lambda: [1]) == [1]
-    assert trips.taken() == [[b"SC.LEASE" + mark], [b"SC.PUT"]]
+    assert trips.taken() == [[b"SC.LEASE" + mark], [b"SC.MPUT"]]
     writer.put("k", [2])
     wait_until(lambda: cache.get_or_compute("k", lambda: [0]) == [2], what="the other's put")
     trips.taken()

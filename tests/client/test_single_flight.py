@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import random
 import subprocess
 import sys
 import threading
@@ -16,9 +17,10 @@ from hiredis import ReplyError
 
 from stratacache.client import MISS, connect, connect_async
 from stratacache.client.core.effects import Exchange
+from stratacache.client.core.flight import Flights
 
 from .conftest import InLoop
-from .servers import Node, address
+from .servers import Node, address, running
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -225,3 +227,104 @@ def test_who_comes_after_an_invalidation_is_not_given_what_is_older(
         assert got == {"first": "old", "second": "new"}
         assert other.get("k") in ("new", MISS)
         other.clear()
+
+
+class Boarding:
+    """Counts who has joined or begun a computation of a process."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.count = 0
+        board = Flights.board
+
+        def counted(flights: Flights, key: bytes, *, refresh: bool) -> Any:
+            self.count += 1
+            return board(flights, key, refresh=refresh)
+
+        monkeypatch.setattr(Flights, "board", counted)
+
+    def wait_for(self, count: int) -> None:
+        until = time.monotonic() + 20
+        while self.count < count:
+            assert time.monotonic() < until, f"{self.count} of {count} callers have come"
+            time.sleep(0.002)
+
+
+@pytest.mark.parametrize("shell", ["sync", "async"])
+def test_who_joins_a_computation_that_outlives_its_lease_is_not_given_what_is_older(
+    nodes: list[Node], monkeypatch: pytest.MonkeyPatch, shell: str
+) -> None:
+    """The owner has forgotten the lease, and with it whether an invalidation has made it void."""
+    boarding = Boarding(monkeypatch)
+    options = {"shared": False, "lease_hold_s": 0.2}
+    with connect(address(nodes), shared=False, strict=True) as other:
+        other.clear()
+        cache: Any = connect(address(nodes), **options) if shell == "sync" else InLoop(address(nodes), **options)
+        got: dict[str, str] = {}
+        begun, go_on = threading.Event(), threading.Event()
+
+        def old() -> str:
+            begun.set()
+            assert go_on.wait(30)
+            return "old"
+
+        async def old_in_loop() -> str:
+            return await asyncio.to_thread(old)
+
+        def ask(name: str, compute: Any) -> None:
+            got[name] = cache.get_or_compute("long", compute, wait_s=30)
+
+        first = threading.Thread(target=ask, args=("first", old if shell == "sync" else old_in_loop))
+        first.start()
+        assert begun.wait(30)
+        other.invalidate("long")
+        second = threading.Thread(target=ask, args=("second", lambda: "new"))
+        second.start()
+        boarding.wait_for(2)
+        time.sleep(0.25)  # its lease is over, which nothing shows
+        go_on.set()
+        first.join(30)
+        second.join(30)
+        cache.close()
+        assert got == {"first": "old", "second": "new"}
+        other.clear()
+
+
+def test_a_value_that_no_level_can_hold_is_computed_once_for_all_who_wait(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Threads and other processes get it as it was computed; they do not queue for a turn each."""
+    boarding = Boarding(monkeypatch)
+    with (
+        running(1, "--l1-mib", "1", "--l2-mib", "0") as small,
+        connect(address(small), shared=False) as cache,
+        connect(address(small), shared=False) as other,
+    ):
+        value = random.Random(5).randbytes(2 << 20)
+        computed: list[int] = []
+        begun, go_on = threading.Event(), threading.Event()
+
+        def compute() -> bytes:
+            computed.append(1)
+            begun.set()
+            assert go_on.wait(30)
+            return value
+
+        got: list[bytes] = []
+
+        def ask(client: Any) -> None:
+            got.append(client.get_or_compute("large", compute, wait_s=30))
+
+        threads = [threading.Thread(target=ask, args=(cache,))]
+        threads[0].start()
+        assert begun.wait(30)
+        threads += [threading.Thread(target=ask, args=(client,)) for client in (cache, cache, cache, other)]
+        for thread in threads[1:]:
+            thread.start()
+        boarding.wait_for(5)
+        time.sleep(0.1)  # should it take the other process longer to begin to wait, it computes for itself
+        go_on.set()
+        for thread in threads:
+            thread.join(30)
+        assert got == [value] * 5
+        assert len(computed) <= 2
+        assert cache.get("large") is MISS

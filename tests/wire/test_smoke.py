@@ -8,6 +8,8 @@ from pathlib import Path
 
 import msgpack
 
+from stratacache.node.config import NodeConfig
+from tests.wire.inprocess import InProcess
 from tests.wire.processes import running_node
 from tests.wire.raw import Raw
 
@@ -45,6 +47,29 @@ def test_a_batch_may_have_a_lease_for_each_key(node: Raw) -> None:
     assert node.run("SC.MPUT", bytes(3), *pairs, *leases) == ("*", [(":", "1"), (":", "0"), (":", "1")])
     assert node.run("SC.MPUT", bytes(3), *pairs, "LEASES", 2, token, "")[0] == "-"
     assert node.run("SC.MPUT", bytes(3), *pairs, *leases) == ("*", [(":", "0"), (":", "0"), (":", "1")])
+
+
+def test_a_batch_tells_a_void_lease_from_a_value_that_no_level_can_hold() -> None:
+    """Who waits for the fill may have the one value; the other may be older than an invalidation."""
+    node = InProcess(NodeConfig(l1_bytes_max=2000))
+    connection, transport = node.connect()
+
+    def run(*words: bytes) -> bytes:
+        transport.written.clear()
+        connection.data_received(b"*%d\r\n" % len(words) + b"".join(b"$%d\r\n%b\r\n" % (len(w), w) for w in words))
+        node.loop.run()
+        return bytes(transport.written)
+
+    keys = [b"a", b"b"]
+    tokens = [run(b"SC.LEASE", key, b"0", b"5000").split(b"\r\n")[4] for key in keys]
+    run(b"SC.INVTAGS", b"red")
+    large = b"x" * 3000
+    pairs = [part for key in keys for part in (key, large)]
+    assert run(b"SC.MPUT", bytes(2), *pairs, b"LEASES", b"2", *tokens) == b"*2\r\n:2\r\n:2\r\n"
+    tokens = [run(b"SC.LEASE", key, b"0", b"5000").split(b"\r\n")[4] for key in keys]
+    run(b"SC.INVALIDATE", b"a")
+    assert run(b"SC.MPUT", bytes(2), *pairs, b"LEASES", b"2", *tokens) == b"*2\r\n:0\r\n:2\r\n"
+    assert run(b"SC.MPUT", bytes(2), b"a", b"1", b"b", large) == b"*2\r\n:1\r\n:2\r\n"
 
 
 def test_unix_socket_and_stop(tmp_path: Path) -> None:

@@ -112,6 +112,9 @@ def sc_put(connection: Connection, argv: list[bytes]) -> Reply:
     return change(connection, key, decide)
 
 
+_PUT_REPLIES = {True: ONE, None: ZERO, False: integer(2)}
+
+
 def _mput_keys(argv: list[bytes]) -> list[bytes]:
     end = 2 + 2 * len(argv[1])
     if not 2 < end <= len(argv):
@@ -143,7 +146,7 @@ def sc_mput(connection: Connection, argv: list[bytes]) -> Reply:
         connection.leases.pop(lease, None)
     if done.count(True) == len(done):
         return b"*%d\r\n%b" % (len(done), ONE * len(done))
-    return gather(done, lambda stored: array([ONE if one else ZERO for one in stored]), applied=True)
+    return gather(done, lambda stored: array([_PUT_REPLIES[one] for one in stored]), applied=True)
 
 
 @command("sc.invalidate", -2, Flag.WRITE, (1, -1, 1), group="native")

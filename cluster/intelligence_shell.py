@@ -212,7 +212,8 @@ class IntelligenceShell:
         except Exception as error:  # noqa: BLE001 - whatever a loader does, the coordinator goes on
             log.warning("refresh-ahead by %s failed: %s", effect.loader, type(error).__name__)
         finally:
-            self.planner.task_ended(effect.loader, start_s)
+            good = any(outcome != FAILED for outcome, _ in outcomes.values())
+            self.planner.task_ended(effect.loader, start_s if good else None)
         for key in effect.keys:
             outcome, seconds = outcomes.get(key, (FAILED, 0.0))
             if outcome == REFRESHED:

@@ -112,9 +112,11 @@ class Account:
         issued = self.out.get(key)
         if issued is None:
             return
-        if not good:
+        if not good:  # says something of the loader (places.py), and nothing of whether prefetching pays
             self.failed += 1
-            self._end(key, -spent_s, now_s)
+            del self.out[key]
+            if self._probes_left is not None:
+                self._probes_left += 1
             return
         self.out[key] = replace(
             issued,

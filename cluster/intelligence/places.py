@@ -4,11 +4,17 @@ Ray keeps a task waiting whose resources are not there, and nobody can tell it f
 loader is trusted with places as far as it gives them back: the first task of each has to come back before it gets more
 than one, and as long as there are others, one place is not for it.
 
-Invariants: no more than `places_max` tasks are out; loaders whose last task has not come back hold a place each, and no
-more than half of all together; one that did not come back gets the next place after as long again as it held the last.
+Invariants: no more than `places_max` tasks are out; loaders whose last task has not come back with anything hold a
+place each, and no more than half of all together; one that did not gets the next place after as long again as it held
+the last, after ten seconds at least, and after twice as long each time.
 """
 
 from __future__ import annotations
+
+from typing import Final
+
+REST_MIN_S: Final = 10.0
+REST_MAX_S: Final = 3600.0
 
 
 class Places:
@@ -18,7 +24,8 @@ class Places:
         self._places_max = places_max
         self._held_since_s: dict[str, list[float]] = {}
         self._reliable: set[str] = set()
-        self._rests_until_s: dict[str, float] = {}
+        self._rests: dict[str, tuple[float, float]] = {}
+        """Until when, and for how long."""
 
     @property
     def held(self) -> int:
@@ -28,7 +35,7 @@ class Places:
     def is_stuck(self, loader: str, now_s: float) -> bool:
         """Whether nothing of this loader can begin before a task of its comes back, or it has rested."""
         unproven = loader in self._held_since_s and loader not in self._reliable
-        return unproven or now_s < self._rests_until_s.get(loader, now_s)
+        return unproven or now_s < self._rests.get(loader, (now_s, 0.0))[0]
 
     def take(self, loader: str, now_s: float, *, alone: bool) -> bool:
         """Take a place, if there is one for this loader; `alone`: there is no other one."""
@@ -47,7 +54,7 @@ class Places:
         return unproven < max(1, places_max // 2)
 
     def give_back(self, loader: str, now_s: float, *, came_back: bool) -> None:
-        """A task is over; `came_back` is False when it failed as a whole, or was given up."""
+        """A task is over; `came_back` is False when it failed as a whole, computed nothing, or was given up."""
         held = self._held_since_s.get(loader)
         if held is None:
             return
@@ -56,7 +63,11 @@ class Places:
             del self._held_since_s[loader]
         if came_back:
             self._reliable.add(loader)
-            self._rests_until_s.pop(loader, None)
+            self._rests.pop(loader, None)
         else:
             self._reliable.discard(loader)
-            self._rests_until_s[loader] = now_s + (now_s - since_s)
+            until_s, rest_s = self._rests.get(loader, (now_s, 0.0))
+            if now_s >= until_s:  # else it was begun before the rest, and failed with those that led to it
+                rest_s *= 2
+            rest_s = min(max(now_s - since_s, rest_s, REST_MIN_S), REST_MAX_S)
+            self._rests[loader] = (now_s + rest_s, rest_s)

@@ -147,7 +147,7 @@ class Planner:
             self.table.columns["expires_ms"][row] = np.iinfo(np.int64).max if until_s is None else until_s * 1000
 
     def task_ended(self, loader: str, start_s: float | None) -> None:
-        """A task of refreshes is over; `start_s` is what it took beside computing (None: it failed as a whole)."""
+        """A task of refreshes is over; `start_s` is what it took beside computing (None: nothing came of it)."""
         self.budget.ended(loader, came_back=start_s is not None)
         if start_s is not None:
             self.starts.learn(loader, start_s)

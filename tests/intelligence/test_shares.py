@@ -6,6 +6,7 @@ import heapq
 from dataclasses import dataclass, field
 
 from benchmarks.prefetch.slices import slice_of
+from stratacache.cluster.intelligence.accounting import Kind
 from stratacache.cluster.intelligence.budget import Limits
 from stratacache.cluster.intelligence.plan import Planner, Refresh, Settings
 from stratacache.cluster.intelligence.slices import L1, NOWHERE
@@ -18,13 +19,17 @@ GOOD = "fn:good"
 
 @dataclass
 class Board:
-    """A dashboard: keys that are read every PERIOD_S, `at_s` seconds into it. `ends`: whether its tasks ever end."""
+    """A dashboard: keys that are read every PERIOD_S, `at_s` seconds into it.
+
+    `ends`: whether its tasks ever end. `fails`: whether they compute, and then raise.
+    """
 
     loader: str
     at_s: int
     cost_s: float
     keys: int = 8
     ends: bool = True
+    fails: bool = False
     hits: list[int] = field(default_factory=list)
 
     def names(self) -> list[bytes]:
@@ -74,11 +79,12 @@ class Office:
 
     def _end(self, now_s: float, task: Refresh) -> None:
         board = self.boards[task.loader]
-        self.planner.task_ended(task.loader, 0.0 if board.ends else None)
+        good = board.ends and not board.fails
+        self.planner.task_ended(task.loader, 0.0 if good else None)
         for key in task.keys:
-            if board.ends:
+            if good:
                 self.expires_s[key] = now_s + TTL_S
-            self.planner.refreshed(key, now_s, good=board.ends, spent_s=board.cost_s * board.ends)
+            self.planner.refreshed(key, now_s, good=good, spent_s=board.cost_s * board.ends)
 
     def _pull(self, now_s: float) -> None:
         taken = self.patterns.take_changed(1000)
@@ -130,6 +136,17 @@ def test_a_loader_that_never_gets_a_place_takes_turns_with_the_others_where_ther
     stuck, good = Board("fn:stuck", 30, cost_s=1.0, ends=False), Board(GOOD, 40, cost_s=0.1)
     Office(stuck, good, tasks_max=1).run(30)
     assert sum(good.hits[5:]) > 0.35 * 25 * good.keys
+
+
+def test_a_loader_that_always_fails_is_tried_ever_less_and_costs_the_others_nothing() -> None:
+    """It spends seconds and gives nothing: no reason to stop computing what other loaders can."""
+    bad, good = Board("fn:bad", 30, cost_s=2.0, fails=True), Board(GOOD, 40, cost_s=0.1)
+    office = Office(bad, good)
+    office.run(40)
+    assert good.hits[6:] == [good.keys] * 34
+    account = office.planner.accounts[Kind.REFRESH]
+    assert 3 <= account.failed <= 16
+    assert not account.switched_off
 
 
 def test_a_loader_that_is_alone_has_all_places() -> None:

@@ -16,7 +16,7 @@ from stratacache.cluster.config import ClusterConfig
 from stratacache.cluster.intelligence.accounting import Issued, Kind
 from stratacache.cluster.intelligence.plan import Refresh
 from stratacache.cluster.intelligence_shell import IntelligenceShell
-from stratacache.cluster.loaders import Loader
+from stratacache.cluster.loaders import FAILED, REFRESHED, Loader
 from stratacache.cluster.registry import Registry
 from stratacache.node.patterns import AccessPatterns
 
@@ -64,7 +64,7 @@ def test_a_refresh_whose_loader_is_not_known_gives_its_budget_back() -> None:
     planner, account = made.planner, made.planner.accounts[Kind.REFRESH]
     limits = planner.settings.limits
     for _ in range(3 * limits.tasks_max):
-        planner.budget.pass_to(1000.0 * (1 + account.failed))
+        planner.budget.pass_to(10_000.0 * (1 + account.failed))
         assert planner.budget.may_compute(limits.floor_s, "fn:gone")
         account.was_issued(b"k", Issued(at_s=0, until_s=100, cost_s=limits.floor_s, size=1, saves_s=1))
         asyncio.run(made._refresh(Refresh("fn:gone", (b"k",))))
@@ -73,16 +73,25 @@ def test_a_refresh_whose_loader_is_not_known_gives_its_budget_back() -> None:
     assert account.failed == 3 * limits.tasks_max
 
 
+class Task:
+    """A remote function of Ray, whose tasks end with `found`, or never."""
+
+    def __init__(self, found: object = None) -> None:
+        self._found = found
+
+    def options(self, **_: object) -> Task:
+        return self
+
+    def remote(self, *_: object) -> object:
+        future = asyncio.get_running_loop().create_future()
+        if self._found is not None:
+            future.set_result(self._found)
+        return future
+
+
 def test_a_task_that_does_not_end_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
     """Its place in the budget is given to another one: else more would run at once than the budget says."""
     cancelled: list[object] = []
-
-    class Task:
-        def options(self, **_: object) -> Task:
-            return self
-
-        def remote(self, *_: object) -> object:
-            return asyncio.get_running_loop().create_future()
 
     def cancel(reference: object, *, force: bool) -> None:
         assert force
@@ -95,6 +104,21 @@ def test_a_task_that_does_not_end_is_ended(monkeypatch: pytest.MonkeyPatch) -> N
     asyncio.run(made._refresh(Refresh("fn:slow", (b"k",), deadline_s=0.01)))
     assert len(cancelled) == 1
     assert made.planner.budget.places.held == 0
+
+
+@pytest.mark.parametrize(("outcomes", "rests"), [((FAILED, FAILED), True), ((FAILED, REFRESHED), False)])
+def test_a_loader_of_which_nothing_comes_rests(
+    monkeypatch: pytest.MonkeyPatch, outcomes: tuple[str, str], rests: bool
+) -> None:
+    """Its task ended in order, and everything in it failed: it is not begun again at once."""
+    found = [(b"%d" % number, outcome, 0.1) for number, outcome in enumerate(outcomes)]
+    monkeypatch.setitem(sys.modules, "ray", SimpleNamespace(remote=lambda _: Task(found)))
+    made = shell()
+    made._enter(Loader(name="fn:odd", blob=b""))
+    made.planner.budget.pass_to(1000.0)
+    assert made.planner.budget.may_compute(1.0, "fn:odd")
+    asyncio.run(made._refresh(Refresh("fn:odd", (b"0", b"1"))))
+    assert made.planner.budget.is_stuck("fn:odd") == rests
 
 
 def test_a_shard_whose_patterns_can_not_be_read_does_not_keep_the_others_from_being_heard() -> None:

@@ -1,12 +1,12 @@
 """SCAN: every live key, step by step, without remembering anything between the steps.
 
 The cursor is the number of the next page of memory; then, with `SCAN_DISK` set, the first bits of the next digest of
-L3. While a key lives in memory it moves only to later pages (groups.py), and what leaves memory is met on disk or, if
+L3. While a key lives in memory it moves only to later pages (groups.py), and what has left memory is met on disk or, if
 it is not there yet, listed when the scan comes to the disk. So a key that is there during the whole scan is listed at
 least once, unless it is read back from disk and its record evicted from there, both meanwhile.
 
 Invariants: what is dead is not listed; a step costs `count` keys, a page and `SCAN_DEAD_MAX` dead entries, or at most
-`SCAN_RECORDS_MAX` records.
+`SCAN_RECORDS_MAX` records; the one that comes to the disk lists besides all that waits to be written there.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Scanner:
     def scan(self, cursor: int, count: int, match: Callable[[bytes], bool] | None = None) -> tuple[int, list[bytes]]:
         """List live keys from `cursor` on; gives the next cursor (0: the end) and about `count` keys.
 
-        Keys that lie in memory and on disk are listed twice.
+        Keys that lie in memory and on disk, or on the way there, are listed twice.
         """
         if cursor & SCAN_DISK:
             return self._scan_disk(cursor, count, match)
@@ -58,9 +58,9 @@ class Scanner:
             return cursor, found
         if self._l3 is None or not self._l3.on:
             return 0, found
-        # What was evicted from memory and is not in the file yet would be missed by both halves.
-        orphans = self._l3.pending_keys()
-        found.extend(orphans if match is None else filter(match, orphans))
+        # What left memory and is not in the file yet would be missed by both halves, even if it has come back since.
+        pending = self._l3.pending_keys()
+        found.extend(pending if match is None else filter(match, pending))
         return SCAN_DISK, found
 
     def _scan_disk(self, cursor: int, count: int, match: Callable[[bytes], bool] | None) -> tuple[int, list[bytes]]:

@@ -150,12 +150,12 @@ class Reader:
         return result
 
     def pending_keys(self) -> list[bytes]:
-        """Live keys that are neither in memory nor in the file yet."""
+        """Live keys that are not in the file yet.
+
+        Those in memory too: one may have come there only after it had left, to where a scan has been already.
+        """
         writes = self._writes
-        found = [key for key, change in writes.waiting.items() if isinstance(change, Entry) and change.level is None]
-        found += writes.batch
-        find = self._residents.find
-        return [key for key in found if find(key) is None and self._lives(self._pending(key))]
+        return [key for key in {**writes.batch, **writes.waiting} if self._lives(self._pending(key))]
 
     def count_beside(self, dead: int) -> int:
         """How many keys the file has, or will have, that are not in memory. `dead` of its records are invalidated.

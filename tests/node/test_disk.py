@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -287,6 +288,26 @@ def test_scan_lists_a_key_that_changes_its_tags(node: Node) -> None:
         cursor, some = engine.scan(cursor, 1)
         keys += some
     assert {b"k%d" % number for number in range(600)} <= set(keys)
+
+
+@pytest.mark.parametrize("come_back", [payload, lambda engine, key: engine.put(key, b"new", tags=(b"other",))])
+def test_scan_lists_a_key_that_comes_back_before_it_is_on_disk(
+    node: Node, come_back: Callable[[MultiLevelCache, bytes], object]
+) -> None:
+    """Out of memory, waiting for the disk, and read or put again to where the scan has been already."""
+    engine = node.start(l1_entries_max=2, l2_bytes_max=0)
+    for number in range(5):
+        engine.put(b"k%d" % number, b"v", tags=(b"t%d" % number,))
+    cursor, keys = engine.scan(0, 1)
+    missing = b"k0"
+    assert keys
+    assert missing not in keys
+    engine.remove(keys[0])  # makes room on the page that has been listed
+    come_back(engine, missing)
+    while cursor:
+        cursor, some = engine.scan(cursor, 1)
+        keys += some
+    assert set(keys) == {b"k%d" % number for number in range(5)}
 
 
 def test_scan_passes_records_by_that_expired_or_are_damaged(node: Node) -> None:

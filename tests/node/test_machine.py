@@ -6,6 +6,7 @@ import tempfile
 from concurrent.futures import Future
 from pathlib import Path
 
+import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
@@ -227,3 +228,4 @@ EngineMachine.TestCase.settings = settings(
     max_examples=60, stateful_step_count=60, deadline=None, suppress_health_check=[HealthCheck.too_slow]
 )
 TestEngineMachine = EngineMachine.TestCase
+TestEngineMachine.pytestmark = [pytest.mark.timeout(300)]  # type: ignore[attr-defined] # what fails is made short first

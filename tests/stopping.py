@@ -19,12 +19,12 @@ def stop(pid: int) -> None:
     """
     os.kill(pid, signal.SIGSTOP)
     end = time.monotonic() + STOP_DEADLINE_S
-    while _states(pid) - set("TZX"):
+    while thread_states(pid) - set("TZX"):
         assert time.monotonic() < end, f"process {pid} did not stop within {STOP_DEADLINE_S:g} s"
         time.sleep(0.001)
 
 
-def _states(pid: int) -> set[str]:
+def thread_states(pid: int) -> set[str]:
     """The states of a process's threads, as proc(5) writes them; empty when it is gone."""
     states = set()
     for thread in Path(f"/proc/{pid}/task").glob("*/stat"):

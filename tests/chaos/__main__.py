@@ -9,6 +9,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,6 @@ from tests.chaos.load import NAMESPACE_OF, NAMESPACES, NEVER, Found, run
 from tests.chaos.oracle import Slots
 
 KEYS = 240
-LEASE_S = 3.0
 QUIET_S = 1.0
 ALL_FAULTS = ("kill_shard", "kill_shard", "kill_coordinator", "stop_shard", "kill_raylet")
 
@@ -41,10 +41,10 @@ def chaos(options: argparse.Namespace) -> dict[str, Any]:
                 shards=options.shards,
                 replicas=options.replicas,
                 data_dir=str(Path(data_dir)),
-                lease_ms=round(LEASE_S * 1000),
+                lease_ms=round(options.lease * 1000),
             ) as handle,
         ):
-            return _under_load(Tormentor(handle, cluster, LEASE_S, options.seed), options)
+            return _under_load(Tormentor(handle, cluster, options.lease, options.seed), options)
     finally:
         ray.shutdown()
         cluster.shutdown()
@@ -67,9 +67,10 @@ def _under_load(tormentor: Tormentor, options: argparse.Namespace) -> dict[str, 
         worker.start()
     started = time.monotonic()
     try:
-        while time.monotonic() - started < options.seconds:
+        for kind in chosen(tormentor, faults, None if options.once else started + options.seconds):
             time.sleep(QUIET_S)  # load on a whole cluster, before the next fault
-            print(f"{time.monotonic() - started:6.1f} s  {tormentor.strike(faults)}", file=sys.stderr, flush=True)
+            tormentor.strike(kind)
+            print(f"{time.monotonic() - started:6.1f} s  {kind}", file=sys.stderr, flush=True)
         time.sleep(QUIET_S)
     finally:
         stop.set()
@@ -77,6 +78,15 @@ def _under_load(tormentor: Tormentor, options: argparse.Namespace) -> dict[str, 
         for worker in workers:
             worker.join(30)
     return {"replicas": options.replicas, **_report(seen, tormentor, started)}
+
+
+def chosen(tormentor: Tormentor, faults: tuple[str, ...], until: float | None) -> Iterator[str]:
+    """The faults in the order in which they are carried out: any of them until that moment, or each once."""
+    if until is None:
+        yield from faults
+        return
+    while time.monotonic() < until:
+        yield tormentor.chooser.choice(faults)
 
 
 def _report(seen: list[Found], tormentor: Tormentor, started: float) -> dict[str, Any]:
@@ -117,6 +127,8 @@ def main() -> int:
     parser.add_argument("--replicas", type=int, default=1, help="owners of each key")
     parser.add_argument("--processes", type=int, default=3)
     parser.add_argument("--faults", default=",".join(ALL_FAULTS), help="which faults, repeated ones more often")
+    parser.add_argument("--once", action="store_true", help="each of the faults once, whatever --seconds says")
+    parser.add_argument("--lease", type=float, default=3.0, help="the shards' serving lease in seconds")
     parser.add_argument("--json", type=Path, help="write the report to this file too")
     options = parser.parse_args()
     report = chaos(options)

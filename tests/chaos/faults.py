@@ -11,6 +11,7 @@ from typing import Any
 
 from stratacache.cluster import ClusterHandle
 from stratacache.node.errors import UnavailableError
+from tests.cluster.waiting import is_alive
 from tests.stopping import stop
 
 HEAL_S = 90.0
@@ -24,20 +25,22 @@ class Tormentor:
         self.raylets = raylets
         self.lease_s = lease_s
         self.chooser = random.Random(f"faults/{seed}")
+        self.lengths = random.Random(f"lengths/{seed}")
         self.done: Counter[str] = Counter()
+        self._killed: set[int] = set()
         self.kills = 0
         """Processes of the cache that were killed, those on a killed raylet among them."""
 
-    def strike(self, kinds: tuple[str, ...]) -> str:
-        """Carry out one fault and wait until every shard serves again; the fault's name."""
-        kind = self.chooser.choice(kinds)
-        try:
-            getattr(self, kind)()
-            self.done[kind] += 1
-        except ProcessLookupError:
-            self.done["gone before it was struck"] += 1  # a loaded machine ends its leases by itself
-        self.heal()
-        return kind
+    def strike(self, kind: str) -> None:
+        """Carry out one fault and wait until every shard serves again."""
+        before = self.done[kind]
+        while self.done[kind] == before:
+            try:
+                getattr(self, kind)()
+                self.done[kind] += 1
+            except ProcessLookupError:
+                self.done["gone before it was struck"] += 1  # a loaded machine ends its leases by itself
+            self.heal()
 
     def kill_shard(self) -> None:
         """SIGKILL to a shard."""
@@ -47,14 +50,16 @@ class Tormentor:
         """SIGKILL to the coordinator, and in half of the cases to a shard right after."""
         coordinator, shard = self.coordinator_pid(), self._shard_pid()
         self._kill(coordinator)
-        if self.chooser.random() < 0.5:
+        if self.lengths.random() < 0.5:
             self._kill(shard)
 
     def stop_shard(self) -> None:
-        """SIGSTOP to a shard for longer than its serving lease, then SIGCONT."""
+        """SIGSTOP to a shard for about as long as its serving lease, mostly for longer, then SIGCONT."""
         pid = self._shard_pid()
         stop(pid)
-        time.sleep(self.lease_s * self.chooser.uniform(0.5, 2.0))
+        leases = self.lengths.uniform(0.5, 2.0)
+        time.sleep(self.lease_s * leases)
+        self.done["stopped beyond its lease"] += leases > 1.0
         try:
             os.kill(pid, signal.SIGCONT)
         except ProcessLookupError:
@@ -89,8 +94,10 @@ class Tormentor:
             try:
                 self.handle.wait_ready(10.0)
                 pids = self.handle.pids().values()
-                if len(pids) == len(self.handle.view.shards) and all(map(_alive, pids)):
-                    return  # Ray takes a while to see that a whole node is gone: ready alone may be old news
+                new = not self._killed.intersection(pids) and all(map(is_alive, pids))
+                if new and len(pids) == len(self.handle.view.shards):
+                    self._killed.clear()
+                    return  # Ray takes a while to see that a process or a node is gone: ready alone may be old news
             except UnavailableError:
                 if time.monotonic() > until:
                     raise
@@ -100,15 +107,8 @@ class Tormentor:
 
     def _kill(self, pid: int) -> None:
         os.kill(pid, signal.SIGKILL)
+        self._killed.add(pid)
         self.kills += 1
 
     def _shard_pid(self) -> int:
         return self.chooser.choice(sorted(self.handle.pids().values()))
-
-
-def _alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    return True

@@ -6,18 +6,23 @@ import fcntl
 import threading
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import IO, Self
 
 from stratacache.cluster import ClusterHandle
+from tests.stopping import thread_states
 
 
-def wait_until(condition: Callable[[], object], deadline_s: float = 20.0, what: str = "the condition") -> None:
-    """Poll until the condition holds; fails the test when the deadline passes."""
+def wait_until(
+    condition: Callable[[], object], deadline_s: float = 20.0, what: str = "the condition", *, pause_s: float = 0.02
+) -> None:
+    """Poll until the condition holds; fails the test when the deadline passes.
+
+    Let a condition that costs much pause for longer: what it takes of the machine is missing to what is waited for.
+    """
     until = time.monotonic() + deadline_s
     while not condition():
         assert time.monotonic() < until, f"{what} did not come true within {deadline_s:g} s"
-        time.sleep(0.02)
+        time.sleep(pause_s)
 
 
 class Busy:
@@ -52,11 +57,8 @@ class Busy:
 
 
 def is_alive(pid: int) -> bool:
-    """Whether a process exists and is no zombie."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except OSError:
-        return False
+    """Whether a process exists and a thread of it can still run: the first may be a zombie before the others."""
+    return bool(thread_states(pid) - set("ZX"))
 
 
 def wait_flushed(handle: ClusterHandle, shard: str) -> None:

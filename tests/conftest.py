@@ -23,7 +23,10 @@ def pytest_configure() -> None:
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Keep the tests of one xdist_group on one worker: two Ray clusters at a time are more than two cores carry.
+    """Keep the tests of one xdist_group on one worker.
+
+    "ray" are the tests that share `ray_session`; "own-ray" those whose processes start a Ray of their own, which wait
+    more than they compute. The two groups begin first, side by side: what else there is fills the gap behind them.
 
     xdist 3.8 names a test's group in `item._nodeid`, which pytest 9.2 no longer reads; older ones need nothing of this.
     """
@@ -47,26 +50,31 @@ def short_dir() -> Iterator[Path]:
     shutil.rmtree(path, ignore_errors=True)
 
 
+@pytest.fixture
+def own_ray() -> Iterator[dict[str, str]]:
+    """The environment of a process that starts a Ray of its own: nobody else's is seen, and nothing is left in /tmp."""
+    with tempfile.TemporaryDirectory(prefix="scr-", dir="/tmp") as home:
+        private = dict.fromkeys(("HOME", "TMPDIR", "RAY_TMPDIR"), home)
+        yield {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"} | private
+
+
 @pytest.fixture(scope="session")
 def ray_session(short_dir: Path) -> Iterator[str]:
     """A local Ray cluster of this test run alone; gives its address. Nothing else on the machine finds it."""
     import ray
 
     logging.getLogger("ray").setLevel(logging.ERROR)
-    saved = {name: os.environ.get(name) for name in ("RAY_TMPDIR", "RAY_ADDRESS")}
-    os.environ["RAY_TMPDIR"] = str(short_dir)
-    os.environ.pop("RAY_ADDRESS", None)
-    context = ray.init(
-        num_cpus=4,
-        include_dashboard=False,
-        object_store_memory=80_000_000,
-        log_to_driver=False,
-        logging_level=logging.ERROR,
-    )
-    yield context.address_info["gcs_address"]
-    ray.shutdown()
-    for name, value in saved.items():
-        if value is None:
-            os.environ.pop(name, None)
-        else:
-            os.environ[name] = value
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv("RAY_TMPDIR", str(short_dir))
+        environment.delenv("RAY_ADDRESS", raising=False)
+        with pytest.MonkeyPatch.context() as while_it_starts:
+            while_it_starts.setenv("TMPDIR", str(short_dir))  # what its processes leave behind goes with the directory
+            context = ray.init(
+                num_cpus=4,
+                include_dashboard=False,
+                object_store_memory=80_000_000,
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+            )
+        yield context.address_info["gcs_address"]
+        ray.shutdown()

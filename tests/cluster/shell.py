@@ -24,7 +24,7 @@ class Shell:
         hidden = ("RAY_ADDRESS", "RAY_AUTH_MODE", "STRATACACHE_TOKEN", "STRATACACHE_ADDRESS")
         environment = {name: value for name, value in os.environ.items() if name not in hidden}
         environment |= {"RAY_TMPDIR": str(self.home), "XDG_STATE_HOME": str(self.home / "state")}
-        environment["HOME"] = str(self.home)
+        environment |= {"HOME": str(self.home), "TMPDIR": str(self.home)}
         return subprocess.run(
             [sys.executable, "-m", "stratacache.cluster", *arguments],
             env=environment | self.extra,
@@ -51,8 +51,8 @@ class Shell:
 
 
 @contextmanager
-def private_shell() -> Iterator[Shell]:
+def private_shell(extra: dict[str, str] | None = None) -> Iterator[Shell]:
     """One with a private home with a short path."""
     home = Path(tempfile.mkdtemp(prefix="scc-", dir="/tmp"))
-    yield Shell(home)
+    yield Shell(home, extra or {})
     shutil.rmtree(home, ignore_errors=True)

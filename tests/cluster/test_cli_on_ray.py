@@ -19,7 +19,7 @@ from stratacache.client.view import ShardInfo, View
 from tests.cluster.shell import Shell, private_shell
 from tests.cluster.waiting import is_alive, wait_until
 
-pytestmark = [pytest.mark.ray, pytest.mark.xdist_group("ray")]
+pytestmark = [pytest.mark.ray, pytest.mark.xdist_group("own-ray")]
 
 
 @pytest.fixture(scope="module")
@@ -154,24 +154,6 @@ def test_down_leaves_nothing(shell: Shell, up: dict[str, Any]) -> None:
     assert not Path(up["shards"][0]["unix"]).parent.exists()
     assert not (shell.home / "ray" / "ray_current_cluster").exists()
     assert "nothing was changed" in shell.refused("down")
-
-
-def test_somebody_elses_ray_is_left_alone(shell: Shell, ray_session: str) -> None:
-    """`up` joins the Ray at RAY_ADDRESS, and `down` ends only the cache in it."""
-    import ray
-
-    auth = Path("~/.ray/auth_token").expanduser()
-    extra = {"RAY_ADDRESS": ray_session, "RAY_AUTH_TOKEN_PATH": str(auth)}
-    if auth.exists():
-        extra["RAY_AUTH_MODE"] = "token"
-    joined = Shell(shell.home, extra)
-    printed = json.loads(joined.ok("up", "--name", "guest", "--shards", "2", "--l1-bytes", "16MiB", "--json"))
-    assert printed["ray_started"] is False
-    assert joined.ok("down", "--name", "guest") == "cache guest: ended\n"
-    assert ray.is_initialized()
-    assert ray.cluster_resources()["CPU"] == 4
-    names = [actor["name"] for actor in ray.util.list_named_actors(all_namespaces=True)]
-    assert not [name for name in names if name.startswith("guest/")]
 
 
 def test_up_that_fails_leaves_no_ray_behind(shell: Shell) -> None:

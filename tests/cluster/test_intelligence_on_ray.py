@@ -19,8 +19,8 @@ from tests.observe.test_node_metrics import read, value
 
 pytestmark = [pytest.mark.ray, pytest.mark.xdist_group("ray")]
 
-PERIOD_S = 3.0
-TTL_S = 2.75
+PERIOD_S = 2.0
+TTL_S = 1.75
 
 
 @pytest.fixture(scope="module")

@@ -84,13 +84,13 @@ def test_key_phrases_stand_in_the_text(fitted: models.Models) -> None:
 
 
 @pytest.mark.ray
-@pytest.mark.xdist_group("ray")
+@pytest.mark.xdist_group("own-ray")
 @pytest.mark.timeout(240)
-def test_the_whole_story_holds(tmp_path: Path) -> None:
+def test_the_whole_story_holds(tmp_path: Path, own_ray: dict[str, str]) -> None:
     """Cold, warm, a new model release, a killed shard: what the demo promises is what it sees."""
     target = tmp_path / "out.json"
     command = [sys.executable, "-m", "stratacache.cluster", "demo", "--chunks", "150", "--json", str(target)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=200, check=False)
+    done = subprocess.run(command, env=own_ray, capture_output=True, text=True, timeout=200, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     found = json.loads(target.read_text())
     assert found["wrong_results"] == 0

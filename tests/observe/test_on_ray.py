@@ -115,7 +115,7 @@ def test_ray_exports_the_figures_too(cluster: ClusterHandle, cache: CacheClient)
         except AssertionError:
             return False
 
-    wait_until(exported, 40, "Ray's export")
+    wait_until(exported, 40, "Ray's export", pause_s=0.5)
 
 
 def test_fixed_ports_are_counted_from_the_first() -> None:

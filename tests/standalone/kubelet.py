@@ -28,11 +28,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from tests.cluster.waiting import is_alive
 from tests.helm.objects import Object, PodTemplate, pods
 
 # Bound on every address of the machine, so they must be free here: Ray's control store, dashboard, client, metrics.
 WILDCARD_PORTS = ("6379", "8265", "10001", "8080", "52365")
-HASTE = 10
 # Not where Ray's workers (10002 to 19999) or the kernel (from 32768) take theirs.
 PORTS = itertools.chain(range(20_000 + os.getpid() % 10_000, 32_000), range(20_000, 32_000))
 
@@ -76,7 +76,7 @@ class Pod:
         for path in Path("/proc").iterdir():
             if path.name.isdigit():
                 with suppress(ProcessLookupError, PermissionError):
-                    if os.getsid(int(path.name)) == self.process.pid:
+                    if os.getsid(int(path.name)) == self.process.pid and is_alive(int(path.name)):
                         yield int(path.name)
 
     def kill(self) -> None:
@@ -86,18 +86,22 @@ class Pod:
             for pid in living:
                 with suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
-            if self.process is not None:
-                self.process.poll()
             if not living:
-                return
+                break
             time.sleep(0.02)
+        if self.process is not None:
+            self.process.wait(20)
 
 
 class Kubelet:
-    """Runs a release below `folder`; the last part of its addresses is chosen from this process's id."""
+    """Runs a release below `folder`; the last part of its addresses is chosen from this process's id.
 
-    def __init__(self, manifests: list[Object], folder: Path) -> None:
+    The periods of liveness probes pass `haste` times as fast.
+    """
+
+    def __init__(self, manifests: list[Object], folder: Path, haste: float = 10) -> None:
         self.manifests = manifests
+        self.haste = haste
         self.folder = folder
         self.secrets = {
             one["metadata"]["name"]: {key: base64.b64decode(value).decode() for key, value in one["data"].items()}
@@ -118,7 +122,7 @@ class Kubelet:
         self.pods[name] = Pod(template, name, f"{self.net}.{len(self.pods) + 10}", ports)
 
     def _write_volumes(self) -> None:
-        for name in ("data", "gcs", "home", "etc", "tls"):
+        for name in ("data", "gcs", "home", "tmp", "etc", "tls"):
             (self.folder / name).mkdir()
         for one in self.manifests:
             if one["kind"] == "ConfigMap":
@@ -163,7 +167,7 @@ class Kubelet:
                 out[one["name"]] = self.secrets[source["secretKeyRef"]["name"]][source["secretKeyRef"]["key"]]
             else:
                 out[one["name"]] = self.resolve(one["value"], pod)
-        out["HOME"] = str(self.folder / "home")
+        out |= {"HOME": str(self.folder / "home"), "TMPDIR": str(self.folder / "tmp")}
         return out
 
     def command(self, pod: Pod, words: list[str], environment: dict[str, str]) -> list[str]:
@@ -199,9 +203,9 @@ class Kubelet:
                 self.start(name)
 
     def _is_dead(self, name: str, pod: Pod) -> bool:
-        """Whether the liveness probe has failed as often as it may; its periods pass `HASTE` times as fast."""
+        """Whether the liveness probe has failed as often as it may."""
         spec = pod.template.container()["livenessProbe"]
-        if pod.process is None or time.monotonic() - pod.probed_s < spec["periodSeconds"] / HASTE:
+        if pod.process is None or time.monotonic() - pod.probed_s < spec["periodSeconds"] / self.haste:
             return False
         pod.probed_s = time.monotonic()
         pod.started = pod.started or self.probe(name, "startupProbe")

@@ -16,7 +16,7 @@ from tests.helm.objects import find, pods
 from tests.helm.tools import RELEASE, Helm
 from tests.standalone.kubelet import Kubelet, until
 
-pytestmark = [pytest.mark.ray, pytest.mark.xdist_group("ray"), pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.ray, pytest.mark.xdist_group("own-ray"), pytest.mark.timeout(240)]
 
 SMALL = (
     "cache.l1BytesMax=16Mi",
@@ -30,10 +30,10 @@ HEAD, CONTROLLER = f"{FULL}-head-0", f"{FULL}-controller-0"
 
 
 @contextmanager
-def release(helm: Helm, *sets: str) -> Iterator[Kubelet]:
+def release(helm: Helm, *sets: str, haste: float = 10) -> Iterator[Kubelet]:
     """A release in mode standalone, with every container started."""
     with tempfile.TemporaryDirectory(prefix="sc", dir="/tmp") as folder:
-        kubelet = Kubelet(helm.manifests(sets=(*SMALL, *sets)), Path(folder))
+        kubelet = Kubelet(helm.manifests(sets=(*SMALL, *sets)), Path(folder), haste)
         issue_certificate(kubelet.folder / "tls")
         try:
             start_all(kubelet)
@@ -163,9 +163,9 @@ def shard_processes(kubelet: Kubelet) -> set[int]:
 
 def test_standalone_without_fault_tolerance(helm4: Helm) -> None:
     """With ray.gcs.faultTolerance none the head's loss ends the cluster; the controller forms it anew. With TLS."""
-    sets = ("cache.shards=2", "worker.shardsPerPod=2", "ray.gcs.reconnectTimeoutSeconds=5")
+    sets = ("cache.shards=2", "worker.shardsPerPod=2", "ray.gcs.reconnectTimeoutSeconds=1")
     tls = ("tls.enabled=true", "tls.existingSecret=cache-tls", "tls.serverName=localhost")
-    with release(helm4, *sets, *tls) as kubelet:
+    with release(helm4, *sets, *tls, haste=30) as kubelet:  # nothing is to outlive the head
         wait_ready(kubelet)
         with pytest.raises(UnavailableError):
             connect(service(kubelet), token=kubelet.secrets[FULL]["token"], strict=True, use_unix=False)

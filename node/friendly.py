@@ -101,10 +101,11 @@ def encode_tags(tags: Iterable[str]) -> tuple[bytes, ...]:
     """Text tags as the engine takes them; raises UsageError for what is no text."""
     if isinstance(tags, str):
         raise UsageError(f"tags={tags!r} is one str: hand in a set or list of tags")
-    wrong = [tag for tag in tags if not isinstance(tag, str)]
+    given = tuple(tags)  # they may come from a generator, which gives them once
+    wrong = [tag for tag in given if not isinstance(tag, str)]
     if wrong:
         raise UsageError(f"tag {wrong[0]!r} is a {type(wrong[0]).__name__}: tags are str")
-    return tuple(tag.encode() for tag in tags)
+    return tuple(tag.encode() for tag in given)
 
 
 def _payload(entry: Entry | None) -> bytes | None:

@@ -26,6 +26,11 @@ def check_put(limits: NodeConfig, key: bytes, payload: bytes, expires_ms: int, c
             "raise value_bytes_max or split the value"
         )
     check_expiry(expires_ms)
+    check_cost(cost_s)
+
+
+def check_cost(cost_s: float) -> None:
+    """Raise UsageError for what no value can have taken to compute, and no policy can reckon with."""
     if not 0 <= cost_s <= COST_S_MAX:  # nan is neither
         raise UsageError(f"cost_s={cost_s} is no cost: give the seconds that computing took, 0 to {COST_S_MAX:.0f}")
 

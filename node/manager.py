@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 from .clock import Clock, NodeClock
 from .entry import NEVER_MS
 from .errors import LimitError, UsageError
+from .limits import check_cost
 from .policies import make_policy
 from .policies.base import Evictable
 from .stats import ratio
@@ -199,7 +200,10 @@ class CacheManager:
         """Store a value; False when it is larger than the whole budget (what was there before is gone then)."""
         if ttl is not None and ttl <= timedelta(0):
             raise UsageError(f"ttl={ttl} is not positive: leave it out for no expiry")
+        check_cost(cost_s)
         size = self._size_of(value) if size_bytes is None else size_bytes
+        if size < 0:
+            raise UsageError(f"size_bytes={size} is no size: give the bytes that the value takes, 0 or more")
         own_tags = _checked_tags(tags)
         with self._lock:
             old = self._table.get((namespace, key))

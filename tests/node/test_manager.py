@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import timedelta
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -131,6 +132,26 @@ def test_tags_and_namespaces_are_invalidated(manager: CacheManager) -> None:
     assert len(manager) == 0
     assert manager.get_statistics()["cache_stats"]["hits"] == 0
     manager.validate()
+
+
+@pytest.mark.parametrize("bad", [{"cost_s": float("nan")}, {"cost_s": 1e308}, {"cost_s": -1.0}, {"size_bytes": -1}])
+def test_a_bad_cost_or_size_breaks_no_put_half_way(clock: ManualClock, bad: dict[str, Any]) -> None:
+    """Nothing is counted of what is refused."""
+    manager = CacheManager(5, EvictionPolicy.INTELLIGENT, bytes_max=100, clock=clock)
+    for number in range(50):
+        with pytest.raises(UsageError, match=next(iter(bad))):
+            manager.put(f"bad{number}", "v", **bad)
+        assert manager.put(f"good{number}", "v" * 30)
+        manager.validate()
+
+
+def test_tags_from_a_generator_count(make_engine: Callable[..., MultiLevelCache]) -> None:
+    """It gives each tag once: an invalidation that lost them would be acknowledged and reach nothing."""
+    engine = make_engine()
+    friendly = FriendlyCache(engine)
+    friendly.put("a", "1", tags=(tag for tag in ("red", "blue")))
+    assert engine.invalidate_by_tags(tag for tag in ("green", "red")) == 1
+    assert friendly.get("a") is None
 
 
 def test_bad_input_is_refused(manager: CacheManager) -> None:

@@ -163,7 +163,11 @@ class ControllerShell:
         running = self._describe(handle)
         self._handle = handle
         if time.monotonic() - self._stats_s > STATS_EVERY_S and not running.failed:
-            self.stats, self._stats_s = handle.stats(), time.monotonic()
+            self._stats_s = time.monotonic()
+            try:
+                self.stats = handle.stats()
+            except Exception as error:  # noqa: BLE001 - figures alone: what is to be done does not hang on them
+                log.warning("the cluster's figures can't be had: %s", _line(error))
         return c.Looked(running=running, places=places)
 
     def _describe(self, handle: ClusterHandle) -> c.Running:

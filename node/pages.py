@@ -4,7 +4,7 @@ It is no part of the data path: nothing here runs on the event loop that serves 
 state asks for a snapshot with `from_loop`.
 
 Invariants: it answers GET and HEAD only; at most `REQUESTS_MAX` requests are in work, the next is refused at once; a
-client that is slow to ask or to read is cut off after `CLIENT_S`.
+client that neither asks nor reads is cut off after `CLIENT_S`, and one that does so a byte at a time after `REQUEST_S`.
 """
 
 from __future__ import annotations
@@ -13,8 +13,10 @@ import asyncio
 import logging
 import socket
 import threading
+import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Final, NamedTuple, TypeVar
 
@@ -22,6 +24,7 @@ from stratacache.node.errors import UnavailableError
 
 REQUESTS_MAX: Final = 8
 CLIENT_S: Final = 5.0
+REQUEST_S: Final = 10.0
 SNAPSHOT_S: Final = 2.0
 TEXT: Final = "text/plain; charset=utf-8"
 
@@ -72,6 +75,7 @@ class _Server(ThreadingHTTPServer):
 
     def __init__(self, address: tuple[str, int], handler: type[BaseHTTPRequestHandler]) -> None:
         self.slots = threading.BoundedSemaphore(REQUESTS_MAX)
+        self._begun_s: dict[socket.socket, float] = {}
         if ":" in address[0]:
             self.address_family = socket.AF_INET6
         super().__init__(address, handler)
@@ -80,17 +84,30 @@ class _Server(ThreadingHTTPServer):
         if not self.slots.acquire(blocking=False):
             self.shutdown_request(request)
             return
+        self._begun_s[request] = time.monotonic()
         try:
             super().process_request(request, client_address)
         except RuntimeError:  # no thread can be started now
-            self.slots.release()
+            self._ended(request)
             self.shutdown_request(request)
 
     def process_request_thread(self, request: Any, client_address: Any) -> None:
         try:
             super().process_request_thread(request, client_address)
         finally:
-            self.slots.release()
+            self._ended(request)
+
+    def _ended(self, request: Any) -> None:
+        self._begun_s.pop(request, None)
+        self.slots.release()
+
+    def service_actions(self) -> None:
+        """Called twice a second while it serves: a byte now and then keeps a request alive, but not for ever."""
+        late_s = time.monotonic() - REQUEST_S
+        for request, begun_s in list(self._begun_s.items()):
+            if begun_s < late_s:
+                with suppress(OSError):
+                    request.shutdown(socket.SHUT_RDWR)
 
     def handle_error(self, request: Any, client_address: Any) -> None:  # noqa: ARG002
         log.debug("a request for a page broke off", exc_info=True)

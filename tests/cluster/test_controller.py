@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from stratacache.cluster import controller as c
+from stratacache.cluster import controller_shell
 from stratacache.cluster.config import ClusterConfig
 from stratacache.cluster.controller_metrics import NAMES, ControllerCollector
 from stratacache.cluster.intelligence.plan import Planner
 from stratacache.node.engine import MultiLevelCache
+from stratacache.node.errors import UnavailableError
 from stratacache.node.metrics import metrics_page
 from tests.observe.naming import problems
 
@@ -192,6 +196,37 @@ def test_retries_back_off_and_never_stop() -> None:
         began = now_ms
     assert waits[:3] == [0, c.RETRY_MIN_MS, 2 * c.RETRY_MIN_MS]
     assert max(waits) == c.RETRY_MAX_MS
+
+
+def test_figures_that_can_not_be_had_keep_it_from_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are for its page alone: it looks, decides and asks on, and tries for them again later."""
+    asked: list[str] = []
+
+    class Handle:
+        token = None
+
+        def __init__(self, *_: object) -> None:
+            pass
+
+        def status(self) -> dict[str, Any]:
+            return {"uid": "life", "phase": "running", "epoch": 1, "reason": "", "shards": []}
+
+        def stats(self) -> dict[str, Any]:
+            asked.append("stats")
+            raise UnavailableError("a shard's figures can't be added up")
+
+    monkeypatch.setitem(sys.modules, "ray", SimpleNamespace(nodes=list, shutdown=lambda: None))
+    monkeypatch.setattr(controller_shell, "find_coordinator", lambda _: None)
+    monkeypatch.setattr(controller_shell, "ClusterHandle", Handle)
+    shell = controller_shell.ControllerShell(CONFIG, "auto", http_host="127.0.0.1", http_port=0)
+    try:
+        for _ in range(2):
+            seen = shell._act(c.Look())
+            assert isinstance(seen, c.Looked)
+            assert seen.running is not None
+        assert asked == ["stats"]
+    finally:
+        shell._http.close()
 
 
 def test_metrics_are_what_prometheus_reads() -> None:

@@ -21,6 +21,7 @@ import pytest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.parser import text_string_to_metric_families
 
+from stratacache.node import pages
 from stratacache.node.clock import ManualClock
 from stratacache.node.config import NodeConfig
 from stratacache.node.engine import MultiLevelCache
@@ -287,6 +288,29 @@ def test_pages_are_only_served_to_who_keeps_to_the_limits() -> None:
                 assert b"200 OK" in answer.readline()
     finally:
         release.set()
+        server.close()
+
+
+def test_who_asks_a_byte_at_a_time_does_not_keep_a_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As many as there are places would keep probes and scrapes out for as long as they like."""
+    monkeypatch.setattr(pages, "REQUEST_S", 0.2)
+    server = PageServer("127.0.0.1", 0, {"/page": lambda _: Page(b"done\n")})
+    slow = [socket.create_connection(("127.0.0.1", server.port), 10) for _ in range(REQUESTS_MAX)]
+    try:
+        end = time.monotonic() + 20
+        answer = ""
+        while not answer:
+            assert time.monotonic() < end, "they still hold all places"
+            for one in slow:
+                with contextlib.suppress(OSError):
+                    one.sendall(b"G")
+            with contextlib.suppress(OSError, http.client.HTTPException):
+                answer = read(server.address, "/page")
+            time.sleep(0.02)
+        assert answer == "done\n"
+    finally:
+        for one in slow:
+            one.close()
         server.close()
 
 

@@ -1,7 +1,7 @@
 """How a shard finds and asks the owner of a key that a plain Redis client brought to it.
 
 Invariants: one hop (the link is native, and what comes over a native connection is never forwarded again); one link to
-each shard, opened on first use and thrown away with the view's endpoint; every call has a deadline.
+each shard, opened on first use and thrown away with the view's endpoint; no call waits while nothing moves.
 """
 
 from __future__ import annotations
@@ -57,15 +57,12 @@ class RingForwarder:
 
     async def call(self, shard: str, argv: Sequence[bytes]) -> object:
         """Run a command on another shard; raises UnavailableError, or CommandError with the shard's error text."""
-        link: Link | None = None
         try:
             async with asyncio.timeout(CALL_DEADLINE_S):
                 link = await self._link(shard)
-                reply = await link.call(argv)
         except TimeoutError:
-            if link is not None:
-                raise link.give_up(CALL_DEADLINE_S) from None
             raise UnavailableError(f"{shard} could not be reached within {CALL_DEADLINE_S:g} s") from None
+        reply = await link.ask(argv, CALL_DEADLINE_S)
         if isinstance(reply, hiredis.ReplyError):
             raise CommandError(str(reply))
         return reply

@@ -12,11 +12,11 @@ from typing import Any
 
 import pytest
 
-from stratacache.client.view import ShardInfo
-from stratacache.cluster import stream_links
+from stratacache.client.view import ShardInfo, View
+from stratacache.cluster import forwarder, stream_links
 from stratacache.cluster.links import Credentials, Link
 from stratacache.cluster.peers import LinkPeers
-from stratacache.node.errors import UnavailableError
+from stratacache.node.errors import DeadlineError, UnavailableError
 from stratacache.node.resp.keepalive import PEER
 from tests.cluster.test_stream_links import GREETING, KEYS, World, run, until, world
 
@@ -161,6 +161,29 @@ def test_a_large_answer_is_waited_for_as_long_as_its_bytes_move() -> None:
             assert drained == [[LARGE]]
             assert pulled[0][1] == LARGE
             peers.close()
+
+    run(main())
+
+
+def test_a_plain_client_gets_a_large_value_through_another_shard(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The hop takes as long as the bytes move; it gives up on an owner that is silent."""
+    monkeypatch.setattr(forwarder, "CALL_DEADLINE_S", QUIET_S)
+
+    async def main() -> None:
+        async with far_away() as (here, network):
+            hop = forwarder.RingForwarder("a", Credentials())
+            hop.set_view(View(epoch=1, shards=(ShardInfo(id="a", incarnation="1"), here.info)))
+            network.bytes_a_second = 2_500_000
+            value: object = None
+            for _ in range(5):  # as above
+                here.peer.says = {b"GET": b"$%d\r\n%b\r\n" % (len(LARGE), LARGE)}
+                with suppress(UnavailableError):
+                    value = await hop.call("b", (b"GET", b"k"))
+                    break
+            assert value == LARGE
+            with pytest.raises(DeadlineError):
+                await hop.call("b", (b"GET", b"k"))
+            await hop.close()
 
     run(main())
 

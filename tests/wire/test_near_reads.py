@@ -131,3 +131,18 @@ def test_a_tracking_client_is_told_of_what_will_expire_on_disk(tmp_path: Path, m
                 assert len(told) == len(expiry[:1]), (expiry, size)
     finally:
         node.engine.close()
+
+
+def test_hits_that_a_near_cache_reports_do_not_overflow_the_figures() -> None:
+    """A client may say any number; the figures of the shard can be had all the same, by all."""
+    node = InProcess()
+    client, seen = node.connect()
+    client.data_received(request("SC.HELLO", 1) + request("SET", "k", "v"))
+    seen.written.clear()
+    for count, answer in ((0xFFFFFFFF, b"+OK"), (1 << 32, b"-ERR count"), ((1 << 63) - 1, b"-ERR count")):
+        client.data_received(request("SC.TOUCHED", "k", count))
+        assert bytes(seen.written).startswith(answer)
+        seen.written.clear()
+    client.data_received(request("SC.STATS"))
+    assert bytes(seen.written).startswith(b"$")
+    assert node.engine.stats()["near_hits"] == 0xFFFFFFFF

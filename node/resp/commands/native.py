@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 PROTOCOL = 1
 TOUCHES_MAX = 16
 """Hits of a near cache that count, for one key and report: beyond that they tell the policy nothing new."""
+HITS_MAX = 0xFFFFFFFF
+"""Of a key in one report: counters have 64 bits, and what a client says must not fill them."""
 
 
 @command("sc.hello", 2, group="native")
@@ -227,8 +229,9 @@ def sc_touched(connection: Connection, argv: list[bytes]) -> Reply:
     """Note hits that a near cache served, so that eviction knows what is wanted."""
     if len(argv) % 2 == 0:
         raise CommandError("ERR wrong number of arguments for 'sc.touched' command")
-    for index in range(1, len(argv), 2):
-        connection.engine.touch(canonical(argv[index]), count_of(argv[index + 1], "count", 1), TOUCHES_MAX)
+    counts = [count_of(text, "count", 1, HITS_MAX) for text in argv[2::2]]
+    for raw, count in zip(argv[1::2], counts, strict=True):
+        connection.engine.touch(canonical(raw), count, TOUCHES_MAX)
     return OK
 
 

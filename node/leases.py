@@ -83,7 +83,7 @@ class LeaseTable:
         self.granted = 0
         self.refused = 0
         self.origin = b""
-        """Begins every token: a lease of another shard must not pass for one of this, where its key may be by now."""
+        """Begins every token: a lease of another shard, or of the process before, must not pass for one of this."""
 
     def __len__(self) -> int:
         return len(self.live)
@@ -118,7 +118,6 @@ class LeaseTable:
     def _grant(self, key: bytes, hold_ms: int, now_ms: int, waiters: deque[_Waiter]) -> LeaseReply:
         self._count += 1
         self.granted += 1
-        # The sequence makes a token of an earlier incarnation of the node unknown to this one.
         token = b"%b%x-%x" % (self.origin, self._gate.seq, self._count)
         lease = _Lease(token, self._gate.open(key), now_ms + hold_ms, waiters)
         self.live[key] = lease

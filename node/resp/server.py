@@ -83,6 +83,7 @@ class NodeServer:
         self.config = config
         self.forwarder = forwarder
         self.identity = identity or Identity(incarnation=secrets.randbits(62))
+        engine.leases.origin = b"%x-" % self.identity.incarnation
         self.epoch = 0
         self.view = b""
         self.endpoints = Endpoints(host="", port=0, unix="")

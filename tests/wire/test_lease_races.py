@@ -6,6 +6,7 @@ import asyncio
 
 from stratacache.node.config import NodeConfig
 from stratacache.node.engine import MultiLevelCache
+from stratacache.node.leases import LeaseReply
 from stratacache.node.resp.config import ServerConfig
 from stratacache.node.resp.server import NodeServer
 
@@ -39,3 +40,24 @@ def test_a_lease_granted_to_a_client_that_has_just_gone_ends_with_it() -> None:
         engine.close()
 
     asyncio.run(asyncio.wait_for(story(), 20))
+
+
+def test_a_lease_of_the_process_before_is_none_of_this_one() -> None:
+    """Without a disk both count from one: what was computed for the first may be older than an invalidation here."""
+
+    def served() -> MultiLevelCache:
+        engine = MultiLevelCache(NodeConfig())
+        NodeServer(engine, ServerConfig(port=0))
+        return engine
+
+    before, now = served(), served()
+    before.put(b"other", b"")
+    old = before.lease(b"k", 0, 30_000)
+    now.remove(b"k")
+    new = now.lease(b"k", 0, 30_000)
+    assert isinstance(old, LeaseReply)
+    assert isinstance(new, LeaseReply)
+    assert new.token
+    assert now.put(b"k", b"stale", lease=old.token) is False
+    assert now.get(b"k") is None
+    assert now.put(b"k", b"fresh", lease=new.token) is True

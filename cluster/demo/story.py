@@ -10,6 +10,7 @@ import io
 import os
 import signal
 import sys
+import time
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from stratacache.cluster.launch import ClusterHandle
 
 NEXT_DIMENSIONS: Final = 48
+WRITTEN_DEADLINE_S: Final = 10.0
 MODEL_NAMES: Final = {
     AIOperation.SUMMARIZE: "textrank",
     AIOperation.EXTRACT: "lsa-phrases",
@@ -79,6 +81,7 @@ class Story:
         click.echo(f"a new release of the model behind {name}: invalidating its tag")
         renewed = self._pass("new model, no cache", self.second, names=[AIOperation.EMBED], through_cache=False)
         renewed.digests = reference.digests | renewed.digests
+        self._wait_written()
         invalidated = self.cache.invalidate_tags({f"model:{name}"})
         fresh = self._pass("new model", self.second)
         stale = len(self.texts) - fresh.differs_from(reference, only=AIOperation.EMBED)
@@ -146,6 +149,12 @@ class Story:
             done = pipeline.run_pass(release, self.texts, names=names, through_cache=through_cache, on_batch=advance)
         click.echo(f"{label:<20} {done.wall_s:7.2f} s   {done.computed.total():>6,} computed")
         return done
+
+    def _wait_written(self) -> None:
+        """Wait until the shards' disks have everything: what is just being written an invalidation may count twice."""
+        until = time.monotonic() + WRITTEN_DEADLINE_S
+        while self.handle.stats()["total"]["levels"]["l3_disk"]["queue_entries"] and time.monotonic() < until:
+            time.sleep(0.05)
 
     def _counters(self) -> tuple[dict[str, dict[str, int]], dict[str, dict[str, int]]]:
         """The shards' own counters: keys, hits, misses and bytes by shard; hits and misses by level."""

@@ -82,7 +82,7 @@ class Proxy:
             _shut(near, far)
 
     def close(self) -> None:
-        self._listener.close()
+        _shut(self._listener)  # to close it alone would leave `_accept` waiting
 
 
 def _shut(*sockets: socket.socket) -> None:

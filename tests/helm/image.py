@@ -2,7 +2,8 @@
 
 With enough rights the replay runs in a mount namespace of its own, at the image's own paths, then makes the root
 read-only and gives up its privileges, as the pods do. Without, it runs below a directory, as the present user.
-`python -m tests.helm.image` replays in full, with every dependency; the tests take these from the present environment.
+`python -m tests.helm.image` replays in full, with every dependency; the tests take these, and what the build requires,
+from the present environment.
 """
 
 from __future__ import annotations
@@ -94,8 +95,9 @@ def build_script(folder: Path, home: str, *, full: bool) -> str:
             lines.append(line.replace(HOME, home))
             if "-m venv" in line and not full:
                 paths = "\n".join(dict.fromkeys([*site.getsitepackages(), *extra_paths()]))
-                library = f"{home}/lib/python{sys.version_info.major}.{sys.version_info.minor}"
-                lines.append(f"printf '%s\\n' {shlex.quote(paths)} > {library}/site-packages/present.pth")
+                library = f"{home}/lib/python{sys.version_info.major}.{sys.version_info.minor}/site-packages"
+                lines.append(f"printf '%s\\n' {shlex.quote(paths)} > {library}/present.pth")
+                lines.append(f"rm -rf {library}/setuptools {library}/pkg_resources")  # may be too old to build with
         elif name == "COPY" and text.split()[-1].startswith("/"):
             target = text.split()[-1]
             lines.append(
@@ -133,7 +135,7 @@ def replay(ports: tuple[int, int], *, full: bool, isolated: bool) -> str:
         environment += f" STRATACACHE_PORT={ports[0]} STRATACACHE_HTTP_PORT={ports[1]}"
         run = f"env -i {environment} sh -ec {shlex.quote(CHECKS)}"
         pip = (
-            "export PIP_NO_DEPS=1 PIP_NO_COMPILE=1 PIP_QUIET=1 STRATACACHE_COMPILE=0"
+            "export PIP_NO_DEPS=1 PIP_NO_BUILD_ISOLATION=false PIP_NO_COMPILE=1 PIP_QUIET=1 STRATACACHE_COMPILE=0"
             if not full
             else "export PIP_QUIET=1"
         )

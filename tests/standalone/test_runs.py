@@ -51,7 +51,7 @@ def start_all(kubelet: Kubelet) -> None:
     names = sorted(kubelet.pods, key=lambda name: (name == CONTROLLER, "-worker-" in name, name))
     for name in names[:2]:
         kubelet.start(name)
-    for name in names[1:]:
+    for name in names:
         if kubelet.pods[name].process is None:
             kubelet.start(name)
         until(name, lambda name=name: kubelet.probe(name, "startupProbe"), 90, kubelet.logs)  # type: ignore[misc]

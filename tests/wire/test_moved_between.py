@@ -14,10 +14,15 @@ def command(*words: bytes) -> bytes:
     return b"*%d\r\n" % len(words) + b"".join(b"$%d\r\n%b\r\n" % (len(word), word) for word in words)
 
 
-@pytest.mark.parametrize("policy", EvictionPolicy)
-@pytest.mark.parametrize("words", [(b"MGET",), (b"SC.MGET",), (b"SC.MGETX",), (b"SC.MLEASE", b"1000")])
+@pytest.mark.parametrize(
+    ("words", "policy"),
+    [
+        *[((b"SC.MGET",), policy) for policy in EvictionPolicy],
+        *[(words, EvictionPolicy.LRU) for words in ((b"MGET",), (b"SC.MGETX",), (b"SC.MLEASE", b"1000"))],
+    ],
+)
 def test_a_value_that_another_of_the_batch_drove_into_l2_is_sent_unpacked(
-    policy: EvictionPolicy, words: tuple[bytes, ...]
+    words: tuple[bytes, ...], policy: EvictionPolicy
 ) -> None:
     """The promotion of one key may demote the one that was found before it: its client gets the value all the same."""
     node = InProcess(NodeConfig(l1_bytes_max=6000, l2_bytes_max=1 << 20, policy=policy))

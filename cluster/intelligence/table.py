@@ -2,8 +2,8 @@
 
 Shards hand in what changed since they were asked last. Nearly every key is seen by one source only, so rows are
 written in columns, a thousand at a time; a key that several sources have seen (it moved, or a replica answered for it)
-is merged from their parts by node/patterns.py, exactly. A restarted shard is a new source: its counts add to those of
-its predecessor.
+is merged from their parts, exactly as node/patterns.py does. A restarted shard is a new source: its counts add to those
+of its predecessor.
 
 Invariants: at most `rows_max` keys are held, the least recently visited leave first; a row's statistics are those of
 its visits; a part that is handed in twice counts once; only loaders that were registered have a number.
@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stratacache.cluster.intelligence.slices import PatternSlice
-from stratacache.node.patterns import ACCESSES_MIN, VARIATION_MAX, VISITS_KEPT, Pattern, merged
+from stratacache.node.patterns import ACCESSES_MIN, VARIATION_MAX, VISITS_KEPT, Pattern
 
 ROWS_MAX: Final = 131_072
 ROW_BYTES: Final = 320
@@ -93,7 +93,8 @@ class PatternTable:
         self.columns = {name: column[:0] for name, column in self._whole.items()}
         self._rows: dict[bytes, int] = {}
         self._free: list[int] = []
-        self._parts: dict[bytes, dict[int, Pattern]] = {}
+        self._parts: dict[bytes, dict[int, int]] = {}
+        """How often each source has counted a key that several have seen; their visits are united in its row."""
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -153,22 +154,29 @@ class PatternTable:
     ) -> tuple[NDArray[np.uint32], NDArray[np.uint64]]:
         """Visits and counts of the slice, those of keys that others have seen too merged with theirs."""
         visits, counts = part.visits.copy(), part.counts.copy()
-        self.columns["shared"][rows[shared]] = True
-        for at in shared.tolist():
-            key, row = part.keys[at], int(rows[at])
-            parts = self._parts.get(key)
-            if parts is None:
-                known = self.get(key)
-                assert known is not None
-                parts = self._parts[key] = {int(self.columns["sources"][row]): known}
-            parts[source] = Pattern(int(counts[at]), tuple(visit for visit in visits[at].tolist() if visit))
+        columns = self.columns
+        at_rows = rows[shared]
+        columns["shared"][at_rows] = True
+        visits[shared] = _newest(np.concatenate([self.visits[at_rows], visits[shared]], axis=1))
+        gone = self._earlier_lives(source)
+        known = zip(
+            shared.tolist(), columns["sources"][at_rows].tolist(), columns["counts"][at_rows].tolist(), strict=True
+        )
+        for at, before, counted in known:
+            parts = self._parts.setdefault(part.keys[at], {before: counted})
+            parts[source] = int(counts[at])
             if len(parts) > PARTS_MAX:  # of processes that are long gone: they hand in nothing more
-                last = parts.pop(source)
-                parts = self._parts[key] = {_GONE: merged(parts.values()), source: last}
-            whole = merged(parts.values())
-            counts[at] = whole.count
-            visits[at] = [0] * (VISITS_KEPT - len(whole.visits_s)) + list(whole.visits_s)
+                gone = gone | parts.keys() - {source}
+            for one in gone & parts.keys() - {_GONE}:
+                parts[_GONE] = parts.get(_GONE, 0) + parts.pop(one)
+            counts[at] = sum(parts.values())
         return visits, counts
+
+    def _earlier_lives(self, source: int) -> set[int]:
+        """The processes that were the same shard before this one."""
+        shard = self.source_names[source].rpartition("/")[0]
+        names = self.source_names[:source]
+        return {number for number, name in enumerate(names) if name.rpartition("/")[0] == shard}
 
     def _describe(self, rows: NDArray[np.int64], visits: NDArray[np.uint32]) -> NDArray[np.float64]:
         """Work out mean, variation and next visit; gives the next visits."""
@@ -273,3 +281,11 @@ class PatternTable:
         assert all(self.keys[row] == key for key, row in self._rows.items())
         assert self._parts.keys() <= self._rows.keys()
         assert all(len(column) == len(self.keys) for column in self.columns.values())
+
+
+def _newest(visits: NDArray[np.uint32]) -> NDArray[np.uint32]:
+    """Of each row the latest visits, each once, in their order; 0 in front where there are fewer."""
+    visits.sort(axis=1)
+    visits[:, :-1][visits[:, :-1] == visits[:, 1:]] = 0
+    visits.sort(axis=1)
+    return visits[:, -VISITS_KEPT:]

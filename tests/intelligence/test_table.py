@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -67,7 +69,24 @@ def test_a_slice_that_comes_twice_counts_once_and_a_restarted_shard_adds() -> No
     whole = table.get(b"k")
     assert whole is not None
     assert whole.count == 4 + 17
-    assert len(table._parts[b"k"]) <= 9
+    assert len(table._parts[b"k"]) == 2
+
+
+def test_a_key_that_several_see_costs_little_more() -> None:
+    """A coordinator lives for long, and each restart of a shard makes another source: what they saw is kept once."""
+    table = PatternTable()
+    tracemalloc.start()
+    for life in range(1, 9):
+        patterns: AccessPatterns[bytes] = AccessPatterns()
+        for visit in range(8):
+            for key in range(500):
+                patterns.note(b"key-%d" % key, 10_000 * life + visit)
+        table.take(changed(f"shard-0/{life}", patterns))
+        if life == 1:
+            alone, _ = tracemalloc.get_traced_memory()
+    together, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert together - alone < 500 * 1000
 
 
 def test_the_table_is_bounded_and_keeps_the_latest() -> None:

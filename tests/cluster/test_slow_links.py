@@ -21,7 +21,7 @@ from stratacache.node.resp.keepalive import PEER
 from tests.cluster.test_stream_links import GREETING, KEYS, World, run, until, world
 
 QUIET_S = 0.3
-LARGE = b"x" * 2_000_000
+LARGE = b"x" * 1_500_000
 
 
 class Network:

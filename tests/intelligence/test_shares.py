@@ -112,8 +112,8 @@ def test_loaders_whose_tasks_are_never_placed_leave_places_to_the_others() -> No
     for count, learned in ((1, 5), (4, 10)):
         stuck = [Board(f"fn:stuck-{number}", 30, cost_s=2.0, ends=False) for number in range(count)]
         good = Board(GOOD, 40, cost_s=2.0)
-        Office(*stuck, good).run(20)
-        assert good.hits[learned:] == [good.keys] * (20 - learned)
+        Office(*stuck, good).run(13)
+        assert good.hits[learned:] == [good.keys] * (13 - learned)
 
 
 def test_a_loader_whose_resources_go_away_leaves_a_place_to_the_others() -> None:
@@ -134,16 +134,16 @@ def test_a_loader_whose_resources_go_away_leaves_a_place_to_the_others() -> None
 def test_a_loader_that_never_gets_a_place_takes_turns_with_the_others_where_there_is_one_place_only() -> None:
     """Who had the place and did not come back waits as long again."""
     stuck, good = Board("fn:stuck", 30, cost_s=1.0, ends=False), Board(GOOD, 40, cost_s=0.1)
-    Office(stuck, good, tasks_max=1).run(30)
-    assert sum(good.hits[5:]) > 0.35 * 25 * good.keys
+    Office(stuck, good, tasks_max=1).run(22)
+    assert sum(good.hits[5:]) > 0.35 * 17 * good.keys
 
 
 def test_a_loader_that_always_fails_is_tried_ever_less_and_costs_the_others_nothing() -> None:
     """It spends seconds and gives nothing: no reason to stop computing what other loaders can."""
     bad, good = Board("fn:bad", 30, cost_s=2.0, fails=True), Board(GOOD, 40, cost_s=0.1)
     office = Office(bad, good)
-    office.run(40)
-    assert good.hits[6:] == [good.keys] * 34
+    office.run(16)
+    assert good.hits[6:] == [good.keys] * 10
     account = office.planner.accounts[Kind.REFRESH]
     assert 3 <= account.failed <= 16
     assert not account.switched_off

@@ -73,9 +73,8 @@ def test_hits_are_reported_to_the_shards(open_cache: Callable[..., Any], writer:
         return sum(shard["near_hits"] for shard in writer.stats()["shards"].values())
 
     before = reported()
-    for _ in range(10):
-        assert cache.get("hot") == 1
-    wait_until(lambda: reported() - before >= 10, what="report")
+    # A machine that is too busy for a heartbeat may empty the near cache meanwhile: then some of these are no hits.
+    wait_until(lambda: cache.get("hot") == 1 and reported() - before >= 10, what="report")
 
 
 @pytest.mark.parametrize("shell", SHELLS)

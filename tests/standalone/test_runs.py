@@ -16,7 +16,7 @@ from tests.helm.objects import find, pods
 from tests.helm.tools import RELEASE, Helm
 from tests.standalone.kubelet import Kubelet, until
 
-pytestmark = [pytest.mark.ray, pytest.mark.xdist_group("own-ray"), pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.ray, pytest.mark.xdist_group("own-ray"), pytest.mark.timeout(400)]
 
 SMALL = (
     "cache.l1BytesMax=16Mi",

@@ -33,13 +33,15 @@ def test_tasks_that_wait_for_a_fill_hold_no_thread(tmp_path: Path) -> None:
     async def main() -> float:
         asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(2))
         async with connect_async(f"local:{tmp_path}", shared=False) as cache:
+            all_wait = asyncio.Event()
 
             async def compute(keys: list[str]) -> list[float]:
                 await until_so_many_wait(cache, 2)
+                all_wait.set()  # nobody waits any more when this is done: who looked by himself could come too late
                 return [await asyncio.to_thread(time.monotonic) for _ in keys]
 
             calls = [asyncio.create_task(cache.get_or_compute_many(["k"], compute)) for _ in range(8)]
-            await until_so_many_wait(cache, 2)
+            await all_wait.wait()
             begun = time.monotonic()
             results = await asyncio.gather(*calls)
             assert all(result == results[0] for result in results)

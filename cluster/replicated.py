@@ -18,12 +18,11 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from stratacache.cluster.streams import OWN, RELAYED
 from stratacache.node.engine import MultiLevelCache
-from stratacache.node.entry import NEVER_MS, Entry
+from stratacache.node.entry import NEVER_MS, Entry, copy_of
 from stratacache.node.errors import CacheError, UsageError
 from stratacache.node.handoff import then, then_ask
 from stratacache.node.keys import namespace_of
 from stratacache.node.leases import LeaseReply
-from stratacache.node.residents import copy_of
 
 if TYPE_CHECKING:
     from stratacache.cluster.replication import Replication

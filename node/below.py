@@ -9,9 +9,9 @@ from __future__ import annotations
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Final
 
+from .entry import unpacked
 from .handoff import then
 from .levels.packing import unpack
-from .residents import unpacked
 
 if TYPE_CHECKING:
     from .engine import MultiLevelCache

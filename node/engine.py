@@ -22,7 +22,7 @@ from .entry import COST_S_MAX, COST_UNKNOWN_S, NEVER_MS, Entry, new_entry
 from .expiry import Expiry
 from .friendly import FriendlyCache
 from .gate import InvalidationGate
-from .groups import Group, Page
+from .groups import Group
 from .handoff import Handoff, then, then_ask
 from .histogram import Histogram
 from .hot import HotKeys
@@ -231,7 +231,7 @@ class MultiLevelCache:
         stored = True
         if entry is None or not self.residents.rewrite(entry, payload, version, expires_ms, cost_s, metadata):
             entry = new_entry(key, payload, version, expires_ms, cost_s, metadata)
-            stored = self._place(entry, group)
+            stored = self.residents.replace(entry, group)
         namespace.puts += 1
         self.puts += 1
         if cost_s != COST_UNKNOWN_S or metadata or self.recipes.kept:
@@ -256,19 +256,6 @@ class MultiLevelCache:
         self.insight.patterns.mark(key)
         if cost_s != COST_UNKNOWN_S:
             self.insight.computed(key, group, cost_s)
-
-    def _place(self, entry: Entry, group: Group) -> bool:
-        """Take in a new entry in place of the one that its key may have; False when no memory level has room."""
-        old = self.residents.find(entry.key)
-        after = -1
-        if old is not None:
-            entry.stored = old.stored
-            after = old.page.index
-            self.residents.unlink(old, RemovalCause.REPLACED)
-        if self.residents.place(entry, group, after):
-            return True
-        entry.page = Page(group, -1)
-        return False
 
     def set_expiry(self, key: bytes, expires_ms: int) -> bool | Future[bool]:
         """Give a live entry another expiry; False when there is none."""

@@ -163,3 +163,22 @@ def new_entry(
     entry.packed = entry.stored = False
     entry.queued = 0
     return entry
+
+
+def unpacked(entry: Entry) -> Entry:
+    """The entry, or a copy in no level where its payload is packed."""
+    return copy_of(entry, entry.payload) if entry.packed else entry
+
+
+def copy_of(entry: Entry, payload: bytes) -> Entry:
+    """A new entry, in no level yet, with what travels with `entry` and an unpacked payload."""
+    copy = new_entry(
+        entry.key,
+        payload,
+        entry.version,
+        expires_ms=entry.expires_ms,
+        cost_s=entry.cost_s,
+        metadata=entry.metadata,
+    )
+    copy.page = entry.page
+    return copy

@@ -16,7 +16,7 @@ from .residents import KILL_PAGES
 from .types import RemovalCause
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from .entry import Entry
     from .gate import InvalidationGate
@@ -24,7 +24,23 @@ if TYPE_CHECKING:
     from .handoff import Handoff
     from .leases import LeaseTable
     from .levels.disk import DiskLevel
+    from .levels.store import Covered
     from .residents import Residents
+
+
+class Killed:
+    """What an invalidation with the number `seq` has killed in memory so far, slice by slice.
+
+    `live` entries, of which `stored` lie on disk too, and perhaps those of the keys `written`: they are in `writing`,
+    the batch that was under way when it began.
+    """
+
+    def __init__(self, seq: int, writing: Mapping[bytes, object]) -> None:
+        self.seq = seq
+        self.writing = writing
+        self.live = 0
+        self.stored = 0
+        self.written: list[bytes] = []
 
 
 class Invalidation:
@@ -78,6 +94,7 @@ class Invalidation:
 
     def tags(self, names: tuple[bytes, ...]) -> int | Future[int]:
         """Invalidate everything that carries any of the tags; gives the number of live entries."""
+        names = tuple(dict.fromkeys(names))
         seq = self._gate.mark_tags(names)
         on_disk = self._l3.invalidate(TAG, names, seq) if self._l3 is not None else None
         return self._kill(self._residents.groups.groups_of_tags(names), seq, on_disk, ("tags", names))
@@ -98,27 +115,30 @@ class Invalidation:
         return self._kill(groups, seq, on_disk, ("all", ()))
 
     def _kill(
-        self, groups: list[Group], seq: int, on_disk: Future[int] | None, change: tuple[str, tuple[bytes, ...]]
+        self, groups: list[Group], seq: int, on_disk: Future[Covered] | None, change: tuple[str, tuple[bytes, ...]]
     ) -> int | Future[int]:
         """Kill what lies in memory, in slices where the owner has other things to do, and wait for the disk."""
         pages = [page for group in groups for page in group.pages]
-        killed: Future[tuple[int, int]] = Future()
-        self._kill_slice(pages, 0, (0, 0), seq, killed)
+        killed: Future[Killed] = Future()
+        self._kill_slice(pages, 0, Killed(seq, self._l3.writing if self._l3 is not None else {}), killed)
         if not killed.done():
             mark = (seq, set(groups))
             self.under_way.append(mark)
             killed.add_done_callback(lambda _: self.under_way.remove(mark))
 
-        def count(in_memory: tuple[int, int], rows: int) -> int:
+        def count(in_memory: Killed, covered: Covered | None) -> int:
             self._changed(*change, RemovalCause.INVALIDATED)
             # Most records on disk are also in memory: count those once.
-            return in_memory[0] + max(0, rows - in_memory[1])
+            if covered is None:
+                return in_memory.live
+            twice = in_memory.stored + len(covered.keys.intersection(in_memory.written))
+            return in_memory.live + max(0, covered.records - twice)
 
         if on_disk is None:
-            return self._handoff.settle(then(killed, lambda in_memory: count(in_memory, 0)))
+            return self._handoff.settle(then(killed, lambda in_memory: count(in_memory, None)))
 
-        def wait_for_disk(in_memory: tuple[int, int]) -> Future[int]:
-            return then(on_disk, lambda rows: count(in_memory, rows))
+        def wait_for_disk(in_memory: Killed) -> Future[int]:
+            return then(on_disk, lambda covered: count(in_memory, covered))
 
         return self._handoff.settle(then_ask(killed, wait_for_disk))
 
@@ -126,14 +146,11 @@ class Invalidation:
         """Whether an invalidation that is under way covers an entry, and has not come to it yet."""
         return any(entry.version <= seq and entry.page.group in groups for seq, groups in self.under_way)
 
-    def _kill_slice(
-        self, pages: list[Page], start: int, so_far: tuple[int, int], seq: int, killed: Future[tuple[int, int]]
-    ) -> None:
+    def _kill_slice(self, pages: list[Page], start: int, so_far: Killed, killed: Future[Killed]) -> None:
         post = self._handoff.post
         stop = len(pages) if post is None else start + KILL_PAGES
-        live, stored = self._residents.kill(pages[start:stop], seq)
-        so_far = (so_far[0] + live, so_far[1] + stored)
+        self._residents.kill(pages[start:stop], so_far)
         if post is None or stop >= len(pages):
             killed.set_result(so_far)
         else:
-            post(lambda: self._kill_slice(pages, stop, so_far, seq, killed))
+            post(lambda: self._kill_slice(pages, stop, so_far, killed))

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import deque
 from typing import TYPE_CHECKING, Final
 
-from .entry import ALLOCATOR_SHIFT, DEAD_MS, ENTRY_BYTES, NEVER_MS, Entry, new_entry, size_of
+from .entry import ALLOCATOR_SHIFT, DEAD_MS, ENTRY_BYTES, NEVER_MS, Entry, copy_of, size_of
 from .groups import Group, GroupTable, Page
 from .levels.compressed import CompressedLevel
 from .levels.memory import MemoryLevel
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from .config import NodeConfig
+    from .invalidation import Killed
 
 SWEEP_PAGES: Final = 3  # pages (of up to 256 entries) that one slice unlinks: 2 ms
 EXPIRY_PAGES: Final = 3  # pages in which something is due, to a slice
@@ -97,6 +98,19 @@ class Residents:
         namespace.entries += 1
         namespace.bytes += size
         return True
+
+    def replace(self, entry: Entry, group: Group) -> bool:
+        """Take in a new entry in place of the one that its key may have; False when no memory level has room."""
+        old = self.find(entry.key)
+        after = -1
+        if old is not None:
+            entry.stored = old.stored
+            after = old.page.index
+            self.unlink(old, RemovalCause.REPLACED)
+        if self.place(entry, group, after):
+            return True
+        entry.page = Page(group, -1)
+        return False
 
     def rewrite(
         self, entry: Entry, payload: bytes, version: int, expires_ms: int, cost_s: float, metadata: bytes
@@ -296,23 +310,13 @@ class Residents:
         namespace.entries -= 1
         namespace.bytes -= entry.size
 
-    def keys_hottest_first(self) -> list[bytes]:
-        """All keys, in the order in which the policies would keep them; L1 before L2."""
-        keys: list[bytes] = []
-        for level in (self.l1, self.l2):
-            if level is not None:
-                hottest = getattr(level.policy, "hottest_first", None)
-                keys.extend(hottest() if hottest is not None else reversed(level.table))
-        return keys
-
     # -- killing, sweeping, expiring -----------------------------------------------------------------------------
 
-    def kill(self, pages: list[Page], seq: int) -> tuple[int, int]:
-        """Make the entries of these pages with a version up to `seq` a miss; they are unlinked later.
-
-        Gives how many live entries were killed and how many of those lie on disk too.
-        """
+    def kill(self, pages: list[Page], so_far: Killed) -> None:
+        """Make the entries of these pages with a version up to `so_far.seq` a miss; they are unlinked later."""
         now_ms = self._now_ms()
+        seq = so_far.seq
+        writing = so_far.writing
         killed = live = stored = 0
         for page in pages:
             for entry in page.entries:
@@ -321,11 +325,15 @@ class Residents:
                     self.stored -= entry.stored
                     if expires_ms > now_ms:
                         live += 1
-                        stored += entry.stored
+                        if writing and entry.key in writing:
+                            so_far.written.append(entry.key)
+                        else:
+                            stored += entry.stored
                     entry.expires_ms = DEAD_MS
         self._sweeps.extend(pages)
         self.dead += killed
-        return live, stored
+        so_far.live += live
+        so_far.stored += stored
 
     def set_stored(self, key: bytes, stored: bool) -> None:
         """Take note of whether the disk has a record of a key."""
@@ -385,22 +393,3 @@ class Residents:
             entries = [entry for group in record.groups.values() for page in group.pages for entry in page.entries]
             assert record.entries == len(entries)
             assert record.bytes == sum(entry.size for entry in entries)
-
-
-def unpacked(entry: Entry) -> Entry:
-    """The entry, or a copy in no level where its payload is packed."""
-    return copy_of(entry, entry.payload) if entry.packed else entry
-
-
-def copy_of(entry: Entry, payload: bytes) -> Entry:
-    """A new entry, in no level yet, with what travels with `entry` and an unpacked payload."""
-    copy = new_entry(
-        entry.key,
-        payload,
-        entry.version,
-        expires_ms=entry.expires_ms,
-        cost_s=entry.cost_s,
-        metadata=entry.metadata,
-    )
-    copy.page = entry.page
-    return copy

@@ -26,16 +26,18 @@ from ..stats import LevelCounters
 from ..types import RemovalCause
 from .reader import Reader
 from .recovery import Opened, close_directory, distrust_directory, open_directory
+from .store import Covered
 from .upkeep import LOOK_EVERY_MS, Upkeep
 from .writer import Writer
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection
+    from collections.abc import Callable, Collection, Mapping
 
     from ..clock import Clock
     from ..config import NodeConfig
     from ..handoff import Handoff
     from ..residents import Residents
+    from .pending import Snapshot
 
 LOG_EVERY_MS: Final = 60_000
 _log = logging.getLogger(__name__)
@@ -212,10 +214,15 @@ class DiskLevel:
 
     # -- invalidations -------------------------------------------------------------------------------------------
 
-    def invalidate(self, kind: bytes, names: tuple[bytes, ...], seq: int) -> Future[int] | None:
+    @property
+    def writing(self) -> Mapping[bytes, Snapshot | None]:
+        """The batch under way: what the worker commits just now, and the owner does not know to be in the file."""
+        return self._writer.pending.batch or {}  # one that is empty is filled later
+
+    def invalidate(self, kind: bytes, names: tuple[bytes, ...], seq: int) -> Future[Covered] | None:
         """Make the records with these tags or of these namespaces dead; done when that is durable.
 
-        Gives the number of their index rows: the records that were there, live or expired.
+        Gives the records that were there, live or not.
         """
         opened = self._open if self.takes_changes() else None
         if opened is None:
@@ -224,22 +231,26 @@ class DiskLevel:
         if len(self._tombs) > MARKS_MAX:
             return self.clear(seq)
         self._upkeep.sweep_later(kind, names, seq)
-        result: Future[int] = Future()
+        result: Future[Covered] = Future()
+        writing = self.writing
 
-        def change(txn: Any) -> list[int]:
-            opened.store.put_tombstones(txn, kind, names, seq)
-            return [opened.store.count_rows(txn, kind, name) for name in names]
+        def change(txn: Any) -> tuple[dict[bytes, int], Covered]:
+            store = opened.store
+            store.put_tombstones(txn, kind, names, seq)
+            counts = {name: store.count_rows(txn, kind, name) for name in names}
+            return counts, store.covered(txn, kind, counts, writing)
 
-        def done(rows: list[int]) -> None:
-            for name, count in zip(names, rows, strict=True):
+        def done(found: tuple[dict[bytes, int], Covered]) -> None:
+            counts, covered = found
+            for name, count in counts.items():
                 self._upkeep.note_dead(kind, name, count)
-            result.set_result(sum(rows))
+            result.set_result(covered)
 
-        self._handoff.run(lambda: opened.store.write(change), done, self._failed_with(result, 0), urgent=True)
+        self._handoff.run(lambda: opened.store.write(change), done, self._failed_with(result), urgent=True)
         return result
 
-    def clear(self, seq: int) -> Future[int] | None:
-        """Delete all records; done when that is durable. Gives their number."""
+    def clear(self, seq: int) -> Future[Covered] | None:
+        """Delete all records; done when that is durable. Gives what was there."""
         opened = self._open if self.takes_changes() else None
         if opened is None:
             return None
@@ -247,28 +258,29 @@ class DiskLevel:
         self._tombs.clear_seq = seq
         self._upkeep.forget_sweeps()
         dropped = self._writer.drop_waiting()
-        result: Future[int] = Future()
+        result: Future[Covered] = Future()
+        writing = self.writing
 
-        def job() -> int:
-            count = opened.store.count
+        def job() -> Covered:
+            covered = opened.store.covered_by_all(writing)
             opened.store.write(opened.store.drop_all)
-            return count
+            return covered
 
-        def done(count: int) -> None:
+        def done(covered: Covered) -> None:
             # A batch in flight was committed before and is gone too: jobs run one at a time.
             if self._tombs.clear_seq == seq:
                 self._tombs.clear_seq = -1
             dropped()
-            result.set_result(count)
+            result.set_result(covered)
 
         # Not urgent, as batches are not: it must neither overtake one in flight nor be overtaken by the next.
-        self._handoff.run(job, done, self._failed_with(result, 0))
+        self._handoff.run(job, done, self._failed_with(result))
         return result
 
-    def _failed_with(self, result: Future[int], value: int) -> Callable[[BaseException], None]:
+    def _failed_with(self, result: Future[Covered]) -> Callable[[BaseException], None]:
         def failed(error: BaseException) -> None:
             self._switch_off(str(error))
-            result.set_result(value)
+            result.set_result(Covered(0, set()))
 
         return failed
 

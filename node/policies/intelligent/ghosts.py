@@ -1,7 +1,7 @@
 """Last use and level of uses of keys that have left, in a table of 4 bytes a slot: no key, no list, no sweep.
 
 Invariants: a key may be in one of the two slots of a pair; a newcomer takes the empty one, else that of the key that is
-worth less (older, used less). There are 2.7 to 5.3 slots for each entry held, never fewer than 64. A false match needs
+worth less (older, used less). There are 2 to 4 slots for each entry held, never fewer than 64. A false match needs
 13 equal bits of hash in the same pair: about 1 in 4,000, and does no more than misjudge one key.
 
 Slot: hash bits 19-31, 13 bits | worth, 12 bits, wrapping | level, 5 bits. Worth is the last tick plus 8 for each level.
@@ -36,7 +36,7 @@ _AHEAD_MAX: Final = LEVEL_TICKS * LEVEL_MAX
 
 
 class Ghosts:
-    """Remembers about four times as many keys as entries are held."""
+    """Remembers about three times as many keys as entries are held."""
 
     __slots__ = ("_mask", "_pairs")
 
@@ -102,6 +102,6 @@ class Ghosts:
 
     def grow(self, entries: int) -> None:
         """Have room for what a cache of so many entries must remember."""
-        while len(self._pairs) * 3 < entries * 4:
+        while len(self._pairs) < entries:
             self._pairs = extend(vec[i64](self._pairs, capacity=2 * len(self._pairs)), self._pairs)
             self._mask = len(self._pairs) - 1

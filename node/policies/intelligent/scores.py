@@ -10,7 +10,8 @@ With t the tick of the last use, f the count, v = log2(cost / size), age = now -
     reuse, mild  the same + log2(f) / 4, once seen = 4 n
     keeping      t + 64 n (log2 f + v), but what was used once is level however old: the newcomer leaves
 
-Reuse and keeping are *patient*: what they keep while they wait for second uses pays off later than what others keep.
+Reuse and keeping are *patient*: what they keep while they wait for second uses pays off later than what others keep. So
+does, in part, what recency with much value keeps: entries that were used more than once.
 
 Each is the sum of a term by count, one by value and one by age, where reuse takes the interval if it is longer: four
 tables, read by parts of the stamp. Tables, stamps and ranks are packed numbers (librt.vecs), so that ranking makes
@@ -52,7 +53,7 @@ ALL: Final = 1 << 50
 class Score:
     """Ranks what has a stamp; the lowest leaves first."""
 
-    __slots__ = ("_ages", "_by_age", "_intervals", "_uses", "_value_step", "name", "patient")
+    __slots__ = ("_ages", "_by_age", "_intervals", "_uses", "_value_step", "name", "patience")
 
     def __init__(
         self,
@@ -63,14 +64,15 @@ class Score:
         once_seen: float | None = None,
         *,
         by_interval: bool = False,
-        patient: bool = False,
+        patience: float = 0.0,
     ) -> None:
         """`by_age`: what so many ticks cost. `once_seen`: what an entry without an interval costs at least.
 
-        None: nothing. `by_interval`: what others cost at least is its log2.
+        None: nothing. `by_interval`: what others cost at least is its log2. `patience`: the share of the handicap that
+        the function is spared (see shadows.py).
         """
         self.name = name
-        self.patient = patient
+        self.patience = patience
         self._uses = vec[i64]([_fine(uses_weight * uses) for uses in LOG2_USES])
         self._value_step: i64 = _fine(value_weight / 2)
         self._by_age = by_age
@@ -130,9 +132,9 @@ def _fine(term: float) -> int:
     return round(term * _FINE)
 
 
-def recency(factor: float) -> Score:
+def recency(factor: float, *, patience: float = 0.0) -> Score:
     """Last use plus `factor` times n for each doubling of the value, in ticks before now."""
-    return Score(f"recency {factor:g}", factor * TICKS, factor * TICKS, float)
+    return Score(f"recency {factor:g}", factor * TICKS, factor * TICKS, float, patience=patience)
 
 
 def rate(grace: float) -> Score:
@@ -141,16 +143,16 @@ def rate(grace: float) -> Score:
     return Score(f"rate {grace:g}", 1.0, 1.0, lambda age: log2(age + added))
 
 
-def reuse(name: str, uses_weight: float, once_seen: float, *, patient: bool = False) -> Score:
+def reuse(name: str, uses_weight: float, once_seen: float, *, patience: float = 0.0) -> Score:
     """Value over the time to the next use, taken to be the last interval or the age, whichever is longer."""
     return Score(
-        name, 1.0, uses_weight, lambda age: log2(age + 0.5) - _SLACK, once_seen, by_interval=True, patient=patient
+        name, 1.0, uses_weight, lambda age: log2(age + 0.5) - _SLACK, once_seen, by_interval=True, patience=patience
     )
 
 
 def keeping(factor: float) -> Score:
     """As `recency`, but entries without an interval (used once, mostly) are as old as entries get, and so level."""
-    return Score(f"keeping {factor:g}", factor * TICKS, factor * TICKS, float, _OLDEST, patient=True)
+    return Score(f"keeping {factor:g}", factor * TICKS, factor * TICKS, float, _OLDEST, patience=1.0)
 
 
 def all_scores() -> list[Score]:
@@ -159,8 +161,8 @@ def all_scores() -> list[Score]:
         recency(0.25),
         rate(0.02),
         rate(0.5),
-        recency(64),
+        recency(64, patience=0.75),
         reuse("reuse, mild", 0.25, log2(4 * TICKS)),
         keeping(64),
-        reuse("reuse", 0.0, _NEVER, patient=True),
+        reuse("reuse", 0.0, _NEVER, patience=1.0),
     ]

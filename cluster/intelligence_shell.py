@@ -187,10 +187,10 @@ class IntelligenceShell:
             self.planner.woken(woken, self._now_s())
 
     async def _refresh(self, effect: Refresh) -> None:
-        from stratacache.cluster.loaders import FAILED, REFRESHED, refresh_values
+        from stratacache.cluster.loaders import FAILED, REFRESHED, Refreshed, refresh_values
 
-        outcomes: dict[bytes, tuple[str, float]] = {}
-        begun_s, start_s = time.monotonic(), None
+        outcomes: dict[bytes, Refreshed] = {}
+        begun_s, start_s = self._now_s(), None
         try:
             loader = self._loaders[effect.loader]
             import ray
@@ -207,18 +207,21 @@ class IntelligenceShell:
             except TimeoutError:
                 ray.cancel(reference, force=True)  # the budget counts it no more, so it may not go on
                 raise
-            outcomes = {key: (outcome, seconds) for key, outcome, seconds in found}
-            start_s = time.monotonic() - begun_s - sum(seconds for _, seconds in outcomes.values())
+            outcomes = {one.key: one for one in found}
+            start_s = self._now_s() - begun_s - sum(one.spent_s for one in found)
         except Exception as error:  # noqa: BLE001 - whatever a loader does, the coordinator goes on
             log.warning("refresh-ahead by %s failed: %s", effect.loader, type(error).__name__)
         finally:
-            good = any(outcome != FAILED for outcome, _ in outcomes.values())
+            good = any(one.outcome != FAILED for one in outcomes.values())
             self.planner.task_ended(effect.loader, start_s if good else None)
+        ended_s = self._now_s()
         for key in effect.keys:
-            outcome, seconds = outcomes.get(key, (FAILED, 0.0))
-            if outcome == REFRESHED:
-                self._spent_s += seconds
-            self.planner.refreshed(key, self._now_s(), good=outcome == REFRESHED, spent_s=seconds)
+            one = outcomes.get(key) or Refreshed(key, FAILED, 0.0, ended_s)
+            if one.outcome == REFRESHED:
+                self._spent_s += one.spent_s
+            # Readers had it once it was stored, before the task was over. Another machine's clock may be off.
+            done_s = min(max(one.at_s, begun_s), ended_s)
+            self.planner.refreshed(key, done_s, good=one.outcome == REFRESHED, spent_s=one.spent_s)
 
     # -- time ----------------------------------------------------------------------------------------------------
 

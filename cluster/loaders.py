@@ -14,7 +14,7 @@ import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import msgpack
 
@@ -24,6 +24,7 @@ from stratacache.client.keys import key_for
 from stratacache.client.refreshable import read_inputs
 from stratacache.client.sync_client import CacheClient
 from stratacache.client.tags import automatic_tags
+from stratacache.node.clock import NodeClock
 from stratacache.node.errors import LimitError, UsageError
 from stratacache.node.keys import split_key
 from stratacache.node.types import MISS, AIOperation
@@ -71,6 +72,15 @@ class Loader:
         return cls(**{**fields, "runtime_env": json.loads(fields["runtime_env"])})
 
 
+class Refreshed(NamedTuple):
+    """What came of one key: REFRESHED, BUSY or FAILED, and when, in seconds since the epoch on the task's machine."""
+
+    key: bytes
+    outcome: str
+    spent_s: float
+    at_s: float
+
+
 def register_loader(
     operation: AIOperation | str,
     function: Callable[[Any, Mapping[str, Any]], Any],
@@ -112,12 +122,12 @@ def _send(name: str, function: Any, options: Mapping[str, Any], cluster: str | N
 # -- in the task ---------------------------------------------------------------------------------------------------
 
 
-def refresh_values(cluster: str, name: str, blob: bytes, keys: Sequence[bytes]) -> list[tuple[bytes, str, float]]:
-    """The body of the Ray task: compute each key's value anew; `(key, outcome, seconds)` of each."""
+def refresh_values(cluster: str, name: str, blob: bytes, keys: Sequence[bytes]) -> list[Refreshed]:
+    """The body of the Ray task: compute each key's value anew, and say what came of each."""
     from ray import cloudpickle
 
     function = cloudpickle.loads(blob)
-    outcomes = []
+    clock, outcomes = NodeClock(), []
     with connect(cluster=cluster) as client:
         for key in keys:
             begun_s = time.perf_counter()
@@ -125,7 +135,7 @@ def refresh_values(cluster: str, name: str, blob: bytes, keys: Sequence[bytes]) 
                 outcome = _refresh_one(client, name, function, key)
             except Exception:  # noqa: BLE001 - one input that fails must not keep the others from being computed
                 outcome = FAILED
-            outcomes.append((key, outcome, time.perf_counter() - begun_s))
+            outcomes.append(Refreshed(key, outcome, time.perf_counter() - begun_s, clock.now_ms() / 1000))
     return outcomes
 
 

@@ -35,6 +35,7 @@ class Issued:
 
     `done_s` is when the value was there (None: not yet). `after_s` is the last visit that was known when it was begun:
     it is meant for a later one. The time of the decision can't tell them apart, since visits are whole seconds.
+    `read_s` is a read that was told of while the value was still being waited for.
     """
 
     at_s: float
@@ -44,6 +45,7 @@ class Issued:
     saves_s: float
     done_s: float | None = None
     after_s: int = 0
+    read_s: float | None = None
 
 
 @dataclass
@@ -100,46 +102,54 @@ class Account:
     def was_done(
         self,
         key: bytes,
-        now_s: float,
+        done_s: float,
         *,
         spent_s: float,
         good: bool,
         size: int | None = None,
         until_s: float | None = None,
-    ) -> None:
-        """The value is there now, or could not be had; `spent_s` is what it took, `until_s` when it expires."""
+    ) -> bool:
+        """The value was there at `done_s`, or could not be had; `spent_s` is what it took, `until_s` when it expires.
+
+        Whether it has been used already: that a task is done is told of after its values have been stored and read.
+        """
         self.spent_s += spent_s
         issued = self.out.get(key)
         if issued is None:
-            return
+            return False
         if not good:  # says something of the loader (places.py), and nothing of whether prefetching pays
             self.failed += 1
             del self.out[key]
             if self._probes_left is not None:
                 self._probes_left += 1
-            return
+            return False
         self.out[key] = replace(
             issued,
             cost_s=spent_s,
             size=issued.size if size is None else size,
-            done_s=now_s,
+            done_s=done_s,
             until_s=issued.until_s if until_s is None else until_s,
         )
+        return issued.read_s is not None and self.was_read(key, issued.read_s, done_s)
 
-    def was_read(self, key: bytes, read_s: float, now_s: float) -> None:
-        """The key was read: what was prefetched for it paid, if it was there and still is."""
+    def was_read(self, key: bytes, read_s: float, now_s: float) -> bool:
+        """The key was read: what was prefetched for it paid, if it was there and still is. Whether it did."""
         issued = self.out.get(key)
         if issued is None or read_s < int(issued.at_s):
-            return
-        if issued.done_s is None or read_s < int(issued.done_s):
-            self.late += 1
-            self._end(key, 0.0, now_s)
+            return False
+        if issued.done_s is None:  # it may be there all the same
+            if issued.read_s is None:
+                self.out[key] = replace(issued, read_s=read_s)
+        elif read_s < int(issued.done_s):
+            self._end_late(key, now_s)
         elif read_s > issued.until_s:
             self._waste(key, issued, now_s)
         else:
             self.used += 1
             self.saved_s += issued.saves_s
             self._end(key, issued.saves_s, now_s)
+            return True
+        return False
 
     def was_evicted(self, key: bytes, now_s: float) -> None:
         """What was prefetched left before anybody read it."""
@@ -153,9 +163,17 @@ class Account:
             return
         ends = {key: issued.until_s + patience_s for key, issued in self.out.items()}
         for key in [key for key, end_s in ends.items() if end_s < now_s]:
-            self._waste(key, self.out[key], now_s)
+            issued = self.out[key]
+            if issued.read_s is None:
+                self._waste(key, issued, now_s)
+            else:
+                self._end_late(key, now_s)
             del ends[key]
         self._oldest_s = min(ends.values(), default=now_s)
+
+    def _end_late(self, key: bytes, now_s: float) -> None:
+        self.late += 1
+        self._end(key, 0.0, now_s)
 
     def _waste(self, key: bytes, issued: Issued, now_s: float) -> None:
         self.wasted += 1

@@ -122,27 +122,24 @@ class Planner:
 
     def _was_read(self, account: Account, key: bytes, issued: Issued, visits: NDArray[np.uint32], now_s: float) -> None:
         later = visits[(visits > issued.after_s) & (visits >= int(issued.at_s))]
-        if not len(later):
-            return
-        used = account.used
-        account.was_read(key, float(later[0]), now_s)
-        if account.used > used:
+        if len(later) and account.was_read(key, float(later[0]), now_s):
             self.budget.returned(issued.cost_s)
 
     def demand(self, computed_s: float) -> None:
         """Readers have computed for so many seconds since they were asked last."""
         self.budget.demand(computed_s)
 
-    def refreshed(self, key: bytes, now_s: float, *, good: bool, spent_s: float, size: int | None = None) -> None:
-        """A refresh of one key is done, or could not be."""
+    def refreshed(self, key: bytes, done_s: float, *, good: bool, spent_s: float, size: int | None = None) -> None:
+        """A refresh of one key was done at `done_s`, or could not be."""
         row = self.table.row_of(key)
         ttl_s = int(self.table.columns["ttls_s"][row]) if row is not None else 0
-        until_s = now_s + ttl_s if ttl_s else None
+        until_s = done_s + ttl_s if ttl_s else None
         account = self.accounts[Kind.REFRESH]
         issued = account.out.get(key)
         if issued is not None:
             self.budget.took(issued.cost_s, spent_s)
-        account.was_done(key, now_s, spent_s=spent_s, good=good, size=size, until_s=until_s)
+        if account.was_done(key, done_s, spent_s=spent_s, good=good, size=size, until_s=until_s):
+            self.budget.returned(spent_s)
         if good and row is not None:
             self.table.columns["expires_ms"][row] = np.iinfo(np.int64).max if until_s is None else until_s * 1000
 

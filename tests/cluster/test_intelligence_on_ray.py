@@ -19,8 +19,9 @@ from tests.observe.test_node_metrics import read, value
 
 pytestmark = [pytest.mark.ray, pytest.mark.xdist_group("ray")]
 
-PERIOD_S = 2.0
-TTL_S = 1.75
+PERIOD_S = 4.0
+TTL_S = 3.9
+"""A task may take a second more or less to start than is expected: processes have to, on a busy machine."""
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +50,7 @@ def test_a_regular_reader_finds_what_a_task_computed(cluster: ClusterHandle, cac
     texts = [f"text {number}" for number in range(4)]
     begun = time.monotonic()
     ahead = 0
-    for turn in range(1, 31):  # a busy machine makes a regular reader late, and it takes longer to prove itself
+    for turn in range(1, 16):  # a busy machine makes a regular reader late, and it takes longer to prove itself
         results = [analyse(text, depth=2) for text in texts]
         assert [(result["text"], result["depth"]) for result in results] == [(text, 2) for text in texts]
         ahead += sum(result["pid"] != os.getpid() for result in results)
@@ -90,7 +91,7 @@ def test_a_registered_loader_computes_what_the_manager_asks_for(cluster: Cluster
     full = b"ai_operations:" + key.encode()
     blob = ray.cloudpickle.dumps(loader)
     task = ray.remote(refresh_values).options(num_cpus=0)
-    [(found, outcome, _), (_, missing, _)] = ray.get(
+    [(found, outcome, *_), (_, missing, *_)] = ray.get(
         task.remote("ahead", "op:extract", blob, [full, b"ai_operations:nothing"])
     )
     assert (found, outcome, missing) == (full, REFRESHED, "failed")

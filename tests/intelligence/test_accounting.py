@@ -28,11 +28,15 @@ def test_every_prefetch_ends_once() -> None:
     account = Account(Kind.REFRESH)
     for name in (b"used", b"expired", b"evicted", b"never"):
         issue(account, name, 1000.0)
-    issue(account, b"late", 1000.0, done=False)
+    for name in (b"late", b"never done"):
+        issue(account, name, 1000.0, done=False)
     issue(account, b"failed", 1000.0, done=False)
     account.was_read(b"used", 1050.0, 1050.0)
     account.was_read(b"used", 1060.0, 1060.0)  # only the first read counts
     account.was_read(b"late", 1000.5, 1001.0)
+    account.was_read(b"late", 1060.0, 1061.0)
+    assert not account.was_done(b"late", 1002.0, spent_s=2.0, good=True)
+    account.was_read(b"never done", 1000.5, 1001.0)
     account.was_read(b"expired", 1101.0, 1101.0)
     account.was_evicted(b"evicted", 1010.0)
     account.was_done(b"failed", 1002.0, spent_s=0.5, good=False)
@@ -41,10 +45,10 @@ def test_every_prefetch_ends_once() -> None:
     account.settle(1116.0, patience_s=15.0)
     assert not account.out
     found = account.as_dict()
-    assert found["issued"] == 6
-    assert (found["used"], found["late"], found["wasted"], found["failed"]) == (1, 1, 3, 1)
+    assert found["issued"] == 7
+    assert (found["used"], found["late"], found["wasted"], found["failed"]) == (1, 2, 3, 1)
     assert (found["seconds_saved"], found["seconds_wasted"], found["bytes_wasted"]) == (2.0, 6.0, 30)
-    assert found["precision"] == 0.2
+    assert found["precision"] == 1 / 6
 
 
 def test_a_read_before_the_prefetch_uses_nothing() -> None:

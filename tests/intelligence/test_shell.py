@@ -16,7 +16,7 @@ from stratacache.cluster.config import ClusterConfig
 from stratacache.cluster.intelligence.accounting import Issued, Kind
 from stratacache.cluster.intelligence.plan import Refresh
 from stratacache.cluster.intelligence_shell import IntelligenceShell
-from stratacache.cluster.loaders import FAILED, REFRESHED, Loader
+from stratacache.cluster.loaders import FAILED, REFRESHED, Loader, Refreshed
 from stratacache.cluster.registry import Registry
 from stratacache.node.patterns import AccessPatterns
 
@@ -111,7 +111,7 @@ def test_a_loader_of_which_nothing_comes_rests(
     monkeypatch: pytest.MonkeyPatch, outcomes: tuple[str, str], rests: bool
 ) -> None:
     """Its task ended in order, and everything in it failed: it is not begun again at once."""
-    found = [(b"%d" % number, outcome, 0.1) for number, outcome in enumerate(outcomes)]
+    found = [Refreshed(b"%d" % number, outcome, 0.1, 1000.0) for number, outcome in enumerate(outcomes)]
     monkeypatch.setitem(sys.modules, "ray", SimpleNamespace(remote=lambda _: Task(found)))
     made = shell()
     made._enter(Loader(name="fn:odd", blob=b""))
@@ -119,6 +119,38 @@ def test_a_loader_of_which_nothing_comes_rests(
     assert made.planner.budget.may_compute(1.0, "fn:odd")
     asyncio.run(made._refresh(Refresh("fn:odd", (b"0", b"1"))))
     assert made.planner.budget.is_stuck("fn:odd") == rests
+
+
+@pytest.mark.parametrize(("off_s", "late"), [(0.0, False), (3600.0, True), (-3600.0, False)])
+def test_a_value_counts_as_used_that_was_read_before_its_task_was_over(
+    monkeypatch: pytest.MonkeyPatch, off_s: float, *, late: bool
+) -> None:
+    """It was stored at once, and its task went on for others. A clock that is off is believed within bounds."""
+    made = shell()
+    made._enter(Loader(name="fn:batch", blob=b""))
+    planner, account = made.planner, made.planner.accounts[Kind.REFRESH]
+    now = [1_000_000.0]
+    monkeypatch.setattr(made, "_now_s", lambda: now[0])
+    patterns: AccessPatterns[bytes] = AccessPatterns()
+
+    class Long(Task):
+        """A task whose first value is stored after a second and read after two, and which ends after nine."""
+
+        def remote(self, *_: object) -> object:
+            stored_s = now[0] + 1
+            patterns.note(b"k", int(now[0]) + 2)
+            now[0] += 3
+            planner.take(changed("shard-0/1", patterns), now[0])
+            now[0] += 6
+            self._found = [Refreshed(b"k", REFRESHED, 0.5, stored_s + off_s)]
+            return super().remote()
+
+    monkeypatch.setitem(sys.modules, "ray", SimpleNamespace(remote=lambda _: Long()))
+    issued = Issued(at_s=now[0], until_s=now[0] + 100, cost_s=1, size=1, saves_s=1)
+    account.was_issued(b"k", issued)
+    asyncio.run(made._refresh(Refresh("fn:batch", (b"k",))))
+    assert (account.used, account.late) == ((0, 1) if late else (1, 0))
+    assert not account.out
 
 
 def test_a_shard_whose_patterns_can_not_be_read_does_not_keep_the_others_from_being_heard() -> None:

@@ -195,13 +195,15 @@ def _source_node(function: Callable[..., Any]) -> ast.stmt | None:
 
 def _code_content(code: Any) -> list[Any]:
     constants = [_code_content(each) if inspect.iscode(each) else each for each in code.co_consts]
-    return [code.co_code, code.co_names, code.co_varnames, constants]
+    return [code.co_code, code.co_names, code.co_varnames, code.co_freevars, constants]
 
 
 def captured_names(function: Callable[..., Any]) -> tuple[str, ...]:
     """The variables of an enclosing function that this one reads and does not itself assign."""
+    code = function.__code__
     written = {step.argval for step in dis.get_instructions(function) if step.opname in {"STORE_DEREF", "DELETE_DEREF"}}
-    return tuple(name for name in function.__code__.co_freevars if name not in written)
+    written -= set(code.co_cellvars)  # what is assigned is a comprehension's variable of the same name (Python 3.12)
+    return tuple(name for name in code.co_freevars if name not in written)
 
 
 def _argument_path(message: str) -> str:

@@ -104,6 +104,33 @@ def test_functions_made_by_a_function_do_not_share_results(cache: EngineCache) -
     assert small.key_for("a") == embedder("small").key_for("a")
 
 
+def test_what_is_captured_is_an_input_where_a_comprehension_uses_its_name_too(cache: EngineCache) -> None:
+    """From Python 3.12 on a comprehension is part of the function: its variable is not the one that was captured."""
+
+    def embedder(model: str) -> Any:
+        @cached(operation=AIOperation.EMBED, client=cache)
+        def embed(text: str, kinds: tuple[str, ...] = ()) -> str:
+            later = [lambda: model for model in kinds] if kinds else []  # noqa: B023
+            return f"{model}:{text}:{len(later)}"
+
+        return embed
+
+    assert (embedder("small")("a"), embedder("large")("a")) == ("small:a:0", "large:a:0")
+
+
+def test_lambdas_that_call_other_captured_functions_are_told_apart(cache: EngineCache) -> None:
+    """Two lambdas whose code differs only in the name of what they captured do not share results."""
+
+    def double(x: int) -> int:
+        return x * 2
+
+    def triple(x: int) -> int:
+        return x * 3
+
+    one, two = cached(client=cache)(lambda x: double(x)), cached(client=cache)(lambda x: triple(x))  # noqa: PLW0108
+    assert (one(1), two(1)) == (2, 3)
+
+
 def test_lambdas_are_told_apart_by_their_code(cache: EngineCache) -> None:
     """Two lambdas of one scope have one name; sharing an entry would be a lie."""
     one, two = cached(client=cache)(lambda x: x + 1), cached(client=cache)(lambda x: x + 2)

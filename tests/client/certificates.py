@@ -1,4 +1,7 @@
-"""A certificate authority for one test run, and a certificate that it signed."""
+"""A certificate authority for one test run, and a certificate that it signed.
+
+They hold what RFC 5280 asks for: from Python 3.13 on, contexts insist on it (ssl.VERIFY_X509_STRICT).
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,19 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
+
+SIGNS_CERTIFICATES = x509.KeyUsage(
+    key_cert_sign=True,
+    crl_sign=True,
+    digital_signature=False,
+    content_commitment=False,
+    key_encipherment=False,
+    data_encipherment=False,
+    key_agreement=False,
+    encipher_only=False,
+    decipher_only=False,
+)
+"""What the key of an authority is for."""
 
 
 def make_certificates(directory: Path, *dns: str, days: int = 36_500) -> tuple[Path, Path, Path]:
@@ -30,6 +46,7 @@ def make_certificates(directory: Path, *dns: str, days: int = 36_500) -> tuple[P
     authority = (
         builder("test authority", ca_name, ca_key)
         .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+        .add_extension(SIGNS_CERTIFICATES, critical=True)
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(ca_key.public_key()), critical=False)
         .sign(ca_key, hashes.SHA256())
     )

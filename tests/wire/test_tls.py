@@ -29,6 +29,7 @@ from stratacache.node.engine import MultiLevelCache
 from stratacache.node.errors import UsageError
 from stratacache.node.resp import reception, server, tls
 from stratacache.node.resp.config import ServerConfig
+from tests.client.certificates import SIGNS_CERTIFICATES
 from tests.wire.processes import running_node
 from tests.wire.raw import Raw, request
 
@@ -52,7 +53,8 @@ def certificate(
     key = ec.generate_private_key(ec.SECP256R1())
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
     now = dt.datetime.now(dt.UTC)
-    made = (
+    issuer_key = issuer[1] if issuer else key
+    builder = (
         x509.CertificateBuilder()
         .subject_name(subject)
         .issuer_name(issuer[0].subject if issuer else subject)
@@ -62,8 +64,12 @@ def certificate(
         .not_valid_after(now + dt.timedelta(days=1))
         .add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), critical=False)
         .add_extension(x509.BasicConstraints(ca=issuer is None, path_length=None), critical=True)
-        .sign(issuer[1] if issuer else key, hashes.SHA256())
+        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
+        .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(issuer_key.public_key()), critical=False)
     )
+    if issuer is None:
+        builder = builder.add_extension(SIGNS_CERTIFICATES, critical=True)
+    made = builder.sign(issuer_key, hashes.SHA256())
     certificate_path, key_path = directory / f"{name}.crt", directory / f"{name}.key"
     certificate_path.write_bytes(made.public_bytes(serialization.Encoding.PEM))
     key_path.write_bytes(

@@ -110,7 +110,7 @@ class ShardNode:
         """Take the home's lock, open what lies there, and listen; raises UsageError with one line for the user."""
         spec, config = self.spec, self.spec.config
         renewal = Renewal(config)
-        check_files(config)
+        check_files(config, comes_back=spec.incarnation > 1)
         self.credentials = credentials_of(config)
         await self.home.open(FIRST_LOCK_WAIT_S if spec.incarnation == 1 else LOCK_WAIT_S)
         tune_process()

@@ -65,8 +65,13 @@ def server_files(config: ClusterConfig) -> dict[str, Any]:
     }
 
 
-def check_files(config: ClusterConfig) -> None:
-    """Read the files as a shard will; raises UsageError that names the one that is wrong."""
+def check_files(config: ClusterConfig, *, comes_back: bool = False) -> None:
+    """Read the files as a shard will; raises UsageError that names the one that is wrong.
+
+    That includes a certificate which nobody would believe: expired, of another name, or without what RFC 5280 asks for,
+    on which Python insists from 3.13 on. A shard that only comes back serves all the same: by Unix sockets it is
+    reached without.
+    """
     if not config.tls_certificate:
         return
     for name in ("tls_certificate", "tls_key", "tls_ca"):
@@ -77,13 +82,18 @@ def check_files(config: ClusterConfig) -> None:
         except OSError as error:
             raise UsageError(f"{name} {path} can't be read: {error.strerror}") from error
     try:
-        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(config.tls_certificate, config.tls_key)
-        if config.tls_ca:
-            ssl.create_default_context(cafile=config.tls_ca)
+        shown = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        shown.load_cert_chain(config.tls_certificate, config.tls_key)
+        believer = client_context(Trust(config.tls_ca, config.tls_name))
     except ssl.SSLError as error:
         raise UsageError(
             f"tls_certificate {config.tls_certificate}, tls_key and tls_ca do not go together: {error.reason}"
         ) from error
+    doubt = _why_not_believed(shown, believer, config.tls_name)
+    if doubt and not comes_back:
+        raise UsageError(f"tls_certificate {config.tls_certificate} would be believed by nobody: {doubt}")
+    if doubt:
+        log.warning("%s is shown, and believed by nobody: %s", config.tls_certificate, doubt)
 
 
 class Fresh(NamedTuple):

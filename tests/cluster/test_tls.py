@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import re
+import shutil
 import socket
 import ssl
+import subprocess
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -20,6 +24,7 @@ from stratacache.node.errors import UnavailableError, UsageError
 from tests.client.certificates import make_certificates
 
 NAME = "localhost"
+ROOT = Path(__file__).parents[2]
 
 
 async def until(holds: Callable[[], bool]) -> None:
@@ -65,6 +70,38 @@ def test_files_that_do_not_fit_are_named(tmp_path: Path) -> None:
         check_files(config(tls_key=other_key))
     with pytest.raises(UsageError, match="do not go together"):
         check_files(config(tls_ca=key))
+
+
+@pytest.mark.parametrize(("dns", "days", "why"), [((), 30, "expired"), (("other.name",), 36_500, "Hostname mismatch")])
+def test_a_cluster_whose_certificate_nobody_would_believe_is_not_started(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, dns: tuple[str, ...], days: int, why: str
+) -> None:
+    """It would run, and every call would miss. A shard that comes back says so in its log."""
+    ca, certificate, key = map(str, make_certificates(tmp_path, *dns, days=days))
+    config = ClusterConfig(tls_certificate=certificate, tls_key=key, tls_ca=ca, tls_name=NAME)
+    with pytest.raises(UsageError, match=rf"{certificate} would be believed by nobody: .*{why}"):
+        check_files(config)
+    check_files(config, comes_back=True)
+    assert why in caplog.text
+
+
+def test_a_certificate_that_does_not_say_who_signed_it_is_refused_where_python_is_strict(tmp_path: Path) -> None:
+    """From 3.13 on its contexts insist on RFC 5280; until then such certificates are as good as others."""
+    ca, certificate, key = map(str, make_certificates(tmp_path, says_who_signed=False))
+    strict = ssl.create_default_context().verify_flags & ssl.VERIFY_X509_STRICT
+    with pytest.raises(UsageError, match="Missing Authority Key Identifier") if strict else nullcontext():
+        check_files(ClusterConfig(tls_certificate=certificate, tls_key=key, tls_ca=ca, tls_name=NAME))
+
+
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl is not installed")
+def test_the_documented_commands_make_what_is_believed(tmp_path: Path) -> None:
+    """By this Python, and by one that insists on RFC 5280."""
+    text = (ROOT / "docs" / "operations.md").read_text()
+    commands = next(block for block in re.findall(r"```sh\n(.*?)```", text, re.DOTALL) if "openssl" in block)
+    verify = "openssl verify -x509_strict -verify_hostname cache.internal -CAfile ca.crt tls.crt"
+    subprocess.run(["sh", "-ec", commands + verify], cwd=tmp_path, check=True, capture_output=True, timeout=60)
+    files = {"tls_certificate": str(tmp_path / "tls.crt"), "tls_key": str(tmp_path / "tls.key")}
+    check_files(ClusterConfig(**files, tls_ca=str(tmp_path / "ca.crt"), tls_name="cache.internal"))
 
 
 class Renewed:

@@ -24,6 +24,7 @@ from stratacache.client.options import ClientOptions
 from stratacache.client.transport.blocking import BlockingShell
 from stratacache.client.transport.tls import refuse_unheeded, tls_context
 from stratacache.client.view import View
+from stratacache.node.elapsed import elapsed_s
 from stratacache.node.errors import UnavailableError
 
 T = TypeVar("T")
@@ -32,7 +33,8 @@ T = TypeVar("T")
 def new_core(options: ClientOptions, address: Address) -> Core:
     """A core with its randomness seeded: by the options, or by the system when they say nothing."""
     seed = options.seed if options.seed is not None else int.from_bytes(os.urandom(8), "big")
-    core = Core(options, monotonic=time.monotonic, random=Random(seed))  # noqa: S311 - jitter, not secrets
+    random = Random(seed)  # noqa: S311 - jitter, not secrets
+    core = Core(options, monotonic=time.monotonic, elapsed=elapsed_s, random=random)
     core.seeds = tuple(seed_shard(seed) for seed in address.seeds)
     if address.scheme == "stratas":
         core.tls = tls_context(options)

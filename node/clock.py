@@ -1,7 +1,8 @@
 """The only place of the node that looks at a clock.
 
 Invariants: `now_ms` never goes back, not even when the wall clock does, and not across a restart when the high-water
-mark that was stored is handed in: an entry that was once expired stays expired.
+mark that was stored is handed in: an entry that was once expired stays expired. It goes on while the machine sleeps
+(`elapsed.py`): what was to end meanwhile has ended.
 """
 
 from __future__ import annotations
@@ -10,6 +11,8 @@ import time
 from collections.abc import Callable
 
 from mypy_extensions import i64, mypyc_attr
+
+from .elapsed import elapsed_s
 
 
 @mypyc_attr(allow_interpreted_subclasses=True)
@@ -33,30 +36,26 @@ class Clock:
 
 
 class NodeClock(Clock):
-    """Epoch milliseconds that only the monotonic clock moves.
+    """Epoch milliseconds that only a counter of elapsed time moves.
 
     The wall clock is read once, at the start; a step of it later on is not seen. `raise_to` lifts the clock to the
     high-water mark of an earlier run, so that a wall clock that was set back revives nothing.
     """
 
-    def __init__(
-        self,
-        wall_s: Callable[[], float] = time.time,
-        monotonic_ns: Callable[[], int] = time.monotonic_ns,
-    ) -> None:
-        self._monotonic_ns = monotonic_ns
-        self._offset_ns: i64 = int(wall_s() * 1e9) - monotonic_ns()
+    def __init__(self, wall_s: Callable[[], float] = time.time, counter_s: Callable[[], float] = elapsed_s) -> None:
+        self._counter_s = counter_s
+        self._offset_ms: i64 = int(wall_s() * 1000) - int(counter_s() * 1000)
 
     def now_ms(self) -> int:
         """Milliseconds since the epoch; never goes back."""
-        now_ns: i64 = self._monotonic_ns()
-        return (now_ns + self._offset_ns) // 1_000_000
+        counter_ms: i64 = int(self._counter_s() * 1000)  # seconds, for Python makes a float faster than a large int
+        return counter_ms + self._offset_ms
 
     def raise_to(self, floor_ms: int) -> None:
         """Never tell a time before `floor_ms` again."""
         behind_ms = floor_ms - self.now_ms()
         if behind_ms > 0:
-            self._offset_ns += behind_ms * 1_000_000
+            self._offset_ms += behind_ms
 
     def perf_ns(self) -> int:
         """Nanoseconds of a monotonic counter, for durations only."""

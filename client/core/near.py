@@ -2,8 +2,9 @@
 
 What one shard's pushes vouch for is a `Part`. A part is alive while something was heard of its shard within the push
 deadline; a gap in the sequence, a lost connection or silence ends it, and with it, at once, everything held of that
-shard. Admission passes two gates (`stamps.py`): the shard's push sequence, because reply and push travel on different
-connections, and this process's own writes, so that a client reads what it wrote.
+shard. Time in which the machine slept counts as silence. Admission passes two gates (`stamps.py`): the shard's push
+sequence, because reply and push travel on different connections, and this process's own writes, so that a client reads
+what it wrote.
 
 Invariants: an entry is served only while its part is alive and its age and TTL allow; used bytes never exceed the
 budget; what a caller is given can't change what is held (values that could are held as payload and decoded anew);
@@ -43,11 +44,12 @@ _OWN_COMMANDS = {b"SC.INVTAGS": TAGS, b"SC.INVNS": NAMESPACE, b"SC.CLEAR": ALL}
 class Part:
     """What one connection to one shard vouches for. It ends once and never lives again."""
 
-    __slots__ = ("alive_until", "seq", "shard_id", "stamps")
+    __slots__ = ("alive_until", "heard_by", "seq", "shard_id", "stamps")
 
-    def __init__(self, shard_id: str) -> None:
+    def __init__(self, shard_id: str, heard_by: float) -> None:
         self.shard_id = shard_id
         self.alive_until = 0.0
+        self.heard_by = heard_by  # the next thing; else it is silent, and ends
         self.seq = -1  # of the last push; -1: none heard yet
         self.stamps = Stamps()
 
@@ -109,7 +111,7 @@ class NearCache:
         entry = self.entries.get(key)
         if entry is None:
             return MISS
-        now = self._core.monotonic()
+        now = self._core.elapsed()
         if entry.part.alive_until < now or entry.expires < now:
             return MISS
         if not entry.hits:
@@ -140,7 +142,7 @@ class NearCache:
 
     def ticket(self) -> Ticket:
         """Take the numbers of the gates, before asking."""
-        return Ticket(self._core.monotonic(), self._generation, self._own.newest, self._parts)
+        return Ticket(self._core.elapsed(), self._generation, self._own.newest, self._parts)
 
     def admit(self, key: bytes, reply: Sequence[Any], value: Any, shard_id: str, ticket: Ticket) -> bool:
         """Keep what SC.GETX answered, unless something touched it since it was asked for."""
@@ -235,7 +237,7 @@ class NearCache:
         """A connection watches a shard from now on; its part comes alive with the first thing heard."""
         with self._lock:
             self._end(shard_id)
-            part = Part(shard_id)
+            part = Part(shard_id, self._core.elapsed() + self._core.options.push_deadline_s)
             self._parts = {**self._parts, shard_id: part}
             return part
 
@@ -279,9 +281,17 @@ class NearCache:
         return True
 
     def heard(self, part: Part, at: float) -> None:
-        """Everything that was sent before `at` has been applied: the part is good for another push deadline."""
-        if part.seq >= 0 and self._parts.get(part.shard_id) is part:
-            part.alive_until = at + self._core.options.push_deadline_s
+        """Everything that was sent before `at` has been applied: the part is good for another push deadline.
+
+        Not when it had been silent for that long: after its sleep a machine finds in its buffers what was sent before,
+        and what was sent meanwhile is still on its way.
+        """
+        if part.seq >= 0 and at <= part.heard_by and self._parts.get(part.shard_id) is part:
+            part.alive_until = part.heard_by = at + self._core.options.push_deadline_s
+
+    def is_silent(self, part: Part) -> bool:
+        """Whether nothing was heard of it for the push deadline: its connection is to be ended."""
+        return part.heard_by < self._core.elapsed()
 
     def view_changed(self, view: View) -> None:  # noqa: ARG002 - a listener of views
         """Keys may have moved to shards whose pushes do not cover what is held: begin anew."""
@@ -316,7 +326,7 @@ class NearCache:
 
     def stats(self) -> dict[str, int]:
         """Numbers for stats()."""
-        now = self._core.monotonic()
+        now = self._core.elapsed()
         return {
             "entries": len(self.entries),
             "bytes": self.used_bytes,

@@ -31,11 +31,22 @@ Groups = dict[str, tuple[ShardInfo, list[int]]]
 
 
 class Core:
-    """Shared by all threads and tasks of a process that use one cluster with the same options."""
+    """Shared by all threads and tasks of a process that use one cluster with the same options.
 
-    def __init__(self, options: ClientOptions, *, monotonic: Callable[[], float], random: Random) -> None:
+    `monotonic` gives the seconds by which is waited, `elapsed` those by which a held value ends (`node/elapsed.py`).
+    """
+
+    def __init__(
+        self,
+        options: ClientOptions,
+        *,
+        monotonic: Callable[[], float],
+        elapsed: Callable[[], float],
+        random: Random,
+    ) -> None:
         self.options = options
         self.monotonic = monotonic
+        self.elapsed = elapsed
         self.random = random
         self.counters = Counters()
         self.log = QuietLog(monotonic)

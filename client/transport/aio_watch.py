@@ -31,7 +31,6 @@ class _Ear:
     def __init__(self, core: Core, near: NearCache, connection: AioConnection, watcher: AioWatcher) -> None:
         self.connection = connection
         self.part: Part = near.begin(connection.shard.id)
-        self.began = core.monotonic()
         self.newer = False  # the shard knows a newer view
         self._core = core
         self._near = near
@@ -54,10 +53,6 @@ class _Ear:
     def _lost(self) -> None:
         self._near.end(self.part)
         self._watcher.wake()
-
-    def silent(self, now: float) -> bool:
-        """Whether nothing was heard for the push deadline."""
-        return (self.part.alive_until or self.began + self._core.options.push_deadline_s) < now
 
 
 class AioWatcher:
@@ -84,7 +79,7 @@ class AioWatcher:
         self.wake = self._awake.set
 
     def _tick(self) -> None:
-        self.ticked_at = self._core.monotonic()
+        self.ticked_at = self._core.elapsed()
         self._timer = asyncio.get_running_loop().call_later(self._tick_s, self._tick)
 
     async def listen(self) -> None:
@@ -145,7 +140,6 @@ class AioWatcher:
         self._ears[shard.id] = _Ear(self._core, self._near, connection, self)
 
     def _end_silent(self) -> None:
-        now = self._core.monotonic()
         for ear in self._ears.values():
-            if ear.silent(now):
+            if self._near.is_silent(ear.part):
                 ear.connection.close()

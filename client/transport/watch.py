@@ -88,7 +88,7 @@ class Watcher:
 
     def _hear(self, shard_id: str) -> None:
         connection, part = self._ears[shard_id]
-        at = time.monotonic()
+        at = self._core.elapsed()
         try:
             messages, drained = connection.receive_pushes()
         except CONNECTION_ERRORS:
@@ -101,16 +101,15 @@ class Watcher:
                 self._lose(shard_id)
                 return
             if message[0] == b"sc.beat" and len(message) > 2 and int(message[2]) > self._core.view.epoch > 0:
-                self._run(refresh_view(self._core, first=connection.shard, deadline=at + CONNECT_DEADLINE_S))
+                deadline = time.monotonic() + CONNECT_DEADLINE_S
+                self._run(refresh_view(self._core, first=connection.shard, deadline=deadline))
         if drained and messages:
             # Whatever the shard sent before `at` was in the kernel's buffer then, and has been applied now.
             self._near.heard(part, at)
 
     def _end_silent(self) -> None:
-        now = time.monotonic()
-        for shard_id, (connection, part) in list(self._ears.items()):
-            heard_until = part.alive_until or connection.used_at + self._core.options.push_deadline_s
-            if heard_until < now:
+        for shard_id, (_, part) in list(self._ears.items()):
+            if self._near.is_silent(part):
                 self._lose(shard_id)
 
     def _lose(self, shard_id: str) -> None:

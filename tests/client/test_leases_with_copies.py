@@ -16,7 +16,9 @@ from stratacache.client.view import ShardInfo, View
 
 
 def core(replicas: int) -> Core:
-    made = Core(ClientOptions(address="strata://a:1"), monotonic=time.monotonic, random=Random(1))
+    made = Core(
+        ClientOptions(address="strata://a:1"), monotonic=time.monotonic, elapsed=time.monotonic, random=Random(1)
+    )
     shards = tuple(ShardInfo(id=name, host=name, port=1) for name in ("a", "b"))
     made.adopt(View(epoch=1, shards=shards, replicas=replicas))
     return made

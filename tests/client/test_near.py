@@ -202,7 +202,8 @@ def test_threads_share_a_near_cache(open_cache: Callable[..., Any], writer: Any)
 def test_what_a_stopped_process_read_vouches_for_the_time_before() -> None:
     """Stopped between the kernel's part of a read and ours: the part is no longer alive than it was before the stop."""
     now = [100.0]
-    core = Core(ClientOptions(near_bytes_max=1 << 20), monotonic=lambda: now[0], random=Random(1))
+    options = ClientOptions(near_bytes_max=1 << 20)
+    core = Core(options, monotonic=lambda: now[0], elapsed=lambda: now[0], random=Random(1))
     near = NearCache(core)
     shard = ShardInfo(id="a")
 

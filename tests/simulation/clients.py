@@ -96,7 +96,12 @@ class ClientProcess(Process):
         self.random = Random(cluster.world.random.getrandbits(64))
         self.shell = Shell(self, cluster, options)
         made = Core if cluster.config.replicas == 1 else AnyOwnerCore
-        self.core = made(options, monotonic=self.shell.monotonic, random=Random(cluster.world.random.getrandbits(64)))
+        self.core = made(
+            options,
+            monotonic=self.shell.monotonic,
+            elapsed=self.shell.monotonic,
+            random=Random(cluster.world.random.getrandbits(64)),
+        )
         self.operations = Operations(self.core, "default", strict=True)
         self._values = 0
         for _ in range(lanes):

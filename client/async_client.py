@@ -8,100 +8,28 @@ address and the options only.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import weakref
-from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from functools import partial
 from types import TracebackType
 from typing import Any, Self
 
-from stratacache.client.address import Address, parse_address
-from stratacache.client.backend import discover_into, new_core
+from stratacache.client.address import parse_address
+from stratacache.client.aio_backend import AioBackend, forget_ended, give, take
 from stratacache.client.base import AsyncCache, K, Key, T, Ttl, declared_as
-from stratacache.client.core.circuit import Circuit
 from stratacache.client.core.effects import Join, Operation
 from stratacache.client.core.fills import FillOptions
 from stratacache.client.core.flight import Flight
 from stratacache.client.core.fullkeys import text_of
 from stratacache.client.core.operations import Operations
-from stratacache.client.core.refresh import bootstrap
 from stratacache.client.options import ClientOptions
-from stratacache.client.transport.aio import AioShell
 from stratacache.client.transport.runner import CLOSED
-from stratacache.client.view import View
 from stratacache.node.errors import UsageError
 from stratacache.node.keys import check_namespace
 from stratacache.node.types import MISS
 
 FLIGHT_S_MAX = 86400.0  # who began a computation waits for it, up to a day
-
-
-class AioBackend:
-    """What all asyncio handles of one loop with equal options share."""
-
-    def __init__(self, options: ClientOptions, address: Address) -> None:
-        self.options = options
-        self.address = address
-        self.core = new_core(options, address)
-        self.handles = 0
-        self.shell = self._new_shell()
-        self.ready: asyncio.Task[None] | None = None
-        self._attempts = Circuit()
-        # A loop that ends (asyncio.run) ends its asynchronous generators first, and so the connections that nobody has
-        # closed: those of a decorated function, say.
-        self._guard = self._until_the_loop_ends()
-        with contextlib.suppress(StopIteration):
-            self._guard.__anext__().send(None)
-
-    def _new_shell(self) -> AioShell:
-        if self.address.scheme == "local":
-            from stratacache.client.transport.local import AioLocalShell  # noqa: PLC0415 - imports the engine
-
-            return AioLocalShell(self.core, self.address.directory)
-        return AioShell(self.core, discover=self._discover)
-
-    def _discover(self, timeout_s: float) -> View | None:
-        return discover_into(self.core, timeout_s) if self.address.scheme == "ray" else None
-
-    async def _until_the_loop_ends(self) -> AsyncGenerator[None]:
-        try:
-            yield
-        finally:
-            await self.shell.close()
-
-    async def open(self) -> None:
-        """Get the first view; once for all who ask at the same time, anew after a failure: soon, if not at once."""
-        if self.address.scheme == "local":
-            return
-        ready = self.ready
-        if ready is None or (ready.done() and (ready.cancelled() or ready.exception())):
-            failed = None if ready is None or ready.cancelled() else ready.exception()
-            if failed is not None and not self._attempts.allows(self.core.monotonic()):
-                raise failed.with_traceback(None)
-            ready = self.ready = asyncio.create_task(self.shell.run(bootstrap(self.core)))
-            ready.add_done_callback(self._opened)
-        await asyncio.shield(ready)
-
-    def _opened(self, ready: asyncio.Task[None]) -> None:
-        """Attempts that fail again and again are made less often: each costs its caller a deadline."""
-        if ready.cancelled() or ready.exception() is None:
-            self._attempts.succeeded()
-        else:
-            self._attempts.failed(self.core.monotonic(), self.core.random)
-
-
-_BACKENDS: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, dict[ClientOptions, AioBackend]] = (
-    weakref.WeakKeyDictionary()
-)
-
-
-def forget_ended(by_loop: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, Any]) -> None:
-    """Drop what belongs to loops that are closed: what is kept for a loop leads to it, so no collector would."""
-    for reference in by_loop.keyrefs():
-        loop = reference()
-        if loop is not None and loop.is_closed():
-            by_loop.pop(loop, None)
 
 
 class AsyncCacheClient:
@@ -142,17 +70,7 @@ class AsyncCacheClient:
 
     def _take(self, loop: asyncio.AbstractEventLoop) -> AioBackend:
         forget_ended(self._backends)
-        forget_ended(_BACKENDS)
-        if not self._shared:
-            backend = AioBackend(self._options, self._address)
-        else:
-            here = _BACKENDS.setdefault(loop, {})
-            known = here.get(self._options)
-            backend = (
-                known if known is not None else here.setdefault(self._options, AioBackend(self._options, self._address))
-            )
-        backend.handles += 1
-        return backend
+        return take(loop, self._options, self._address, shared=self._shared)
 
     async def _run(self, make: Callable[[Operations], Operation[T]]) -> T:
         backend, operations = await self._here()
@@ -344,14 +262,7 @@ class AsyncCacheClient:
         if self._parent is not None:
             return
         for loop, backend in list(self._backends.items()):
-            backend.handles -= 1
-            if backend.handles > 0:
-                continue
-            here = _BACKENDS.get(loop, {})
-            if here.get(self._options) is backend:
-                del here[self._options]
-            if loop is asyncio.get_running_loop():
-                await backend.shell.close()
+            await give(loop, backend)
 
     async def __aenter__(self) -> Self:
         await self._here()

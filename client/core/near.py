@@ -22,9 +22,10 @@ from uuid import UUID
 
 from stratacache.client.core.dispatch import ask_owners
 from stratacache.client.core.effects import Call, Command, Exchange, Operation
+from stratacache.client.core.getx import GetxPlan
 from stratacache.client.core.reads import slices
 from stratacache.client.core.stamps import ALL, KEYS, NAMESPACE, TAGS, Stamps
-from stratacache.client.view import ShardInfo, View
+from stratacache.client.view import View
 from stratacache.node.errors import CacheError
 from stratacache.node.keys import namespace_of
 from stratacache.node.types import MISS
@@ -130,7 +131,7 @@ class NearCache:
         if not asked:
             return values, {}
         self.listen()
-        plan = _GetxPlan(self, [keys[index] for index in asked])
+        plan = GetxPlan(core, self, [keys[index] for index in asked])
         failed = yield from ask_owners(core, [keys[index] for index in asked], plan, deadline=core.deadline())
         core.counters.hits += len(plan.values)
         core.counters.misses += len(asked) - len(plan.values)
@@ -355,38 +356,6 @@ class NearCache:
         self._parts = {}
         self._touched = []
         self._drop_all()
-
-
-class _GetxPlan:
-    """`SC.GETX` and `SC.MGETX`: values with what the gates need to know."""
-
-    read = True
-    repeatable = True
-    persist = False
-
-    def __init__(self, near: NearCache, keys: Sequence[bytes]) -> None:
-        self._near = near
-        self._keys = keys
-        self._ticket = near.ticket()
-        self.values: dict[int, Any] = {}
-
-    def build(self, indices: list[int]) -> list[tuple[list[int], Command]]:
-        """One command for one key, or for up to 512."""
-        keys = self._keys
-        if len(indices) == 1:
-            return [(indices, (b"SC.GETX", keys[indices[0]]))]
-        return [(part, (b"SC.MGETX", *[keys[index] for index in part])) for part in slices(indices)]
-
-    def accept(self, indices: list[int], reply: Any, shard: ShardInfo) -> None:
-        """Decode, hand out, and keep."""
-        near = self._near
-        for index, found in zip(indices, (reply,) if len(indices) == 1 else reply, strict=True):
-            if found is None:
-                continue
-            value = near._core.decode(found[0], found[1])
-            if value is not MISS:
-                self.values[index] = value
-                near.admit(self._keys[index], found, value, shard.id, self._ticket)
 
 
 def _groups_of(entry: NearEntry) -> list[tuple[str, bytes]]:

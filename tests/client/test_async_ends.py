@@ -11,12 +11,12 @@ from typing import Any
 import pytest
 
 from stratacache.client import MISS, UsageError, cached, connect, connect_async
-from stratacache.client.async_client import _BACKENDS
+from stratacache.client.aio_backend import BACKENDS
 from stratacache.client.default import finder
 from stratacache.client.view import ShardInfo, View
 
+from .liar import Liar
 from .servers import Node, address
-from .test_failures import Liar
 
 
 def open_files() -> int:
@@ -132,11 +132,11 @@ def test_loops_that_end_leave_nothing_behind(nodes: list[Node]) -> None:
         assert await handle.get(f"none {number}") is MISS
 
     asyncio.run(main(0))
-    files, backends, clients = open_files(), len(_BACKENDS), len(finder._async)
+    files, backends, clients = open_files(), len(BACKENDS), len(finder._async)
     for number in range(5):
         asyncio.run(main(number))
         assert open_files() <= files
-    assert len(_BACKENDS) <= backends
+    assert len(BACKENDS) <= backends
     assert len(finder._async) <= clients
     assert len(handle._backends) == 1
     asyncio.run(handle.close())

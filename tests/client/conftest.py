@@ -70,6 +70,11 @@ class InLoop:
 
 SETUPS = ("local", "one", "three", "near", "tls", "tls-near")
 
+over_every_transport = pytest.mark.parametrize(
+    "cache", [(setup, shell) for setup in SETUPS for shell in ("sync", "async")], indirect=True, ids="-".join
+)
+"""The mark of tests that hold whatever lies between: their `cache` is a client of each setup and shell."""
+
 
 @pytest.fixture
 def open_cache(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Callable[..., Any]]:
@@ -100,3 +105,9 @@ def open_cache(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Calla
         opened[0].clear()
     for cache in opened:
         cache.close()
+
+
+@pytest.fixture
+def cache(request: pytest.FixtureRequest, open_cache: Callable[..., Any]) -> Any:
+    """The client under test, `over_every_transport`."""
+    return open_cache(*request.param)

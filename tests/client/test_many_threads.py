@@ -17,8 +17,8 @@ from stratacache.client.ring import Ring
 from stratacache.client.transport.pool import Pool
 from stratacache.client.view import ShardInfo, View
 
+from .liar import Liar
 from .servers import Node, address, wait_until
-from .test_failures import Liar
 
 
 def test_an_older_view_never_replaces_a_newer_one(nodes: list[Node], monkeypatch: pytest.MonkeyPatch) -> None:

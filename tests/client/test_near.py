@@ -19,6 +19,7 @@ from stratacache.client.transport.aio_connection import AioConnection
 from stratacache.client.transport.aio_watch import AioWatcher, _Ear
 from stratacache.client.view import ShardInfo
 
+from .near import warm
 from .servers import Node, address, running, wait_until
 
 SHELLS = ("sync", "async")
@@ -29,21 +30,6 @@ def writer(nodes: list[Node]) -> Iterator[Any]:
     """Another client, with connections of its own and no near cache."""
     with connect(address(nodes), shared=False, strict=True) as client:
         yield client
-
-
-def near_of(cache: Any) -> Any:
-    if hasattr(cache, "run"):
-        client = cache.client
-        return next(iter(client._backends.values())).core.near
-    return cache._backend.core.near
-
-
-def warm(cache: Any, parts: int = 3) -> Any:
-    """Have the near cache listen to all shards."""
-    cache.get("warm-up")
-    near = near_of(cache)
-    wait_until(lambda: near.stats()["live_parts"] == parts, what="live parts")
-    return near
 
 
 @pytest.mark.parametrize("shell", SHELLS)

@@ -14,8 +14,8 @@ from stratacache.client import connect
 from stratacache.client.core.effects import Exchange
 from stratacache.node.config import NodeConfig
 
+from .near import near_of, warm
 from .servers import address, running, wait_until
-from .test_near import near_of, warm
 
 LEASES_MAX = NodeConfig().leases_max
 BACKGROUND = {b"SC.TOUCHED", b"SC.VIEW", b"SC.STATS"}

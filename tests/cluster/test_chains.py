@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import pytest
 
-from stratacache.client.view import SUSPENDED, ShardInfo, View
+from stratacache.client.view import View
 from stratacache.cluster.chains import Chains, ring_of
 from stratacache.cluster.config import PROCESS_BYTES, ClusterConfig
 from stratacache.cluster.messages import Debt, DebtLog, Stored
@@ -19,21 +19,9 @@ from stratacache.node.errors import UnavailableError
 from stratacache.node.groups import TAG_BYTES_MAX, TAGS_MAX
 from stratacache.node.keys import KEY_BYTES_MAX
 from stratacache.node.resp.replies import CommandError
+from tests.cluster.owners import ALL, KEY, view_of
 
 PEER = ("b", OWN)
-
-
-def view_of(epoch: int, states: dict[str, str], replicas: int = 3) -> View:
-    """A view of shards by id: an incarnation, or "" for a suspended one."""
-    shards = tuple(
-        ShardInfo(id=shard, incarnation=number or "1", node=f"node-{shard}", state="active" if number else SUSPENDED)
-        for shard, number in states.items()
-    )
-    return View(epoch=epoch, replicas=replicas, shards=shards)
-
-
-ALL = view_of(1, {"a": "1", "b": "1", "c": "1"})
-KEY = next(b"k%d" % n for n in range(100) if [one.id for one in ring_of(ALL).owners(b"k%d" % n)] == ["a", "b", "c"])
 
 
 def chains_at(shard: str, view: View) -> Chains:

@@ -15,7 +15,7 @@ from stratacache.cluster import ClusterHandle, start
 from stratacache.cluster.loaders import Loader, register_loader
 from stratacache.node.errors import LimitError, UnavailableError
 from tests.cluster.waiting import wait_until
-from tests.observe.test_node_metrics import read, value
+from tests.observe.reading import read, value
 
 pytestmark = [pytest.mark.ray, pytest.mark.xdist_group("ray")]
 

@@ -48,6 +48,24 @@ def test_a_lost_nodes_shards_wait_when_the_rest_is_full() -> None:
     assert place("shard-0", 0, [node("b", capacity=1), node("c", capacity=1)], homes) == "c"
 
 
+def test_shards_spread_evenly_and_go_back_to_their_disk() -> None:
+    """The counts of two nodes differ by one at most; a replaced shard returns to the node that holds its L3."""
+    nodes = [node(name) for name in "abc"]
+    homes = {shard: home for shard, home in placed(nodes, 7).items() if home is not None}
+    counts = [list(homes.values()).count(name) for name in "abc"]
+    assert (sum(counts), max(counts) - min(counts)) == (7, 1)
+    for index in range(7):
+        assert place(f"shard-{index}", index, nodes, homes) == homes[f"shard-{index}"]
+    assert place("shard-0", 0, nodes[1:], {**homes, "shard-0": "a"}) in {"b", "c"}
+    assert place("shard-0", 0, [], homes) is None
+
+
+def test_a_node_never_gets_more_shards_than_it_has_room_for() -> None:
+    """A shard waits rather than overrun a neighbour's memory."""
+    homes = placed([node(name, capacity=2) for name in "ab"], 6)
+    assert sorted(home for home in homes.values() if home is not None) == ["a", "a", "b", "b"]
+
+
 def test_a_home_takes_its_own_shards_only() -> None:
     """Home J with room for two takes the shards 2J and 2J+1, in whatever order the nodes are seen."""
     nodes = [node("z", capacity=2, home=0), node("a", capacity=2, home=1)]

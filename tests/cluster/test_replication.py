@@ -18,7 +18,7 @@ from stratacache.cluster.streams import OWN
 from stratacache.node.clock import ManualClock
 from stratacache.node.config import NodeConfig, WriteMode
 from stratacache.node.errors import UsageError
-from tests.cluster.test_chains import ALL, KEY, view_of
+from tests.cluster.owners import ALL, KEY, view_of
 
 
 class Shard:

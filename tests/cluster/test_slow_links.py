@@ -18,7 +18,7 @@ from stratacache.cluster.links import Credentials, Link
 from stratacache.cluster.peers import LinkPeers
 from stratacache.node.errors import DeadlineError, UnavailableError
 from stratacache.node.resp.keepalive import PEER
-from tests.cluster.test_stream_links import GREETING, KEYS, World, run, until, world
+from tests.cluster.stream_world import GREETING, KEYS, World, run, until, world
 
 QUIET_S = 0.3
 LARGE = b"x" * 1_500_000

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
@@ -14,17 +13,11 @@ from stratacache.node.config import NodeConfig
 from stratacache.node.engine import MultiLevelCache
 from stratacache.node.entry import ENTRY_BYTES, NEVER_MS, Entry, charged_bytes
 from stratacache.node.errors import LimitError, UsageError
-from stratacache.node.groups import NAMESPACES_NAMED_MAX
-from stratacache.node.leases import LeaseReply, LeaseState
 from stratacache.node.types import EvictionPolicy, RemovalCause
 
+from .disk_world import payload
+
 Make = Callable[..., MultiLevelCache]
-
-
-def payload(engine: MultiLevelCache, key: bytes) -> bytes | None:
-    entry = engine.get(key)
-    assert not isinstance(entry, Future)
-    return entry.payload if entry is not None else None
 
 
 def test_put_then_get_gives_the_entry_with_all_it_carries(engine: MultiLevelCache) -> None:
@@ -218,79 +211,6 @@ def test_scan_lists_every_key_that_stays(engine: MultiLevelCache) -> None:
     assert {b"k%d" % number for number in range(1000)} <= seen
 
 
-def test_lease_is_single_flight(engine: MultiLevelCache) -> None:
-    """One caller computes; the others get its fill."""
-    first = engine.lease(b"a", 0, 1000)
-    assert isinstance(first, LeaseReply)
-    assert first.state is LeaseState.LEASE
-    waiting = engine.lease(b"a", 500, 1000)
-    assert isinstance(waiting, Future)
-    busy = engine.lease(b"a", 0, 1000)
-    assert isinstance(busy, LeaseReply)
-    assert busy.state is LeaseState.BUSY
-    assert engine.put(b"a", b"v", lease=first.token)
-    reply = waiting.result(0)
-    assert reply.state is LeaseState.HIT
-    assert reply.entry is not None
-    assert reply.entry.payload == b"v"
-
-
-@pytest.mark.parametrize("how", ["key", "tag", "namespace", "clear", "put"])
-def test_invalidation_voids_a_lease(engine: MultiLevelCache, how: str) -> None:
-    """A fill that was computed before an invalidation is refused, also by a tag known only at the put."""
-    reply = engine.lease(b"docs:a", 0, 1000)
-    assert isinstance(reply, LeaseReply)
-    if how == "key":
-        engine.remove(b"docs:a")
-    elif how == "tag":
-        engine.invalidate_tags((b"t",))
-    elif how == "namespace":
-        engine.invalidate_namespace(b"docs")
-    elif how == "clear":
-        engine.clear()
-    else:
-        engine.put(b"docs:a", b"newer")
-    assert engine.put(b"docs:a", b"old", tags=(b"t",), lease=reply.token) is False
-    assert payload(engine, b"docs:a") == (b"newer" if how == "put" else None)
-
-
-def test_unrelated_invalidations_leave_a_lease_alone(engine: MultiLevelCache) -> None:
-    """Only what touches the key, its tags or its namespace voids its lease."""
-    reply = engine.lease(b"docs:a", 0, 1000)
-    assert isinstance(reply, LeaseReply)
-    engine.remove(b"docs:b")
-    engine.invalidate_tags((b"other",))
-    engine.invalidate_namespace(b"other")
-    assert engine.put(b"docs:a", b"v", tags=(b"t",), lease=reply.token)
-
-
-def test_lease_that_runs_out_goes_to_the_next_waiter(engine: MultiLevelCache, clock: ManualClock) -> None:
-    """A caller who died does not hold the others up, and its late fill is refused."""
-    first = engine.lease(b"a", 0, 100)
-    second = engine.lease(b"a", 1000, 100)
-    third = engine.lease(b"a", 50, 100)
-    assert isinstance(first, LeaseReply)
-    assert isinstance(second, Future)
-    assert isinstance(third, Future)
-    clock.advance(101)
-    engine.tick()
-    assert second.result(0).state is LeaseState.LEASE
-    assert third.result(0).state is LeaseState.TIMEOUT
-    assert engine.put(b"a", b"late", lease=first.token) is False
-    assert engine.put(b"a", b"v", lease=second.result(0).token)
-
-
-def test_released_lease_goes_to_the_next_waiter(engine: MultiLevelCache) -> None:
-    """Giving a lease back unused hands it on."""
-    first = engine.lease(b"a", 0, 100)
-    second = engine.lease(b"a", 1000, 100)
-    assert isinstance(first, LeaseReply)
-    assert isinstance(second, Future)
-    assert engine.release_lease(b"a", first.token)
-    assert not engine.release_lease(b"a", first.token)
-    assert second.result(0).state is LeaseState.LEASE
-
-
 def test_listener_hears_changes_with_a_sequence_without_gaps(engine: MultiLevelCache) -> None:
     """Near caches are told of puts and invalidations, not of evictions."""
     heard: list[tuple[str, tuple[bytes, ...], RemovalCause, int]] = []
@@ -317,53 +237,6 @@ def test_listener_hears_changes_with_a_sequence_without_gaps(engine: MultiLevelC
     assert [seq for *_, seq in heard] == list(range(start + 1, start + 6))
 
 
-def test_seed_defect_namespace_hits_and_misses_never_counted(engine: MultiLevelCache) -> None:
-    """Seed defect: namespace hits and misses were never counted."""
-    engine.put(b"docs:a", b"v")
-    engine.get(b"docs:a")
-    engine.get(b"docs:b")
-    engine.get(b"c")
-    namespaces = engine.stats()["namespaces"]
-    assert (namespaces["docs"]["hits"], namespaces["docs"]["misses"]) == (1, 1)
-    assert (namespaces["default"]["hits"], namespaces["default"]["misses"]) == (0, 1)
-
-
-def test_statistics_name_a_number_of_namespaces_and_count_the_others_as_one(engine: MultiLevelCache) -> None:
-    """Who gives each user a namespace has figures of all users still, that can be asked for every two seconds."""
-    for number in range(1_000):
-        engine.put(b"user-%d:a" % number, b"v", cost_s=2.0)
-        engine.get(b"user-%d:a" % number)
-        engine.get(b"user-%d:b" % number)
-
-    def others() -> dict[str, float]:
-        stats = engine.stats()
-        assert len(stats["namespaces"]) == NAMESPACES_NAMED_MAX + 1
-        for figure in ("hits", "misses", "puts", "entries", "saved_s"):
-            assert sum(figures[figure] for figures in stats["namespaces"].values()) == stats[figure]
-        found: dict[str, float] = stats["namespaces"][":others"]
-        return found
-
-    before = others()
-    left = 1_000 - (NAMESPACES_NAMED_MAX - 1)  # `default` is one of them
-    assert (before["hits"], before["misses"], before["entries"]) == (left, left, left)
-    engine.clear()
-    while engine.tick():
-        pass
-    for number in range(20_000):
-        engine.get(b"n%d:a" % number)
-    engine.put(b"newcomer:a", b"v")
-    assert others()["hits"] >= before["hits"], "a counter does not fall when idle namespaces are forgotten"
-
-
-def test_made_up_namespaces_do_not_fill_the_memory(engine: MultiLevelCache) -> None:
-    """Counters of namespaces without entries are forgotten past a bound."""
-    engine.put(b"kept:a", b"v")
-    for number in range(20_000):
-        engine.get(b"n%d:a" % number)
-    assert len(engine.groups.namespaces) < 10_000
-    assert b"kept" in engine.groups.namespaces
-
-
 @pytest.mark.parametrize(
     "options",
     [
@@ -380,17 +253,6 @@ def test_bad_configuration_names_the_option(options: dict[str, object]) -> None:
     """A wrong option is refused with its name in the message."""
     with pytest.raises(UsageError, match=next(iter(options))):
         NodeConfig(**options).validate()  # type: ignore[arg-type]
-
-
-def test_lease_for_a_refresh_is_given_although_the_entry_lives(engine: MultiLevelCache) -> None:
-    """Refresh-ahead computes anew while readers still get the old value."""
-    engine.put(b"a", b"old")
-    reply = engine.lease(b"a", 0, 1000, refresh=True)
-    assert isinstance(reply, LeaseReply)
-    assert reply.state is LeaseState.LEASE
-    assert payload(engine, b"a") == b"old"
-    assert engine.put(b"a", b"new", lease=reply.token)
-    assert payload(engine, b"a") == b"new"
 
 
 def test_gone_hears_of_evictions_and_expiries(make_engine: Make, clock: ManualClock) -> None:

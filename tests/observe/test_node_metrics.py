@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import http.client
 import socket
 import subprocess
 import sys
@@ -13,20 +11,14 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Awaitable, Callable
-from http.server import ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
-from prometheus_client.parser import text_string_to_metric_families
 
-from stratacache.node import pages
 from stratacache.node.clock import ManualClock
 from stratacache.node.config import NodeConfig
 from stratacache.node.engine import MultiLevelCache
-from stratacache.node.errors import UnavailableError
-from stratacache.node.hot import HALVE_AFTER_HITS, HotKeys
 from stratacache.node.metrics import (
     BOUNDS_NS,
     NAMES,
@@ -36,34 +28,13 @@ from stratacache.node.metrics import (
     metrics_page,
     seconds_histogram,
 )
-from stratacache.node.pages import REQUESTS_MAX, Page, PageServer, from_loop
+from stratacache.node.pages import PageServer
 from stratacache.node.resp.config import ServerConfig
 from stratacache.node.resp.server import Identity, NodeServer
 from tests.observe.naming import problems
+from tests.observe.reading import families, read, value
 
 CONFIG = {"l1_bytes_max": 1 << 20, "l2_bytes_max": 1 << 20}
-
-
-def read(address: str, path: str = "/metrics", accept: str = "") -> str:
-    request = urllib.request.Request(f"http://{address}{path}", headers={"Accept": accept} if accept else {})
-    with urllib.request.urlopen(request, timeout=10) as answer:
-        return str(answer.read().decode())
-
-
-def families(text: str) -> dict[str, Metric]:
-    return {family.name: family for family in text_string_to_metric_families(text)}
-
-
-def value(text: str, name: str, **labels: str) -> float:
-    """The sum of the samples of this name whose labels include these."""
-    found = [
-        sample.value
-        for family in text_string_to_metric_families(text)
-        for sample in family.samples
-        if sample.name == name and labels.items() <= sample.labels.items()
-    ]
-    assert found, (name, labels)
-    return sum(found)
 
 
 def with_node(test: Callable[[MultiLevelCache, NodeServer, str], Awaitable[None]], **config: Any) -> None:
@@ -255,94 +226,6 @@ def test_a_loop_that_does_not_answer_is_no_page_of_zeros(monkeypatch: pytest.Mon
     with_node(check)
 
 
-def test_pages_are_only_served_to_who_keeps_to_the_limits() -> None:
-    """Unknown paths are 404, an error of a page 500; more requests at once than there are slots are closed."""
-    release = threading.Event()
-
-    def slow(_: str) -> Page:
-        release.wait(10)
-        return Page(b"done\n")
-
-    def broken(_: str) -> Page:
-        raise ZeroDivisionError
-
-    def ended(_: str) -> Page:
-        raise UnavailableError("not now")
-
-    server = PageServer("127.0.0.1", 0, {"/slow": slow, "/broken": broken, "/ended": ended})
-    try:
-        for path, status in (("/", 404), ("/broken", 500), ("/ended", 503)):
-            with pytest.raises(urllib.error.HTTPError) as refused:
-                read(server.address, path)
-            assert refused.value.code == status
-            refused.value.close()
-        waiting = [socket.create_connection(("127.0.0.1", server.port), 10) for _ in range(REQUESTS_MAX)]
-        for one in waiting:
-            one.sendall(b"GET /slow HTTP/1.0\r\n\r\n")
-        more = socket.create_connection(("127.0.0.1", server.port), 10)
-        with more, contextlib.suppress(ConnectionResetError):
-            assert more.recv(100) == b""
-        release.set()
-        for one in waiting:
-            with one, one.makefile("rb") as answer:
-                assert b"200 OK" in answer.readline()
-    finally:
-        release.set()
-        server.close()
-
-
-def test_who_asks_a_byte_at_a_time_does_not_keep_a_place(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As many as there are places would keep probes and scrapes out for as long as they like."""
-    monkeypatch.setattr(pages, "REQUEST_S", 0.2)
-    server = PageServer("127.0.0.1", 0, {"/page": lambda _: Page(b"done\n")})
-    slow = [socket.create_connection(("127.0.0.1", server.port), 10) for _ in range(REQUESTS_MAX)]
-    try:
-        end = time.monotonic() + 20
-        answer = ""
-        while not answer:
-            assert time.monotonic() < end, "they still hold all places"
-            for one in slow:
-                with contextlib.suppress(OSError):
-                    one.sendall(b"G")
-            with contextlib.suppress(OSError, http.client.HTTPException):
-                answer = read(server.address, "/page")
-            time.sleep(0.02)
-        assert answer == "done\n"
-    finally:
-        for one in slow:
-            one.close()
-        server.close()
-
-
-def test_a_request_that_gets_no_thread_takes_no_place(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A process that may start no more threads for a while answers again afterwards."""
-
-    def no_thread(*_: object) -> None:
-        raise RuntimeError("can't start new thread")
-
-    server = PageServer("127.0.0.1", 0, {"/page": lambda _: Page(b"done\n")})
-    try:
-        with monkeypatch.context() as patched:
-            patched.setattr(ThreadingHTTPServer, "process_request", no_thread)
-            for _ in range(REQUESTS_MAX + 1):
-                with pytest.raises((OSError, http.client.HTTPException)):
-                    read(server.address, "/page")
-        assert read(server.address, "/page") == "done\n"
-    finally:
-        server.close()
-
-
-def test_from_loop_gives_the_error_of_what_it_ran() -> None:
-    """An error on the loop is raised where it was asked for."""
-
-    async def run() -> None:
-        loop = asyncio.get_running_loop()
-        with pytest.raises(ZeroDivisionError):
-            await asyncio.to_thread(from_loop, loop, lambda: 1 // 0)
-
-    asyncio.run(run())
-
-
 def test_stratacache_node_serves_its_page() -> None:
     """With --metrics-port 0 the ready line says where; SIGTERM ends it all the same."""
     command = [sys.executable, "-m", "stratacache.node", "--port", "0", "--metrics-port", "0"]
@@ -363,51 +246,3 @@ def test_stratacache_node_serves_its_page() -> None:
         finally:
             process.terminate()
         assert process.wait(20) == 0
-
-
-def test_the_naming_test_can_fail() -> None:
-    """Each rule refuses a name that breaks it."""
-    long = "A help text that says something."
-    wrong = {
-        "x_hits": CounterMetricFamily("x_Hits", long),
-        "x_total": GaugeMetricFamily("x_total", long),
-        "x_ms": GaugeMetricFamily("wait_ms", long),
-        "middle": GaugeMetricFamily("x_bytes_used", long),
-        "typed": GaugeMetricFamily("x_gauge", long),
-        "part": GaugeMetricFamily("x_count", long),
-        "help": GaugeMetricFamily("x", ""),
-    }
-    for why, family in wrong.items():
-        assert problems(family), why
-    assert problems(CounterMetricFamily("x_sent_bytes", long)) == []
-
-
-def test_hot_keys_find_the_heavy_ones_among_many() -> None:
-    """Three keys with a third of the hits are on top, whatever passes by; the table stays small, and old hits fade."""
-    hot = HotKeys(16)
-    for index in range(3000):
-        hot.hit(b"cold-%d" % index, 1)
-        if index % 2 == 0:
-            hot.hit(b"hot-%d" % (index % 3), 1)
-    assert {key for key, _ in hot.top(3)} == {b"hot-0", b"hot-1", b"hot-2"}
-    assert all(hits <= 5 for key, hits in hot.top(16) if key.startswith(b"cold")), "one hit each: none is hot"
-    assert len(hot.top(100)) == 16
-    hot.hit(b"new", HALVE_AFTER_HITS)
-    assert hot.top(1)[0] == (b"new", HALVE_AFTER_HITS // 2)
-    assert dict(hot.top(16))[b"hot-0"] < 500
-
-
-def test_hot_keys_and_seconds_saved_are_in_stats() -> None:
-    """Keys that are read more stand before the others; an unknown cost saves nothing that could be told."""
-    engine = MultiLevelCache(NodeConfig(**CONFIG), clock=ManualClock())
-    engine.put(b"measured", b"v", cost_s=2.0)
-    engine.put(b"unknown", b"v")
-    for _ in range(200):
-        engine.get(b"measured")
-        engine.drain_hits()
-    for _ in range(5):
-        engine.get(b"unknown")
-    stats = engine.stats()
-    assert stats["saved_s"] == 400.0
-    assert stats["hot"] == [["measured", 200], ["unknown", 5]]
-    engine.close()

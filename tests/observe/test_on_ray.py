@@ -15,7 +15,7 @@ from stratacache.cluster import ClusterHandle, start
 from stratacache.cluster.config import ClusterConfig
 from stratacache.cluster.metrics import metrics_ports
 from tests.cluster.waiting import wait_until
-from tests.observe.test_node_metrics import families, read, value
+from tests.observe.reading import families, read, value
 
 pytestmark = [pytest.mark.ray, pytest.mark.xdist_group("ray")]
 

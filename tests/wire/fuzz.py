@@ -11,7 +11,7 @@ from types import FunctionType
 
 from hypothesis import HealthCheck, given, settings
 
-from tests.wire.test_parser import PROPERTIES
+from tests.wire.parsing import PROPERTIES
 
 ROUND = settings(max_examples=500, deadline=None, database=None, suppress_health_check=list(HealthCheck))
 

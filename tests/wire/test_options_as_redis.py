@@ -7,8 +7,8 @@ from itertools import product
 
 import pytest
 
+from tests.wire.comparing import is_same
 from tests.wire.raw import Raw, request
-from tests.wire.test_random_as_redis import is_same
 
 pytestmark = pytest.mark.server
 

@@ -58,6 +58,7 @@ class AioConnection(asyncio.Protocol):
         self.on_lost: Callable[[], None] | None = None
         self.on_read: Callable[[int], None] | None = None
         self._loop = loop
+        self._joins = isinstance(loop, asyncio.BaseEventLoop)  # in 3.12.1 and 3.13.0 its writelines lets nobody pause
         self._reader = Reader(notEnoughData=_INCOMPLETE)
         self._reader.setmaxbuf(PARSER_KEEPS_BYTES)
         self._expected: deque[_Expected] = deque()
@@ -122,11 +123,15 @@ class AioConnection(asyncio.Protocol):
         `late` is told the replies if they come when the future is done: who waited was cancelled, or had no more time.
         """
         future: asyncio.Future[list[Any]] = self._loop.create_future()
-        if self.closed or self._transport is None:
+        if self.closed or self._transport is None or self._transport.is_closing():
             future.set_exception(EOFError("the connection is closed"))
             return future
         self._expected.append(_Expected(len(commands), future, late))
-        self._transport.writelines(pack(commands))
+        parts = pack(commands)
+        if len(parts) > 1 and not self._joins:
+            self._transport.writelines(parts)
+        else:
+            self._transport.write(parts[0] if len(parts) == 1 else b"".join(parts))
         return future
 
     def _fail(self, error: BaseException) -> None:

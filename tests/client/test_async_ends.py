@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import uvloop
 
 from stratacache.client import MISS, UsageError, cached, connect, connect_async
 from stratacache.client.aio_backend import BACKENDS
 from stratacache.client.default import finder
+from stratacache.client.transport.aio_connection import AioConnection
 from stratacache.client.view import ShardInfo, View
 
 from .liar import Liar
@@ -28,6 +30,53 @@ async def until(condition: Any, what: str) -> None:
     async with asyncio.timeout(10):
         while not condition():
             await asyncio.sleep(0.005)
+
+
+LOOPS = pytest.mark.parametrize("run", [asyncio.run, uvloop.run], ids=["asyncio", "uvloop"])
+
+
+async def connected(listener: socket.socket) -> tuple[AioConnection, asyncio.Transport]:
+    host, port = listener.getsockname()
+    loop = asyncio.get_running_loop()
+    connection = AioConnection(ShardInfo(id="s", host=host, port=port), loop)
+    transport, _ = await asyncio.wait_for(loop.create_connection(lambda: connection, host, port), 10)
+    return connection, transport
+
+
+@LOOPS
+@pytest.mark.parametrize("ended", ["close", "abort"])
+def test_who_asks_between_the_end_of_a_connection_and_the_news_of_it_is_told(run: Any, ended: str) -> None:
+    """It is a failure of the shard like any other, and what is connected next in this loop works."""
+
+    async def main() -> None:
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            connection, transport = await connected(listener)
+            getattr(transport, ended)()  # as the loop does when the other side has closed, or is gone
+            assert not connection.closed
+            with pytest.raises(EOFError):
+                await connection.ask([(b"PING",)])
+            for _ in range(2):
+                connection, _ = await connected(listener)
+                connection.close()
+
+    run(main())
+
+
+@LOOPS
+def test_what_a_shard_does_not_take_makes_others_wait(run: Any) -> None:
+    """Of one value or of many: as soon as more is queued than the mark, callers wait for room."""
+
+    async def main() -> None:
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            for command in (b"SET", b"k", b"x" * (20 << 20)), (b"SET", b"k", [b"x" * (10 << 20)] * 2):
+                connection, _ = await connected(listener)
+                unanswered = connection.ask([command])
+                await until(lambda connection=connection: connection._room is not None, "a full queue")
+                connection.close()
+                with pytest.raises(EOFError):
+                    await unanswered
+
+    run(main())
 
 
 def test_a_connection_that_is_given_up_cancels_nobody(nodes: list[Node]) -> None:

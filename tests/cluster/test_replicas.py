@@ -202,6 +202,13 @@ def _read_all(cache: CacheClient, count: int) -> dict[str, Any]:
         return {}
 
 
+def _put_all(cache: CacheClient, items: dict[str, Any]) -> bool:
+    try:
+        return cache.put_many(items) == len(items)
+    except UnavailableError:
+        return False
+
+
 def test_a_shard_that_was_down_forgets_what_others_changed(ray_session: str, tmp_path: Path) -> None:
     """Keys put anew and invalidated while one of their owners is away: it comes back warm, and with none of the old."""
     with (
@@ -226,7 +233,7 @@ def test_a_shard_that_was_down_forgets_what_others_changed(ray_session: str, tmp
             take_lock(lock)  # before its successor can: now it stays away
             wait_until(lambda: handle.view.by_id["shard-1"].state == SUSPENDED, what="the suspension")
             assert _read_all(here, 300).keys() == set(names), "the others do not go on for it"
-            here.put_many(dict.fromkeys(mine[::2], 2))
+            wait_until(lambda: _put_all(here, dict.fromkeys(mine[::2], 2)), what="the suspension, told to the shards")
             assert here.invalidate(mine[1]) == 1
         wait_until(lambda: handle.status()["ready"], 40, "the return of shard-1")
         view = handle.view.by_id["shard-1"]

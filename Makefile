@@ -1,4 +1,5 @@
-# Every target sets itself up: python3.11 and make are all that a clean machine needs.
+# Every target sets itself up: python3.11 and make are all that a clean machine needs. Another Python needs another place:
+# make PYTHON=python3.13 VENV=build/py313 test
 PYTHON ?= python3.11
 VENV ?= .venv
 BIN = $(VENV)/bin
@@ -16,10 +17,11 @@ $(VENV)/.installed: pyproject.toml
 	STRATACACHE_COMPILE=0 $(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[test]'
 	touch $@
 
-# The hot modules of a node, compiled where they lie; without a C compiler they stay plain Python (setup.py).
+# The hot modules of a node, compiled where they lie; without a C compiler they stay plain Python (setup.py). What another
+# VENV's Python loads lies beside it, and is as old as it was.
 $(VENV)/.compiled: $(VENV)/.installed setup.py $(shell find node -name '*.py')
 	$(BIN)/python setup.py --quiet build_ext --inplace
-	find node -name '*.so' -exec touch {} +
+	find node -name "*$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_config_var("EXT_SUFFIX"))')" -exec touch {} +
 	touch $@
 
 # mypy reads the three root folders under their import names.

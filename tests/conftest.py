@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import shutil
+import sysconfig
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,9 +14,9 @@ import pytest
 
 
 def pytest_configure() -> None:
-    """Refuse to test what was compiled of another state of the sources."""
+    """Refuse to test what was compiled of another state of the sources, for this Python."""
     node = Path(__file__).parents[1] / "node"
-    for compiled in node.rglob("*.so"):
+    for compiled in node.rglob(f"*{sysconfig.get_config_var('EXT_SUFFIX')}"):
         source = compiled.with_name(compiled.name.partition(".")[0] + ".py")
         if source.exists() and source.stat().st_mtime > compiled.stat().st_mtime:
             pytest.exit(f"{source.relative_to(node.parent)} is newer than what was compiled of it: run `make setup`", 4)

@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import selectors
-import signal
 import socket
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from statistics import median
 from typing import cast
 
 import psutil
 import pytest
 
-from tests.stopping import stop
 from tests.wire.processes import running_node
 from tests.wire.raw import Raw, request
 
@@ -30,59 +29,61 @@ def limited() -> Iterator[tuple[int, int]]:
         yield process.pid, port
 
 
-def p99_ms(port: int, seconds: float) -> float:
-    """99th percentile of a GET while 100 connections ask again and again, all of them at the same time."""
-    waits: list[float] = []
+def p99s_ms(ports: list[int], seconds: float, seen: Callable[[], bool]) -> list[float]:
+    """The 99th percentile of a GET by node, while 50 connections to each ask again and again, all at the same time.
+
+    It is measured for some seconds, and for as long as it takes to have seen what is to be measured.
+    """
+    waits: dict[int, list[float]] = {port: [] for port in ports}
     ask = request("GET", "small")
     with ExitStack() as stack, selectors.DefaultSelector() as selector:
         begun: dict[int, float] = {}
-        for _ in range(100):
+        for port in ports * 50:
             sock = stack.enter_context(Raw(port)).socket
-            selector.register(sock, selectors.EVENT_READ)
+            selector.register(sock, selectors.EVENT_READ, waits[port])
             begun[sock.fileno()] = time.perf_counter()
             sock.sendall(ask)
         until = time.perf_counter() + seconds
-        while (now := time.perf_counter()) < until:
-            for key, _ in selector.select(1.0):
+        while time.perf_counter() < until or min(map(len, waits.values())) < 1000 or not seen():
+            ready = selector.select(10.0)
+            assert ready, "nobody is answered"
+            assert time.perf_counter() < until + 30, "too few answers, or the slow reader is not cut off"
+            for key, _ in ready:
                 sock = cast("socket.socket", key.fileobj)
                 assert sock.recv(100) == b"$1\r\nx\r\n"
                 now = time.perf_counter()
-                waits.append(now - begun[key.fd])
+                key.data.append(now - begun[key.fd])
                 begun[key.fd] = now
                 sock.sendall(ask)
-    assert len(waits) > 1000
-    return sorted(waits)[int(len(waits) * 0.99)] * 1000
+    return [sorted(found)[int(len(found) * 0.99)] * 1000 for found in waits.values()]
 
 
 def test_a_slow_reader_is_cut_and_others_do_not_notice(limited: tuple[int, int]) -> None:
-    """A client that asks and never reads is cut off at its limit, and the p99 of 100 others moves by less than twice.
+    """A client that asks and never reads is cut off at its limit, and 50 others wait less than twice as long for it.
 
-    It comes again whenever it was cut off. Windows with and without it take turns, and since the machine may be busy
-    with other things the best of each counts.
+    It comes again whenever it was cut off. What the others wait is held against what is waited at another node at the
+    same moment, by the same loop: a machine that is busy with other things holds up both. It may do so unequally
+    for a while, so the median counts, of as many windows as it takes.
     """
     pid, port = limited
-    with Raw(port) as client:
-        client.run("SET", "small", "x")
+    with running_node("--connections", "150") as (_, other), Raw(other) as beside, Raw(port) as client:
+        for one in (client, beside):
+            one.run("SET", "small", "x")
         client.run("SET", "big", b"x" * 100_000)
         cut_before = cut_clients(client)
         memory = psutil.Process(pid).memory_info().rss
         slow = subprocess.Popen([sys.executable, "-c", ASK_AND_NEVER_READ, str(port)])
         try:
             wait_until(lambda: cut_clients(client) > cut_before)
-            alone, beside = [], []
-            for _ in range(12):
-                stop(slow.pid)
-                alone.append(p99_ms(port, 0.3))
-                slow.send_signal(signal.SIGCONT)
-                cut_before = cut_clients(client)
-                beside.append(p99_ms(port, 0.3))
-                assert cut_clients(client) > cut_before
-                if len(alone) >= 3 and min(beside) < 2 * min(alone):
-                    break
+            ratios: list[float] = []
+            while len(ratios) < 5 or (median(ratios) >= 2 and len(ratios) < 40):
+                begun = cut_clients(client)
+                here, elsewhere = p99s_ms([port, other], 0.3, lambda begun=begun: cut_clients(client) > begun)
+                ratios.append(here / elsewhere)
         finally:
             slow.kill()
             slow.wait()
-        assert min(beside) < 2 * min(alone), f"p99 alone {alone} ms, beside a slow reader {beside} ms"
+        assert median(ratios) < 2, f"p99 beside a slow reader, by that of a node without one: {ratios}"
         assert psutil.Process(pid).memory_info().rss - memory < 64 << 20
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import threading
-import time
 from collections.abc import Callable, Iterator
 from random import Random
 from typing import Any
@@ -66,7 +65,7 @@ def test_hits_are_reported_to_the_shards(open_cache: Callable[..., Any], writer:
 @pytest.mark.parametrize("shell", SHELLS)
 def test_changes_elsewhere_are_pushed(open_cache: Callable[..., Any], writer: Any, shell: str) -> None:
     """An overwrite, and invalidations of all kinds by another client, are seen well within the push deadline."""
-    cache = open_cache("near", shell)
+    cache = open_cache("near", shell, push_deadline_s=20.0)  # silence would end the entries no sooner
     near = warm(cache)
     ways = {
         "put": lambda: writer.put("k", "new", namespace="n", tags=["t"]),
@@ -81,10 +80,8 @@ def test_changes_elsewhere_are_pushed(open_cache: Callable[..., Any], writer: An
         wait_until(lambda: cache.get("k", namespace="n") == "old", what="the put")
         wait_until(lambda: len(near.entries) >= 1, what="admission")
         change()
-        begun = time.monotonic()
         expected = "new" if way == "put" else MISS
-        wait_until(lambda expected=expected: cache.get("k", namespace="n") == expected, 1.0, what=f"the push of {way}")
-        assert time.monotonic() - begun < 1.0
+        wait_until(lambda expected=expected: cache.get("k", namespace="n") == expected, 5, what=f"the push of {way}")
     near.validate()
 
 

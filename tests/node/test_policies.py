@@ -147,11 +147,11 @@ def test_seed_defect_every_eviction_scans_all_entries(kind: EvictionPolicy) -> N
     policy = make_policy(kind, seed=1, entries_hint=50_000)
     for number in range(50_000):
         policy.on_insert(evictable(b"%d" % number, number % 977, expires_ms=1_000_000 + number % 1013))
-    start = time.perf_counter()
+    start = time.process_time()
     for number in range(2000):
         policy.pop_victim()
         policy.on_insert(evictable(b"n%d" % number, number % 977, expires_ms=1_000_000 + number % 1013))
-    assert time.perf_counter() - start < 2.0
+    assert time.process_time() - start < 2.0
 
 
 def test_rings_of_ranks_do_not_pile_up() -> None:

@@ -123,24 +123,27 @@ def test_a_large_pipeline_is_answered_whole(limited: tuple[int, int]) -> None:
 
 
 def test_a_flood_of_commands_lets_others_in_between(limited: tuple[int, int]) -> None:
-    """While one connection has 100,000 commands to run, another is answered within milliseconds."""
+    """While one connection has 100,000 commands to run, another waits for a small part of them only, each time."""
     _, port = limited
     with Raw(port) as flood, Raw(port) as other:
         sender = threading.Thread(target=flood.send, args=(request("SET", "k", "v") * 100_000,))
         reader = threading.Thread(target=flood.file.read, args=(100_000 * len(b"+OK\r\n"),))
+        started = time.perf_counter()
         sender.start()
         reader.start()
-        worst = 0.0
-        asked = 0
+        waits: list[float] = []
         while reader.is_alive():
             begun = time.perf_counter()
             other.run("PING")
-            worst = max(worst, time.perf_counter() - begun)
-            asked += 1
+            waits.append(time.perf_counter() - begun)
         sender.join()
         reader.join()
-        assert asked > 5
-        assert worst < 1.0, f"another client waited {worst:.3f} s"
+        whole = time.perf_counter() - started
+        assert len(waits) > 30
+        *_, third, _, worst = sorted(waits)
+        told = f"another client waited {third:.3f} s, and {worst:.3f} s, of {whole:.3f} s"
+        assert third < whole / 8, told
+        assert worst < max(1.0, whole / 3), told  # on a busy machine all of it takes seconds
 
 
 @pytest.mark.parametrize(

@@ -96,6 +96,7 @@ def open_cache(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Calla
             place = address(nodes[:1] if setup == "one" else nodes)
         if setup.endswith("near"):
             options.setdefault("near_bytes_max", 4 << 20)
+            options.setdefault("push_deadline_s", 20.0)  # a node that is not run for a second has fallen silent else
         cache = connect(place, **options) if shell == "sync" else InLoop(place, **options)
         opened.append(cache)
         return cache

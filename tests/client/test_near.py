@@ -65,7 +65,7 @@ def test_hits_are_reported_to_the_shards(open_cache: Callable[..., Any], writer:
 @pytest.mark.parametrize("shell", SHELLS)
 def test_changes_elsewhere_are_pushed(open_cache: Callable[..., Any], writer: Any, shell: str) -> None:
     """An overwrite, and invalidations of all kinds by another client, are seen well within the push deadline."""
-    cache = open_cache("near", shell, push_deadline_s=20.0)  # silence would end the entries no sooner
+    cache = open_cache("near", shell)  # whose push deadline is 20 s: silence would end the entries no sooner
     near = warm(cache)
     ways = {
         "put": lambda: writer.put("k", "new", namespace="n", tags=["t"]),

@@ -1,8 +1,8 @@
-"""The only place of the node that looks at a clock.
+"""The only place of the node that looks at a clock, by the counter of `elapsed.py`.
 
 Invariants: `now_ms` never goes back, not even when the wall clock does, and not across a restart when the high-water
-mark that was stored is handed in: an entry that was once expired stays expired. It goes on while the machine sleeps
-(`elapsed.py`): what was to end meanwhile has ended.
+mark that was stored is handed in: an entry that was once expired stays expired. It goes on while the machine sleeps:
+what was to end meanwhile has ended.
 """
 
 from __future__ import annotations

@@ -23,7 +23,7 @@ HOT = {
     "": "below clock engine entry expiry gate groups histogram hot insight leases recipes residents stats",
     "levels/": "compressed memory pending writer",
     "policies/": "base fifo lfu lru ranked ring size_based ttl",
-    "policies/intelligent/": "digests ghosts miniature policy residents sample scores shadows stamps",
+    "policies/intelligent/": "digests evidence ghosts miniature policy residents sample scores shadows stamps",
     "resp/": "batch connection dispatch known lookout output parser put_options readloop",
 }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import zlib
 
 from librt.vecs import vec
 from mypy_extensions import i64
@@ -56,6 +57,21 @@ def test_most_of_the_last_that_left_are_remembered() -> None:
         ghosts.remember(vec[i64]([digest]), vec[i64]([(1 + number // 60) << TICK_SHIFT | 1]))
     assert sum(ghosts.recall(vec[i64]([draw.getrandbits(32)]), 20)[0] > 0 for _ in range(10_000)) < 20
     assert sum(ghosts.recall(vec[i64]([digest]), 20)[0] > 0 for digest in left) > 750
+
+
+def test_each_key_of_a_loop_longer_than_the_table_is_remembered_at_times() -> None:
+    """Were always the older one of a pair forgotten, it would be the same ones in each round: four in five keys."""
+    ghosts = Ghosts()
+    ghosts.grow(1_000)
+    left = [zlib.crc32(b"%016x" % number) for number in range(len(ghosts) * 8 // 5)]
+    remembered: set[int] = set()
+    for turn in range(10):
+        for number, digest in enumerate(left):
+            tick = 1 + 40 * turn + 40 * number // len(left)
+            if ghosts.recall(vec[i64]([digest]), tick)[0]:
+                remembered.add(digest)
+            ghosts.remember(vec[i64]([digest]), vec[i64]([tick << TICK_SHIFT | 1]))
+    assert len(remembered) > len(left) // 2
 
 
 def test_uses_are_counted_on_average() -> None:

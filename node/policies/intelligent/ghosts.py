@@ -1,8 +1,10 @@
 """Last use and level of uses of keys that have left, in a table of 4 bytes a slot: no key, no list, no sweep.
 
 Invariants: a key may be in one of the two slots of a pair; a newcomer takes the empty one, else that of the key that is
-worth less (older, used less). There are 2 to 4 slots for each entry held, never fewer than 64. A false match needs
-13 equal bits of hash in the same pair: about 1 in 4,000, and does no more than misjudge one key.
+worth much less (older, used less), else either. (Were it always the older one, no key of a loop that is longer than the
+table would be remembered when it comes back: LRU's weakness.) There are 2 to 4 slots for each entry held, never fewer
+than 64. A false match needs 13 equal bits of hash in the same pair: about 1 in 4,000, and does no more than misjudge
+one key.
 
 Slot: hash bits 19-31, 13 bits | worth, 12 bits, wrapping | level, 5 bits. Worth is the last tick plus 8 for each level.
 The two slots of a pair are one number of 60 bits, so that a key is looked up with one access. The table doubles by
@@ -32,6 +34,9 @@ _WORTH_MASK: Final = 0xFFF
 _WORTH_IN_SLOT: Final = _WORTH_MASK << _WORTH_SHIFT
 _LATER: Final = 0x800 << _WORTH_SHIFT
 _LEVEL_IN_SLOT: Final = (1 << _WORTH_SHIFT) - 1
+_MUCH_LESS: Final = 4 * TICKS
+_DIE_SHIFT: Final = 8
+"""Of hash times tick the bit that decides: a loop's keys have other ticks in each round."""
 _AHEAD_MAX: Final = LEVEL_TICKS * LEVEL_MAX
 
 
@@ -51,6 +56,7 @@ class Ghosts:
         """Keep last use and level of keys that leave, by the 32-bit hashes of the keys."""
         pairs, mask = self._pairs, self._mask
         level_ticks: i64 = LEVEL_TICKS
+        much_less: i64 = _MUCH_LESS << _WORTH_SHIFT
         at: i64 = 0
         while at < len(digests):
             digest = digests[at]
@@ -68,7 +74,12 @@ class Ghosts:
             elif high ^ new < _TAG_UNIT or not high:
                 high_goes = True
             else:
-                high_goes = (low - high) & _WORTH_IN_SLOT < _LATER
+                ahead = (low - high) & _WORTH_IN_SLOT
+                high_goes = ahead < _LATER
+                if not high_goes:
+                    ahead = (high - low) & _WORTH_IN_SLOT
+                if ahead < much_less and (digest >> _HASH_SHIFT | 1) * (stamp >> TICK_SHIFT) >> _DIE_SHIFT & 1:
+                    high_goes = not high_goes
             found = high if high_goes else low
             if (new - found) & _WORTH_IN_SLOT < _LATER or not found:
                 pairs[place] = new << _SLOT_BITS | low if high_goes else high << _SLOT_BITS | new

@@ -28,7 +28,7 @@ _QUEUE_MIN: Final = 32
 class Miniature:
     """Slots of the sample's keys, in rows and among the newcomers; what the misses cost."""
 
-    __slots__ = ("_bit", "_head", "_length", "_mask", "_newcomers", "_queue", "bytes_held", "loss", "recent", "score")
+    __slots__ = ("_bit", "_head", "_length", "_mask", "_newcomers", "_queue", "bytes_held", "lost", "score")
 
     def __init__(self, score: Score, number: int) -> None:
         self.score = score
@@ -39,8 +39,8 @@ class Miniature:
         self._length: i64 = 0
         self._newcomers = vec[i64]()
         self.bytes_held: i64 = 0
-        self.loss = 0.0
-        self.recent = 0.0
+        self.lost = 0.0
+        """What misses have cost since this was asked last."""
 
     def __len__(self) -> int:
         return self._length + len(self._newcomers)
@@ -75,7 +75,7 @@ class Miniature:
             stamps[at] = all_stamps[slot]
             at += 1
         bytes_held, bit = self.bytes_held, self._bit
-        for rank in self.score.lowest(stamps, tick, new or 1):
+        for rank in self.score.lowest(stamps, tick, new or 1, new):
             place = rank & PLACE_MASK
             slot = slots[place]
             slots[place] = -1

@@ -96,7 +96,7 @@ class Residents:
         stamps = vec[i64]([0] * (newcomers + len(row)))
         read_stamps(batch, stamps, 0)
         read_stamps(row, stamps, newcomers)
-        ranks = score.lowest(stamps, tick, newcomers or count)
+        ranks = score.lowest(stamps, tick, newcomers or count, newcomers)
         worst: list[Evictable] = []
         at: i64 = len(ranks)
         while at > 0:
@@ -134,7 +134,7 @@ class Residents:
             row = rows[self._hand]
             stamps = vec[i64]([0] * len(row))
             read_stamps(row, stamps, 0)
-            for rank in score.lowest(stamps, tick, len(row), limit):
+            for rank in score.lowest(stamps, tick, len(row), 0, limit):
                 if freed >= bytes_needed:
                     break
                 entry = row[rank & PLACE_MASK]

@@ -39,6 +39,9 @@ _OLDEST: Final = 60 * TICKS
 _SLACK: Final = 0.125
 """log2 of how much longer than its interval the age of an entry must be before it counts: intervals are rounded so.
 Without it a loop lost, in each round, those residents whose turn was next."""
+_DOUBT: Final = 0.26
+"""log2 of how much shorter than a resident's a newcomer's interval must be: more than what a tick more or less does to
+a rounded one. Without it the newcomers of a loop drove out residents that were as good."""
 _FIELD: Final = 0xFF  # value, interval
 _FINE: Final = 1024
 """Ranks are whole numbers, in so many parts of what the terms are in."""
@@ -53,7 +56,7 @@ ALL: Final = 1 << 50
 class Score:
     """Ranks what has a stamp; the lowest leaves first."""
 
-    __slots__ = ("_ages", "_by_age", "_intervals", "_uses", "_value_step", "name", "patience")
+    __slots__ = ("_ages", "_by_age", "_doubt", "_intervals", "_uses", "_value_step", "name", "patience")
 
     def __init__(
         self,
@@ -76,17 +79,19 @@ class Score:
         self._uses = vec[i64]([_fine(uses_weight * uses) for uses in LOG2_USES])
         self._value_step: i64 = _fine(value_weight / 2)
         self._by_age = by_age
+        self._doubt: i64 = _fine(_DOUBT) if by_interval else 0
         self._ages = vec[i64]([_fine(by_age(age)) for age in range(_AGES)])
         known = [_fine((quarters - 1) / 4) if by_interval else _NONE for quarters in range(1, _FIELD + 1)]
         unknown = _NONE if once_seen is None else _fine(once_seen)
         self._intervals = vec[i64]([unknown] + known)  # noqa: RUF005 (mypyc 2.4 stumbles over the star)
 
-    def lowest(self, stamps: vec[i64], tick: i64, count: i64, limit: i64 = ALL) -> vec[i64]:
+    def lowest(self, stamps: vec[i64], tick: i64, count: i64, newcomers: i64 = 0, limit: i64 = ALL) -> vec[i64]:
         """The `count` lowest ranks below a limit, sorted, each above the place of its stamp; of equals the first.
 
-        At most 256 stamps are ranked at a time.
+        The first `newcomers` stamps are of entries that have not been kept before. At most 256 are ranked at a time.
         """
         uses, ages, intervals, value_step = self._uses, self._ages, self._intervals, self._value_step
+        doubt = self._doubt
         found = vec[i64](capacity=count)
         bound = limit << PLACE_BITS
         at: i64 = 0
@@ -96,7 +101,10 @@ class Score:
             lost = ages[age] if age < len(ages) else self._after(age)
             interval = intervals[stamp >> INTERVAL_SHIFT & _FIELD]
             worth = uses[stamp & LEVEL_MASK] + value_step * (stamp >> VALUE_SHIFT & _FIELD)
-            rank = worth - max(lost, interval) << PLACE_BITS | at
+            worth -= max(lost, interval)
+            if at < newcomers:
+                worth -= doubt
+            rank = worth << PLACE_BITS | at
             at += 1
             if rank < bound:  # seldom, once as many are found: into its place among them
                 place: i64 = len(found)

@@ -2,33 +2,34 @@
 
 Each follows the requests whose key falls into a sample of all keys, and is as much smaller than the cache as the sample
 is smaller than the whole [1]; in a cache of up to 4,000 entries the sample is everything. What a miss costs is added up
-for each, fading with a time constant of 20 times what a shadow holds; every 64 sampled requests the function with the
-smallest sum is the best, if it is 0.3 % better than the one before. A second sum fades five times as fast: where it
-shows a function that is clearly better, the workload has changed, and that function is the best at once.
+for each; every 64 sampled requests the function with the smallest sum is the best.
 
 The cache follows the best, but a switch comes late for what the other function would have kept from the beginning. So
 the rows are shared out: a function whose sum is larger than the best's by no more than chance can do has some of the
-rows, and in these its entries, should it turn out to be the best [2]. And the evidence comes in an order: that recent
-entries are used again shows within a fill, that old ones are shows later, when the recency functions would have given
-them up. So the patient functions begin, and the others with a handicap, by how little patience they have: the larger,
-the less the first fill hit, since then there is little that patience could miss.
+rows, and in these its entries, should it turn out to be the best (evidence.py). And the evidence comes in an order:
+that recent entries are used again shows within a fill, that old ones are shows later, when the recency functions would
+have given them up. So the patient functions begin, and the others with a handicap, by how little patience they have:
+the larger, the less the first fill hit, since then there is little that patience could miss.
+
+There are two memories, of the last 20 fills and of the last 4. Where it would have been better to follow the short one
+the workload has changed, and it is followed; once that has lasted for 4 fills, the long one starts anew from it.
 
 Invariants: what is known of a key is shared by all shadows (sample.py); about 24,000 keys are known at most, more only
 where more are held; a request that hits in all shadows costs one look-up.
 
 [1] Waldspurger et al.: Cache modeling and optimization using miniature simulations, USENIX ATC 2017.
-[2] Freund, Schapire: A decision-theoretic generalization of on-line learning, JCSS 1997 (Hedge).
 Choosing among experts by their regret: Rodriguez et al.: CACHEUS, FAST 2021.
 """
 
 from __future__ import annotations
 
 from itertools import accumulate
-from math import exp, inf, sqrt
+from math import exp, inf
 from typing import Final
 
 from mypy_extensions import i64
 
+from .evidence import Evidence
 from .miniature import BATCH_MAX, BATCH_SHARE, Miniature
 from .sample import HOLDERS_MAX, Sample
 from .scores import Score
@@ -49,17 +50,18 @@ KNOWN_MAX: Final = 6 * ENTRIES_MAX
 _BYTES_MAX: Final = float(1 << 60)
 JUDGE_EVERY: Final = 64
 MEASURE_EVERY: Final = 8
-BETTER_BY: Final = 0.003
-FADE_OVER: Final = 20
-CLEARLY_BETTER_BY: Final = 0.05
-FADE_SOON_OVER: Final = 4
+LONG: Final = 20
+SHORT: Final = 4
+"""Fills of the cache over which the memories fade."""
+BETTER_BY: Final = 0.01
+"""The share of what following the long memory has cost by which following the short one must have been better."""
+FORGET_AFTER: Final = 4.0
+"""Fills of following the short memory, after which the long one is of another workload."""
 HANDICAP: Final = 0.03
 """Misses, as a share of the first fill's, that functions without patience are charged with before they begin."""
 HITS_EXPECTED: Final = 0.05
 """In the first fill, as a share of its requests: where fewer hit, there is less to lose, and the handicap is larger."""
 HANDICAP_TIMES_MAX: Final = 10.0
-HEAT: Final = 0.2
-"""In what the choice is unsure by (see `_share_out`): so much worse is a function with 1/e of the rows."""
 
 
 class Shadows:
@@ -68,14 +70,17 @@ class Shadows:
     __slots__ = (
         "_all",
         "_asked",
+        "_changed_for",
         "_disputed",
         "_entries",
         "_filled",
         "_left",
+        "_long",
         "_phase",
         "_sample",
         "_shadows",
         "_shares",
+        "_short",
         "best",
         "divisor",
         "limit",
@@ -92,7 +97,10 @@ class Shadows:
         self._left = JUDGE_EVERY
         self._filled = False
         self._asked = 0.0  # what would have been lost, had nothing been held while the cache filled
-        self._disputed = 0.0  # squares of what misses cost that some function had and another had not; fades as losses
+        self._disputed = 0.0  # squares of what misses cost that some had and others had not, since the last judgement
+        self._long = Evidence(len(scores), LONG)
+        self._short = Evidence(len(scores), SHORT)
+        self._changed_for = 0.0  # fills for which the short memory has been followed
         self._shares: list[float] = []  # of the rows, each with those of the functions before it; empty: all to `best`
         patience = [score.patience for score in scores]
         self.best = patience.index(max(patience))
@@ -155,8 +163,7 @@ class Shadows:
         bit: i64 = 1
         for shadow in self._shadows:
             if not held & bit:
-                shadow.loss += cost_s
-                shadow.recent += cost_s
+                shadow.lost += cost_s
                 if fits:
                     shadow.take(sample, slot, room, batch, tick)
             bit <<= 1
@@ -164,61 +171,63 @@ class Shadows:
     def _begin(self) -> None:
         """The cache is full: from now on the functions differ."""
         self._filled = True
-        hits = 1 - self._shadows[0].loss / self._asked if self._asked else 0.0
+        self._gather()
+        lost = self._long.losses[0]  # all have lost the same
+        hits = 1 - lost / self._asked if self._asked else 0.0
         times = min(max(HITS_EXPECTED / max(hits, 1e-9), 1.0), HANDICAP_TIMES_MAX)
-        for shadow in self._shadows:
-            charged = 1 + HANDICAP * times * (1 - shadow.score.patience)
-            shadow.loss *= charged
-            shadow.recent *= charged
-        self._share_out([shadow.loss for shadow in self._shadows])
+        factors = [1 + HANDICAP * times * (1 - shadow.score.patience) for shadow in self._shadows]
+        for evidence in (self._long, self._short):
+            evidence.charge(factors)
+            evidence.share_out()
+        self._shares = list(accumulate(self._long.shares))
 
     def _judge(self) -> None:
         self._left = JUDGE_EVERY
-        losses = [shadow.loss for shadow in self._shadows]
-        recent = [shadow.recent for shadow in self._shadows]
-        long_run = losses.index(min(losses))
-        if min(recent) < recent[long_run] * (1 - CLEARLY_BETTER_BY):  # the workload has changed
-            self.best = recent.index(min(recent))
-            self._share_out(recent)
-        else:
-            if losses[long_run] < losses[self.best] * (1 - BETTER_BY):
-                self.best = long_run
-            self._share_out(losses)
-        entries = max(self._entries, TICKS)
-        fade, fade_soon = exp(-JUDGE_EVERY / (FADE_OVER * entries)), exp(-JUDGE_EVERY / (FADE_SOON_OVER * entries))
-        self._asked *= fade
-        self._disputed *= fade
-        for shadow in self._shadows:
-            shadow.loss *= fade
-            shadow.recent *= fade_soon
+        self._gather()
+        fills = JUDGE_EVERY / max(self._entries, TICKS)
+        if self._filled:
+            self._choose(fills)
+        self._asked *= exp(-fills / LONG)
+        for evidence in (self._long, self._short):
+            evidence.fade(fills)
         if len(self._sample) > KNOWN_MAX:
             self._sample.forget()
         if self._entries > ENTRIES_MAX:
             self._halve()
 
-    def _share_out(self, losses: list[float]) -> None:
-        """Share the rows out among the functions [2].
+    def _gather(self) -> None:
+        lost = [shadow.lost for shadow in self._shadows]
+        for evidence in (self._long, self._short):
+            evidence.take(lost, self._disputed)
+        for shadow in self._shadows:
+            shadow.lost = 0.0
+        self._disputed = 0.0
 
-        Chance moves a difference of losses by the root of the sum of squares of all in which two functions differed.
-        """
-        lowest = min(losses)
-        heat = HEAT * sqrt(self._disputed) + 1e-6 * lowest
-        if not self._filled or heat <= 0:
-            return
-        weights = [exp(max((lowest - loss) / heat, -50.0)) for loss in losses]
-        whole = sum(weights)
-        self._shares = list(accumulate(weight / whole for weight in weights))
+    def _choose(self, fills: float) -> None:
+        long, short = self._long, self._short
+        long.share_out()
+        short.share_out()
+        chosen = long
+        if short.followed < long.followed * (1 - BETTER_BY):
+            chosen = short
+            self._changed_for += fills
+            if self._changed_for > FORGET_AFTER:
+                self._changed_for = 0.0
+                long.become(short)
+        else:
+            self._changed_for = 0.0
+        self.best = chosen.best
+        self._shares = list(accumulate(chosen.shares))
 
     def _halve(self) -> None:
         """The cache has grown: follow half as many keys, so that the shadows stay small."""
         self.divisor *= 2
         self._asked /= 2
-        self._disputed /= 2
+        self._long.halve()
+        self._short.halve()
         self.limit //= 2
         moved = self._sample.shrink(self.limit)
         for shadow in self._shadows:
-            shadow.loss /= 2
-            shadow.recent /= 2
             shadow.move(self._sample, moved)
 
     def validate(self) -> None:

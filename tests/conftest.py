@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import shutil
+import signal
 import sysconfig
 import tempfile
 from collections.abc import Iterator
@@ -14,7 +15,12 @@ import pytest
 
 
 def pytest_configure() -> None:
-    """Refuse to test what was compiled of another state of the sources, for this Python."""
+    """Refuse to test what was compiled of another state of the sources, for this Python.
+
+    And let Ctrl-C be heard: what a shell starts in the background ignores it, and so would all processes of the tests.
+    """
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     node = Path(__file__).parents[1] / "node"
     for compiled in node.rglob(f"*{sysconfig.get_config_var('EXT_SUFFIX')}"):
         source = compiled.with_name(compiled.name.partition(".")[0] + ".py")

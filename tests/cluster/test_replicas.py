@@ -182,7 +182,8 @@ def test_a_value_outlives_two_of_three_owners(ray_session: str) -> None:
         wait_until(lambda: _read(cache, "key-7") == 7, what="an answer")
         handle.wait_ready()
         wait_until(lambda: len(_read_all(cache, 60)) == 60, what="all copies")
-        cache.put("key-7", 8)
+        # A client leaves a shard that did not answer alone for a moment, also when it is back.
+        wait_until(lambda: _put_all(cache, {"key-7": 8}), what="a put on all owners")
         assert cache.get("key-7") == 8
         cache.invalidate_tags({"all"})
         assert _read_all(cache, 60).keys() == {"key-7"}

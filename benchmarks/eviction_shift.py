@@ -2,6 +2,7 @@
 
     python -m benchmarks.eviction_shift [--length 40000] [--entries 1000] [--seeds 5]
     python -m benchmarks.eviction_shift --mixtures 60
+    python -m benchmarks.eviction_shift --loops
 
 Parts: Zipf(1.0) over ten times the entries of the cache; a loop of 5/3 of them; sessions that ask again for all that
 they have used, one session for each 30 entries at a time. Counted is the rest of each part once 10 % of the whole trace
@@ -13,6 +14,9 @@ misses of them, less what the best of ten does, scatters by 1.2 points (one stan
 
 `--mixtures`: so many traces of three parts each, drawn from six kinds of workload, with 300 to 2,000 entries and parts
 of 20 to 60 times as many requests; a summary over their second and third parts.
+
+`--loops`: a loop of which a share fits into the cache, 40 fills long after 20 fills of another workload; its hits from
+the 15th fill on.
 """
 
 from __future__ import annotations
@@ -103,6 +107,23 @@ def mixtures(count: int) -> None:
     print(f"{len(behind)} parts: mean {np.mean(behind):+.2f}, worst {max(behind):+.2f} points, {above} above +2")
 
 
+def loops() -> None:
+    """Print what a loop hits after another workload; no policy can hit more than the share of it that fits."""
+    draw = np.random.Generator(np.random.PCG64(4))
+    for entries in (500, 1_000, 2_000):
+        before = {
+            "zipf": zipf(draw, 20 * entries, 10 * entries, 1.0),
+            "uniform": draw.integers(0, 4 * entries, 20 * entries),
+            "scan": np.arange(20 * entries),
+        }
+        for share in (0.54, 0.38, 0.3):
+            loop = 10**9 + np.arange(40 * entries) % int(entries / share)
+            for name, keys in before.items():
+                trace = make_trace("loop", np.concatenate([keys, loop]))
+                hits = 1 - replay(trace, "intelligent", entries, in_bytes=False)[35 * entries :].mean()
+                print(f"{entries} entries, {share:.0%} of the loop fit, after {name:7}: {hits:.1%} hit")
+
+
 def main() -> None:
     """Run the command line above."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -110,7 +131,11 @@ def main() -> None:
     parser.add_argument("--entries", type=int, default=1_000)
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--mixtures", type=int, default=0, help="instead: so many traces of parts that are drawn")
+    parser.add_argument("--loops", action="store_true", help="instead: loops after other workloads")
     options = parser.parse_args()
+    if options.loops:
+        loops()
+        return
     if options.mixtures:
         mixtures(options.mixtures)
         return
